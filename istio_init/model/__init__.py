@@ -1,0 +1,1 @@
+"""Frozen values for what netfilter holds: pure, without any dialect's text."""

@@ -1,0 +1,25 @@
+"""What the redirection needs besides rules: a routing rule with its table, and the passthrough address on lo."""
+
+from __future__ import annotations
+
+from istio_init.model.netfilter import Family
+from istio_init.model.value import Value
+
+
+class MarkRoute(Value):
+    """``ip rule fwmark MARK lookup TABLE`` with ``local default dev lo`` in that table."""
+
+    family: Family
+    mark: int
+    table: int
+
+    def __str__(self) -> str:
+        return f"{self.family.value} fwmark {self.mark:#x} lookup {self.table}, local default dev lo"
+
+
+class Routing(Value):
+    """The routing of a namespace, as far as it concerns the redirection."""
+
+    mark_routes: tuple[MarkRoute, ...] = ()
+    passthrough_ipv6: bool = False
+    """``::6/128`` is an address of lo, so that Envoy can bind it as the source of inbound passthrough connections."""
