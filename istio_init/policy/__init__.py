@@ -1,0 +1,1 @@
+"""Istio's sidecar policy: from a configuration to the rules and the routing that it means."""

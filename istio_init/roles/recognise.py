@@ -1,0 +1,118 @@
+"""Which live rules are ours, and why each exists.
+
+A rule in a chain of Istio's, and a jump to one, are ours. A rule in a built-in chain is ours when its shape is in the
+catalogue and its table, in its family, holds a chain of Istio's.
+"""
+
+from __future__ import annotations
+
+from istio_init.model.matches import Owner, PortMatch
+from istio_init.model.netfilter import Table
+from istio_init.model.rules import Chain, Entry, RuleSet, is_builtin
+from istio_init.roles import Role
+from istio_init.roles.shapes import SHAPES, shape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.matches import IdRange
+    from istio_init.model.rules import Rule
+
+PREFIX = "ISTIO_"
+
+_DNS_PORTS = (53, 15053)
+
+
+def is_istio_chain(name: str) -> bool:
+    """Whether the chain is Istio's, by its name."""
+    return name.startswith(PREFIX)
+
+
+def is_ours(chain: str, entry: Entry) -> bool:
+    """Whether a rule of a recognised rule set is ours."""
+    return is_istio_chain(chain) or entry.role is not None or is_istio_chain(entry.rule.called_chain or "")
+
+
+def recognise(rules: RuleSet) -> RuleSet:
+    """The rule set with the role of each rule that is ours; None for what is foreign or not in the catalogue."""
+    tables = {}
+    for table, chains in rules.tables.items():
+        if not any(map(is_istio_chain, chains)):
+            tables[table] = dict(chains)
+            continue
+        excluded = _excluded_interfaces(chains.get("OUTPUT"))
+        tables[table] = {name: _recognise_chain(table, chain, excluded) for name, chain in chains.items()}
+    return RuleSet(rules.family, tables)
+
+
+def _recognise_chain(table: Table, chain: Chain, excluded: list[str]) -> Chain:
+    shapes = SHAPES.get((table, chain.name))
+    if shapes is None:
+        return chain
+    entries = []
+    for entry in chain.entries:
+        role = shapes.get(shape(entry.rule))
+        if is_builtin(table, chain.name) and not _values_fit(role, entry.rule):
+            role = None
+        entries.append(entry.replace(role=role))
+    if (table, chain.name) == (Table.NAT, "ISTIO_OUTPUT"):
+        entries = _tell_owners_apart(entries)
+        entries = _first_differs(entries, Role.OUTBOUND_EXCLUDED_RANGE, Role.OUTBOUND_LOOPBACK)
+    elif (table, chain.name) == (Table.NAT, "ISTIO_INBOUND"):
+        entries = _first_differs(entries, Role.INBOUND_EXCLUDED_PORT, Role.INBOUND_TUNNEL_PORT)
+    elif (table, chain.name) == (Table.NAT, "PREROUTING"):
+        entries = _tell_interfaces_apart(entries, excluded)
+    return chain.replace(entries=tuple(entries))
+
+
+def _values_fit(role: Role | None, rule: Rule) -> bool:
+    """Whether the values of a rule in a built-in chain are such as Istio's rules have: DNS rules name DNS's ports."""
+    if role not in (Role.OLDER_DNS_PROXY_BYPASS, Role.OLDER_DNS_REDIRECT, Role.OLDER_DNS_ZONE):
+        return True
+    tests = [test for match in rule.matches if isinstance(match, PortMatch) for test in (match.source, match.destination)]
+    return all(test is None or (test.ports.first == test.ports.last and test.ports.first in _DNS_PORTS) for test in tests)
+
+
+def _excluded_interfaces(output: Chain | None) -> list[str]:
+    """Names of the ``-o IF RETURN`` rules of OUTPUT: excluded interfaces have one, virtual interfaces have none."""
+    if output is None:
+        return []
+    rules = [rule for rule in output.rules if shape(rule) == "-o RETURN"]
+    return [rule.out_interface.name for rule in rules if rule.out_interface is not None]
+
+
+def _tell_interfaces_apart(entries: list[Entry], excluded: list[str]) -> list[Entry]:
+    """``-i IF RETURN``: the lowest one of each excluded interface is the exclusion, others are of virtual ones."""
+    left = list(excluded)
+    told = list(entries)
+    for index in reversed(range(len(entries))):
+        entry = entries[index]
+        if entry.role is Role.EXCLUDED_INTERFACE_IN and entry.rule.in_interface is not None:
+            if entry.rule.in_interface.name in left:
+                left.remove(entry.rule.in_interface.name)
+            else:
+                told[index] = entry.replace(role=Role.VIRTUAL_INTERFACE_RETURN)
+    return told
+
+
+def _first_differs(entries: list[Entry], usual: Role, first: Role) -> list[Entry]:
+    """The first rule of a role has another one: its shape is the same, but it always comes first."""
+    for index, entry in enumerate(entries):
+        if entry.role is usual and (entry.rule.destination is not None or entry.rule.matches):
+            return [*entries[:index], entry.replace(role=first), *entries[index + 1 :]]
+    return entries
+
+
+def _tell_owners_apart(entries: list[Entry]) -> list[Entry]:
+    """``--gid-owner G RETURN`` is the proxy's own when a rule for the proxy's traffic to itself named G before."""
+    open_groups: list[IdRange] = []
+    told = []
+    for entry in entries:
+        owner = next((match for match in entry.rule.matches if isinstance(match, Owner)), None)
+        if owner is not None and owner.gid is not None:
+            if entry.role is Role.PROXY_TO_SELF:
+                open_groups.append(owner.gid)
+            elif entry.role is Role.OWNER_GROUP_EXCLUDED and owner.gid in open_groups:
+                open_groups.remove(owner.gid)
+                entry = entry.replace(role=Role.PROXY_BYPASS)
+        told.append(entry)
+    return told
