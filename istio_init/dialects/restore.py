@@ -1,0 +1,33 @@
+"""The text that iptables-restore reads for the edits of a family's tables."""
+
+from __future__ import annotations
+
+from istio_init.plan.model import Append, Declare, Delete, Insert, Remove
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from istio_init.plan.model import Step, TableEdit
+
+
+def render_restore(edits: Iterable[TableEdit]) -> str:
+    """One section a table; to be read with ``--noflush``, which leaves alone what is not named."""
+    lines: list[str] = []
+    for edit in edits:
+        lines += [f"*{edit.table.value}", *(_line(step) for step in edit.steps), "COMMIT"]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _line(step: Step) -> str:
+    match step:
+        case Declare(chain):
+            return f":{chain} - [0:0]"
+        case Append(chain, text):
+            return f"-A {chain} {text}".rstrip()
+        case Insert(chain, number, text):
+            return f"-I {chain} {number} {text}".rstrip()
+        case Delete(chain, text):
+            return f"-D {chain} {text}".rstrip()
+        case Remove(chain):
+            return f"-X {chain}"

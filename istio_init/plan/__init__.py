@@ -1,0 +1,1 @@
+"""What has to change for a live rule set to become the wanted one."""

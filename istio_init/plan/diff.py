@@ -1,0 +1,142 @@
+"""Compares a live rule set with the wanted one and says what to write.
+
+Each table becomes one transaction. Chains of Istio's that differ are emptied and filled anew within it; in other
+chains only single rules are removed and added, so that what others put there is never touched.
+"""
+
+from __future__ import annotations
+
+from istio_init.dialects.save import entry_text
+from istio_init.model.netfilter import Table
+from istio_init.model.rules import Chain, Entry, RuleSet
+from istio_init.plan.merge import merge
+from istio_init.plan.model import (
+    Append,
+    Change,
+    Declare,
+    Delete,
+    FamilyPlan,
+    Insert,
+    Kind,
+    Remove,
+    Step,
+    TableEdit,
+)
+from istio_init.plan.sequence import common_pairs, is_subsequence
+from istio_init.roles.recognise import is_istio_chain, is_ours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def diff(live: RuleSet, wanted: RuleSet, *, rewrite: bool = False) -> FamilyPlan:
+    """Plan the way from a recognised live rule set to the wanted rules.
+
+    ``wanted`` holds rules of ours alone. ``rewrite`` writes chains of Istio's even where they are as wanted.
+    """
+    edits: list[TableEdit] = []
+    changes: list[Change] = []
+    only_adds = True
+    for table in _order(live, wanted):
+        chains, targets = live.tables.get(table, {}), wanted.tables.get(table, {})
+        names = [*chains, *(name for name in targets if name not in chains)]
+        for name in names:
+            live_chain = chains.get(name, Chain(name))
+            entries = targets[name].entries if name in targets else ()
+            ours = [entry.rule for entry in live_chain.entries if is_ours(name, entry)]
+            only_adds &= is_subsequence(ours, [entry.rule for entry in entries])
+            only_adds &= name in targets or not is_istio_chain(name)
+            changes += _changes(table, live_chain, entries)
+        steps = _steps(chains, targets, rewrite=rewrite)
+        if steps:
+            edits.append(TableEdit(table, tuple(steps)))
+    return FamilyPlan(live.family, tuple(edits), tuple(changes), only_adds)
+
+
+def ours_alone(rules: RuleSet) -> RuleSet:
+    """A recognised rule set without what is foreign: what a table is put back to when a later one fails."""
+    tables = {}
+    for table, chains in rules.tables.items():
+        kept = {
+            name: chain.replace(entries=tuple([entry for entry in chain.entries if is_ours(name, entry)]))
+            for name, chain in chains.items()
+        }
+        tables[table] = {name: chain for name, chain in kept.items() if chain.entries or is_istio_chain(name)}
+    return RuleSet(rules.family, tables)
+
+
+def _order(live: RuleSet, wanted: RuleSet) -> list[Table]:
+    """Tables in the order of committing: what captures comes before the loss of what captured so far.
+
+    The zones of DNS come before the redirection that needs them, and go after it. The table that is to hold inbound
+    capture comes before the one that may hold it now.
+    """
+    inbound_in_mangle = "PREROUTING" in wanted.tables.get(Table.MANGLE, {}) and "PREROUTING" not in wanted.tables.get(
+        Table.NAT, {}
+    )
+    capture = [Table.MANGLE, Table.NAT] if inbound_in_mangle else [Table.NAT, Table.MANGLE]
+    order = [Table.RAW, *capture] if Table.RAW in wanted.tables else [*capture, Table.RAW]
+    return [table for table in (*order, Table.FILTER, Table.SECURITY) if table in live.tables or table in wanted.tables]
+
+
+def _steps(chains: Mapping[str, Chain], targets: Mapping[str, Chain], *, rewrite: bool) -> list[Step]:
+    declared: list[Step] = []
+    deleted: list[Step] = []
+    added: list[Step] = []
+    removed: list[Step] = []
+    for name in [*chains, *(name for name in targets if name not in chains)]:
+        live, target = chains.get(name), targets.get(name)
+        if not is_istio_chain(name):
+            deletions, additions = _edit_shared(live or Chain(name), target.entries if target else ())
+            deleted += deletions
+            added += additions
+        elif target is None:
+            declared.append(Declare(name))
+            removed.append(Remove(name))
+        elif live is None or live.rules != target.rules or rewrite:
+            declared.append(Declare(name))
+            added += [Append(name, entry_text(entry)) for entry in target.entries]
+    return [*declared, *deleted, *added, *removed]
+
+
+def _edit_shared(live: Chain, wanted: tuple[Entry, ...]) -> tuple[list[Step], list[Step]]:
+    """Deletions and insertions for a chain that others use too."""
+    if [entry.rule for entry in live.entries if is_ours(live.name, entry)] == [entry.rule for entry in wanted]:
+        return [], []
+    kept = {id(entry) for entry in merge(live, wanted)}
+    deletions = [entry_text(entry) for entry in live.entries if id(entry) not in kept]
+    left = list(live.entries)
+    for text in deletions:
+        left.pop(next(index for index, entry in enumerate(left) if entry_text(entry) == text))
+    remaining = live.replace(entries=tuple(left))
+    present = {id(entry) for entry in left}
+    additions: list[Step] = []
+    merged = merge(remaining, wanted)
+    for number, entry in enumerate(merged, 1):
+        if id(entry) not in present:
+            at_end = all(id(each) not in present for each in merged[number:])
+            text = entry_text(entry)
+            additions.append(Append(live.name, text) if at_end else Insert(live.name, number, text))
+    return [Delete(live.name, text) for text in deletions], additions
+
+
+def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...]) -> list[Change]:
+    """What happens to each rule of a chain, in the order of the wanted chain, removals where they stood."""
+    ours = [entry for entry in live.entries if is_ours(live.name, entry)]
+    pairs = common_pairs([entry.rule for entry in ours], [entry.rule for entry in wanted])
+    kept_old, kept_new = {old for old, _ in pairs}, {new for _, new in pairs}
+    leaving = [entry for index, entry in enumerate(ours) if index not in kept_old]
+    changes = []
+    for entry in live.entries:
+        if not is_ours(live.name, entry):
+            changes.append(Change(Kind.FOREIGN, table, live.name, entry_text(entry)))
+    for index, entry in enumerate(wanted):
+        kind = Kind.KEEP if index in kept_new else Kind.ADD
+        moved = next((each for each in leaving if each.rule == entry.rule), None) if kind is Kind.ADD else None
+        if moved is not None:
+            leaving.remove(moved)
+            kind = Kind.MOVE
+        changes.append(Change(kind, table, live.name, entry_text(entry), entry.role))
+    changes += [Change(Kind.REMOVE, table, live.name, entry_text(entry), entry.role) for entry in leaving]
+    return changes

@@ -1,0 +1,59 @@
+"""The plan of a whole namespace: from what is live in both backends and the routing to what is wanted."""
+
+from __future__ import annotations
+
+from istio_init.model.netfilter import Family
+from istio_init.model.routing import Routing
+from istio_init.model.rules import RuleSet
+from istio_init.plan import routing as routing_plan
+from istio_init.plan.diff import diff
+from istio_init.plan.model import BackendPlan, Plan
+from istio_init.roles.recognise import recognise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.kernel.routing import LiveRouting
+
+
+class Live:
+    """What a namespace holds: recognised rules by backend and family, and the routing."""
+
+    __slots__ = ("routing", "rules")
+
+    def __init__(self, rules: Mapping[tuple[str, Family], RuleSet], routing: LiveRouting) -> None:
+        self.rules = {key: recognise(each) for key, each in rules.items()}
+        self.routing = routing
+
+    def of(self, backend: str, family: Family) -> RuleSet:
+        """The rules of one backend and family."""
+        return self.rules.get((backend, family)) or RuleSet(family)
+
+
+def make_plan(
+    live: Live,
+    backend: str,
+    others: tuple[str, ...],
+    wanted: Mapping[Family, RuleSet],
+    wanted_routing: Routing,
+    *,
+    rewrite: bool = False,
+) -> Plan:
+    """Plan the way from ``live`` to exactly the wanted rules in ``backend``, and none of ours in the others.
+
+    ``rewrite`` plans to write what is already as wanted, too.
+    """
+    nothing = {family: RuleSet(family) for family in Family}
+    owned = routing_plan.ours(live.routing, live.rules.values())
+    return Plan(
+        _backend_plan(live, backend, {**nothing, **wanted}, rewrite=rewrite),
+        tuple(_backend_plan(live, other, nothing, rewrite=False) for other in others),
+        routing_plan.to_add(live.routing, wanted_routing),
+        routing_plan.to_remove(owned, wanted_routing),
+    )
+
+
+def _backend_plan(live: Live, backend: str, wanted: Mapping[Family, RuleSet], *, rewrite: bool) -> BackendPlan:
+    plans = [diff(live.of(backend, family), wanted[family], rewrite=rewrite) for family in Family]
+    return BackendPlan(backend, tuple(plan for plan in plans if plan.edits or plan.changes))

@@ -1,0 +1,130 @@
+"""A plan: the edits of each table, and the same told as changes of rules."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from istio_init.model.netfilter import Family, Table
+from istio_init.model.routing import Routing
+from istio_init.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.roles import Role
+
+
+class Declare(Value):
+    """Create a chain, or empty it where it exists."""
+
+    chain: str
+
+
+class Append(Value):
+    """Add a rule at the end of a chain."""
+
+    chain: str
+    text: str
+
+
+class Insert(Value):
+    """Add a rule so that it gets this number, from 1, in its chain."""
+
+    chain: str
+    number: int
+    text: str
+
+
+class Delete(Value):
+    """Remove the first rule of this text from a chain."""
+
+    chain: str
+    text: str
+
+
+class Remove(Value):
+    """Remove an empty chain that nothing jumps to."""
+
+    chain: str
+
+
+Step = Declare | Append | Insert | Delete | Remove
+
+
+class TableEdit(Value):
+    """What is done to one table, in one transaction."""
+
+    table: Table
+    steps: tuple[Step, ...]
+
+
+class Kind(Enum):
+    """What happens to a rule."""
+
+    ADD = "add"
+    REMOVE = "remove"
+    MOVE = "move"
+    KEEP = "keep"
+    FOREIGN = "foreign"
+
+
+class Change(Value):
+    """What happens to one rule; ``role`` is None for a rule that is not in the catalogue."""
+
+    kind: Kind
+    table: Table
+    chain: str
+    text: str
+    role: Role | None = None
+
+
+class FamilyPlan(Value):
+    """The edits of one family's tables in the order in which they are committed, and what they mean."""
+
+    family: Family
+    edits: tuple[TableEdit, ...] = ()
+    changes: tuple[Change, ...] = ()
+    only_adds: bool = True
+    """Every live rule of ours is wanted and in the wanted order; what is missing is added."""
+
+
+class BackendPlan(Value):
+    """What is done to the rules of one backend."""
+
+    backend: str
+    families: tuple[FamilyPlan, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be written."""
+        return not any(family.edits for family in self.families)
+
+
+class Plan(Value):
+    """Everything that a run does, in this order: routing added, routing removed, rules, the other backend's rules.
+
+    Routing is removed before the rules because it is they that tell whose it is, should the run be cut short.
+    """
+
+    rules: BackendPlan
+    other_backends: tuple[BackendPlan, ...] = ()
+    add_routing: Routing = Routing()
+    remove_routing: Routing = Routing()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the live state is the wanted one."""
+        nothing = Routing()
+        return (
+            all(each.is_empty for each in (self.rules, *self.other_backends))
+            and self.add_routing == nothing
+            and self.remove_routing == nothing
+        )
+
+    @property
+    def only_adds(self) -> bool:
+        """Whether the live state is a part of the wanted one, as an interrupted first run leaves it."""
+        return (
+            all(family.only_adds for family in self.rules.families)
+            and all(each.is_empty for each in self.other_backends)
+            and self.remove_routing == Routing()
+        )
