@@ -1,0 +1,59 @@
+"""Which backend a namespace uses, found out by reading alone."""
+
+from __future__ import annotations
+
+from istio_init.backends.legacy import SAVE as LEGACY_SAVE
+from istio_init.backends.legacy import IptablesLegacy, existing_tables
+from istio_init.backends.nft import RESTORE as NFT_RESTORE
+from istio_init.backends.nft import IptablesNft
+from istio_init.errors import NoBackendError
+from istio_init.kernel import netlink, process
+from istio_init.model.netfilter import Family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.backends.base import Backend
+    from istio_init.model.rules import RuleSet
+
+
+def backends(wait: float) -> tuple[Backend, Backend]:
+    """Both backends, nft first."""
+    return IptablesNft(wait), IptablesLegacy(wait)
+
+
+def choose(nft: Backend, legacy: Backend, legacy_rules: list[RuleSet], forced: str | None) -> tuple[Backend, Backend]:
+    """The backend to program, and the other one.
+
+    Legacy when its tables hold rules, else nft where the kernel and the programs have it, else legacy.
+
+    Raises:
+        NoBackendError: neither, or not the forced one, can be used; says what is missing.
+    """
+    if forced == "legacy" or (forced is None and any(any(rules.entries()) for rules in legacy_rules)):
+        _need(LEGACY_SAVE[Family.IPV4])
+        return legacy, nft
+    kernel_has_nft = netlink.nft_tables() is not None
+    if kernel_has_nft and process.find_binary(NFT_RESTORE[Family.IPV4]) is not None:
+        return nft, legacy
+    if forced == "nft":
+        if not kernel_has_nft:
+            raise NoBackendError("this kernel has no nf_tables", fix="leave out --force-iptables-binary, or load nf_tables")
+        _need(NFT_RESTORE[Family.IPV4])
+    if process.find_binary(LEGACY_SAVE[Family.IPV4]) is None:
+        missing = NFT_RESTORE[Family.IPV4] if kernel_has_nft else "nf_tables in the kernel"
+        raise NoBackendError(
+            f"no usable iptables: {missing} and {LEGACY_SAVE[Family.IPV4]} are missing", fix="install the package iptables"
+        )
+    return legacy, nft
+
+
+def needs_reading(name: str, family: Family) -> bool:
+    """Whether a backend may hold rules of the family: whether any table of it exists."""
+    if name == "legacy":
+        return bool(existing_tables(family))
+    return any(each is family for each, _ in netlink.nft_tables() or ())
+
+
+def _need(program: str) -> None:
+    if process.find_binary(program) is None:
+        raise NoBackendError(f"{program} is not installed", fix="install the package iptables")

@@ -1,0 +1,103 @@
+"""iptables-legacy: rules in the kernel's own tables, through python-iptables or through the legacy programs.
+
+python-iptables keeps its state for the life of a process, opens every table that it is asked about, and ends the
+process when both families meet in it. So it runs in a child of its own for each reading and each commit, and every
+use is preceded by a look at which tables exist: opening one creates it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from istio_init.backends.failure import LOCK_HELD_STATUS, failure
+from istio_init.dialects.restore import render_restore
+from istio_init.dialects.save import parse_save
+from istio_init.errors import ToolError
+from istio_init.kernel import process
+from istio_init.kernel.process import Completed
+from istio_init.model.netfilter import Family, Table
+from istio_init.model.rules import RuleSet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from istio_init.model.rules import Rule
+    from istio_init.plan.model import TableEdit
+
+SAVE = {Family.IPV4: "iptables-legacy-save", Family.IPV6: "ip6tables-legacy-save"}
+RESTORE = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
+TABLE_NAMES = {Family.IPV4: "/proc/self/net/ip_tables_names", Family.IPV6: "/proc/self/net/ip6_tables_names"}
+TIMEOUT = 60.0
+CHILD = "istio_init.backends.iptc_child"
+CANNOT_WORK = 3
+"""The child's exit status when python-iptables cannot work and nothing was changed."""
+
+
+def existing_tables(family: Family) -> frozenset[Table]:
+    """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables."""
+    try:
+        with open(TABLE_NAMES[family]) as names:
+            return frozenset(Table(name) for name in names.read().split())
+    except FileNotFoundError:
+        return frozenset()
+
+
+class IptablesLegacy:
+    """The legacy backend."""
+
+    name = "legacy"
+
+    def __init__(self, wait: float, *, binding: bool = True) -> None:
+        """``binding`` false uses the programs from the start; else they are used once python-iptables cannot work."""
+        self.wait = wait
+        self._binding = dict.fromkeys(Family, binding)
+        self.doubts = ""
+        """Why python-iptables cannot work here, in its own words."""
+
+    @property
+    def means(self) -> str:
+        """How rules are reached, as far as it is known."""
+        return "python-iptables" if all(self._binding.values()) else f"iptables-legacy-restore ({self.doubts})"
+
+    def tables(self, family: Family) -> frozenset[Table]:
+        return existing_tables(family)
+
+    def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
+        tables = self.tables(family)
+        if not tables:
+            return RuleSet(family)
+        names = [table.value for table in Table if table in tables]
+        completed = self._through_binding(family, "read", *names)
+        if completed is None:
+            completed = process.run([SAVE[family]], timeout=TIMEOUT)
+        if completed.status != 0:
+            raise failure(completed)
+        return parse_save(completed.stdout, family, known).rules
+
+    def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
+        text = render_restore(edits)
+        completed = self._through_binding(family, "commit", f"{self.wait:g}", stdin=text)
+        if completed is None:
+            argv = [RESTORE[family], "--noflush", "--wait", str(max(1, round(self.wait)))]
+            completed = process.run(argv, stdin=text, timeout=TIMEOUT + self.wait)
+        if completed.status != 0:
+            raise failure(completed, text)
+
+    def _through_binding(self, family: Family, *args: str, stdin: str = "") -> Completed | None:
+        """Ask the child; None where python-iptables cannot work, which is then not tried again."""
+        if not self._binding[family]:
+            return None
+        argv = [sys.executable, "-m", CHILD, family.value, *args]
+        try:
+            completed = process.run(argv, stdin=stdin, timeout=TIMEOUT + self.wait)
+        except ToolError as error:
+            completed = Completed(tuple(argv), CANNOT_WORK, "", error.message)
+        if completed.status in (0, 1, LOCK_HELD_STATUS):
+            return completed.replace(argv=("python-iptables",))
+        self.doubts = completed.stderr.strip().rpartition("\n")[2] or f"it ended with status {completed.status}"
+        self._binding[family] = False
+        if args[0] == "commit" and completed.status != CANNOT_WORK:
+            # It died in the middle; only reading again can tell what it had done.
+            raise failure(completed.replace(argv=("python-iptables",)), stdin)
+        return None

@@ -1,0 +1,59 @@
+"""iptables-nft: rules in nf_tables, through ``iptables-nft-save`` and ``iptables-nft-restore``."""
+
+from __future__ import annotations
+
+from istio_init.backends.base import XTABLES
+from istio_init.backends.failure import failure
+from istio_init.dialects.restore import render_restore
+from istio_init.dialects.save import parse_save
+from istio_init.errors import ToolError
+from istio_init.kernel import netlink, process
+from istio_init.model.netfilter import Family, Table
+from istio_init.model.rules import RuleSet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from istio_init.model.rules import Rule
+    from istio_init.plan.model import TableEdit
+
+SAVE = {Family.IPV4: "iptables-nft-save", Family.IPV6: "ip6tables-nft-save"}
+RESTORE = {Family.IPV4: "iptables-nft-restore", Family.IPV6: "ip6tables-nft-restore"}
+TIMEOUT = 60.0
+"""Seconds for a program that has no lock to wait for; ten thousand rules take less than one."""
+
+
+class IptablesNft:
+    """The nft backend. A concurrent change makes the kernel refuse the transaction, and the program tries again."""
+
+    name = "nft"
+    means = "iptables-nft-restore"
+
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+
+    def tables(self, family: Family) -> frozenset[Table]:
+        named = netlink.nft_tables() or set()
+        return frozenset(Table(name) for each, name in named if each is family and name in XTABLES)
+
+    def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
+        if not self.tables(family):
+            return RuleSet(family)
+        completed = process.run([SAVE[family]], timeout=TIMEOUT)
+        if completed.status != 0:
+            raise failure(completed)
+        document = parse_save(completed.stdout, family, known)
+        for comment in document.comments:
+            if "incompatible" in comment:
+                raise ToolError(
+                    f"{SAVE[family]}: {comment.strip('# ')}",
+                    fix="the table holds rules of nft that iptables cannot express: see nft list ruleset",
+                )
+        return document.rules
+
+    def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
+        text = render_restore(edits)
+        completed = process.run([RESTORE[family], "--noflush"], stdin=text, timeout=TIMEOUT + self.wait)
+        if completed.status != 0:
+            raise failure(completed, text)

@@ -1,0 +1,265 @@
+"""Enters network namespaces as nsenter(1) does: the only module that calls setns(2).
+
+A process is pinned by a pidfd and its namespace by a descriptor before anything is decided, so that a reused process
+id can never lead to another pod.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+from importlib import import_module
+
+from istio_init.errors import IstioInitError, NamespaceError, PrivilegeError
+from istio_init.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+CLONE_NEWNET = 0x40000000
+CLONE_NEWUSER = 0x10000000
+NS_GET_USERNS = 0xB701
+NS_GET_NSTYPE = 0xB703
+RUN_NETNS = "/run/netns"
+
+PRELOADED = ("istio_init.dialects.parse", "istio_init.policy.sidecar", "istio_init.programmer", "pyroute2")
+"""Modules that work in another user namespace needs, imported while our files can still be read."""
+
+HOST_SIGN = "/proc/sys/net/core/netdev_max_backlog"
+"""A setting of the machine, not of a namespace: the kernel shows it in the initial network namespace alone."""
+
+
+class Place(Value):
+    """A network namespace to work in, and whose files tell its names and name servers.
+
+    ``netns`` and ``userns`` are open descriptors; None stands for the namespace that the process is in. ``resolv_conf``
+    is the file of name servers, ``own_files`` says that it is ours for want of a better one.
+    """
+
+    label: str
+    netns: int | None = None
+    userns: int | None = None
+    root: str = "/"
+    resolv_conf: str = "/etc/resolv.conf"
+    own_files: bool = False
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for descriptor in (self.netns, self.userns):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+HERE = Place("this namespace")
+
+
+def of_pid(pid: int) -> Place:
+    """The namespace of a process, pinned.
+
+    Raises:
+        NamespaceError: there is no such process, or it ended meanwhile.
+        PrivilegeError: its namespace may not be opened.
+    """
+    label = f"pid {pid}"
+    gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again: ps, crictl inspect")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (ProcessLookupError, ValueError, OverflowError):
+        raise gone from None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise NamespaceError(f"{label}: not a process, but a thread of one", fix="give the process's id") from None
+        raise
+    try:
+        netns = _open(f"/proc/{pid}/ns/net", label)
+        if select.select([pidfd], [], [], 0)[0]:
+            os.close(netns)
+            raise gone
+    finally:
+        os.close(pidfd)
+    root = f"/proc/{pid}/root"
+    return Place(label, netns, _foreign_userns(netns), root, f"{root}/etc/resolv.conf")
+
+
+def of_netns(name: str) -> Place:
+    """A namespace by its name in /run/netns, or by a path.
+
+    Raises:
+        NamespaceError: there is no such namespace, or the file is none.
+        PrivilegeError: it may not be opened.
+    """
+    label = f"netns {name}"
+    path = name if "/" in name else f"{RUN_NETNS}/{name}"
+    netns = _open(path, label)
+    try:
+        is_network = fcntl.ioctl(netns, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        is_network = False
+    if not is_network:
+        os.close(netns)
+        raise NamespaceError(f"{label}: {path} is not a network namespace", fix="list them with: ip netns list")
+    own = f"/etc/netns/{name}/resolv.conf"
+    named = "/" not in name and os.path.exists(own)
+    resolv = own if named else "/etc/resolv.conf"
+    return Place(label, netns, _foreign_userns(netns), "/", resolv, own_files=not named)
+
+
+def _open(path: str, label: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        fix = "list them with: ip netns list" if "/proc/" not in path else None
+        raise NamespaceError(f"{label}: {path} does not exist", fix=fix) from None
+    except PermissionError:
+        raise PrivilegeError(
+            f"{label}: {path} may not be opened", fix="run as root, or with SYS_ADMIN and SYS_PTRACE"
+        ) from None
+    except OSError as error:
+        raise NamespaceError(f"{label}: {path} cannot be opened: {error.strerror}") from None
+
+
+def _foreign_userns(netns: int) -> int | None:
+    """The user namespace that owns a network namespace, where it is not our own.
+
+    Rules with ``-m owner`` are accepted only from a writer in that user namespace (xt_owner, owner_check).
+    """
+    try:
+        userns = fcntl.ioctl(netns, NS_GET_USERNS)
+    except OSError:
+        return None
+    own, other = os.stat("/proc/self/ns/user"), os.fstat(userns)
+    if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino):
+        os.close(userns)
+        return None
+    return userns
+
+
+def is_host() -> bool:
+    """Whether the current network namespace is the machine's own."""
+    return os.path.exists(HOST_SIGN)
+
+
+def refuse_host(label: str) -> None:
+    """Raise if the current network namespace is the machine's own.
+
+    Raises:
+        NamespaceError: always then, as its rules would take the machine off the network.
+    """
+    if is_host():
+        raise NamespaceError(
+            f"{label}: that is the network namespace of the host; redirecting its traffic cuts the machine off",
+            fix="name a pod's process or namespace; on a virtual machine of the mesh allow it with "
+            "--allow-host-network or ISTIO_INIT_ALLOW_HOST_NETWORK=true",
+        )
+
+
+def call_in(place: Place, function: Callable[[], T]) -> T:
+    """Call a function inside a namespace and come back.
+
+    Where the namespace belongs to another user namespace, that one is entered too, in a child process, as there is no
+    way back from it; the result then comes back pickled.
+
+    Raises:
+        PrivilegeError: the namespace may not be entered.
+    """
+    if place.netns is None:
+        return function()
+    if place.userns is not None:
+        return _in_child(place, function)
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(place.netns, CLONE_NEWNET, place.label)
+        try:
+            return function()
+        finally:
+            _setns(home, CLONE_NEWNET, "the namespace that we came from")
+    finally:
+        os.close(home)
+
+
+def _setns(descriptor: int, kind: int, label: str) -> None:
+    try:
+        if hasattr(os, "setns"):
+            os.setns(descriptor, kind)
+        else:  # Python 3.11
+            import ctypes
+
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(descriptor, kind) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+    except PermissionError:
+        raise PrivilegeError(f"{label}: it may not be entered", fix="run as root, or with the capability SYS_ADMIN") from None
+    except OSError as error:
+        raise NamespaceError(f"{label}: it cannot be entered: {error.strerror}") from None
+
+
+def _in_child(place: Place, function: Callable[[], T]) -> T:
+    import pickle
+
+    assert place.netns is not None and place.userns is not None
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reading)
+            answer: tuple[T | None, IstioInitError | None]
+            try:
+                _preload()
+                _setns(place.userns, CLONE_NEWUSER, place.label)
+                _become_root(place.label)
+                _setns(place.netns, CLONE_NEWNET, place.label)
+                answer = (function(), None)
+            except IstioInitError as error:
+                answer = (None, error)
+            with os.fdopen(writing, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    if not data:
+        raise NamespaceError(f"{place.label}: the process that entered its user namespace died")
+    result: T
+    result, failure = pickle.loads(data)
+    if failure is not None:
+        raise failure
+    return result
+
+
+def _preload() -> None:
+    """Import now what is imported when needed: the user about to be taken may not be allowed to read our files."""
+    for name in PRELOADED:
+        import_module(name)
+    # The lock that the programs share belongs to the host's root. A namespace's own file serves as its lock.
+    os.environ["XTABLES_LOCKFILE"] = "/proc/self/ns/net"
+
+
+def _become_root(label: str) -> None:
+    """Take user and group 0 of the user namespace just entered: programs started otherwise lose the capabilities."""
+    try:
+        os.setgroups([])
+    except PermissionError:
+        pass  # Denied where the namespace was made without privilege (user_namespaces(7)); it changes nothing here.
+    try:
+        os.setgid(0)
+        os.setuid(0)
+    except OSError:
+        raise NamespaceError(f"{label}: its user namespace has no user 0", fix="map user and group 0 in it") from None
+
+
+def unmapped_ids(ids: list[tuple[int, int]], *, groups: bool = False) -> list[tuple[int, int]]:
+    """Those ranges of user (or group) ids that do not exist in the current user namespace."""
+    with open("/proc/self/gid_map" if groups else "/proc/self/uid_map") as file:
+        spans = [(int(words[0]), int(words[0]) + int(words[2]) - 1) for line in file if (words := line.split())]
+    return [(low, high) for low, high in ids if not any(first <= low and high <= last for first, last in spans)]

@@ -1,0 +1,147 @@
+"""Asks the kernel over netlink, and only asks: addresses, routing rules, routes, nf_tables' tables.
+
+Changes go through pyroute2. Reading does not, because every pod's start reads and importing pyroute2 takes several
+times as long as programming the rules; most pods need no change of their routing. Formats: linux/netlink.h,
+rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h.
+"""
+
+from __future__ import annotations
+
+# The C module: `socket` itself builds four enums of every constant, at each start.
+import _socket
+import errno
+import os
+import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from istio_init.errors import PrivilegeError, ToolError
+from istio_init.model.netfilter import Family
+from istio_init.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AF_NETLINK = 16
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
+NFT_GET_TABLES = (10 << 8) | 1
+RTN_LOCAL = 2
+FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
+"""Address family numbers, which nf_tables' families share (AF_INET, AF_INET6)."""
+
+
+class LocalAddress(Value):
+    """An address of the namespace; ``index`` is its interface's, 1 for lo."""
+
+    address: IPv4Address | IPv6Address
+    prefix_length: int
+    index: int
+
+
+class MarkRule(Value):
+    """A routing rule that selects by packet mark."""
+
+    family: Family
+    mark: int
+    mask: int
+    table: int
+
+
+def addresses() -> list[LocalAddress]:
+    """Every address of every interface of the current network namespace."""
+    found = []
+    for body in _dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
+        _, prefix_length, _, _, index = struct.unpack_from("=BBBBI", body)
+        attributes = _attributes(body, 8)
+        packed = attributes.get(2) or attributes.get(1)
+        if packed and len(packed) in (4, 16):
+            found.append(LocalAddress(ip_address(packed), prefix_length, index))
+    return found
+
+
+def mark_rules() -> list[MarkRule]:
+    """The routing rules of both families that select by mark."""
+    found = []
+    for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+        family, table = body[0], body[4]
+        attributes = _attributes(body, 12)
+        if 10 in attributes and family in FAMILIES:
+            mask = _number(attributes[16]) if 16 in attributes else 0xFFFFFFFF
+            wide = _number(attributes[15]) if 15 in attributes else table
+            found.append(MarkRule(FAMILIES[family], _number(attributes[10]), mask, wide))
+    return found
+
+
+def local_default_tables() -> set[tuple[Family, int]]:
+    """Routing tables that deliver everything locally: those with ``local default dev lo``."""
+    found = set()
+    for body in _dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
+        family, prefix_length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
+        attributes = _attributes(body, 12)
+        if kind == RTN_LOCAL and prefix_length == 0 and family in FAMILIES and attributes.get(4) == _LO:
+            found.add((FAMILIES[family], _number(attributes[15]) if 15 in attributes else table))
+    return found
+
+
+_LO = struct.pack("=I", 1)
+
+
+def nft_tables() -> set[tuple[Family, str]] | None:
+    """Names of nf_tables' tables of the two IP families; None where the kernel has no nf_tables.
+
+    Raises:
+        PrivilegeError: CAP_NET_ADMIN is missing.
+    """
+    try:
+        bodies = list(_dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4)))
+    except PermissionError:
+        raise PrivilegeError(
+            "the kernel's nf_tables may not be read", fix="run as root, or with the capability NET_ADMIN"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+            return None
+        raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
+    named = [(body[0], _attributes(body, 4)[1].rstrip(b"\0").decode()) for body in bodies]
+    return {(FAMILIES[family], name) for family, name in named if family in FAMILIES}
+
+
+def _dump(protocol: int, request: int, header: bytes) -> Iterator[bytes]:
+    """The payload of each message that answers a dump request."""
+    with_header = struct.pack("=IHHII", 16 + len(header), request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + header
+    channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
+    try:
+        channel.send(with_header)
+        while True:
+            data = channel.recv(1 << 18)
+            offset = 0
+            while offset + 16 <= len(data):
+                length, kind = struct.unpack_from("=IH", data, offset)
+                body = data[offset + 16 : offset + length]
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", body)[0]
+                    raise OSError(number, os.strerror(number))
+                yield body
+                offset += (length + 3) & ~3
+    finally:
+        channel.close()
+
+
+def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
+    found = {}
+    while offset + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, offset)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = body[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _number(packed: bytes) -> int:
+    return int(struct.unpack("=I", packed)[0])
