@@ -1,0 +1,166 @@
+"""``istio-iptables``: the drop-in for Istio's own program, with its flags, environment, defaults and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from istio_init.cli.log import LEVELS, Log, parse_level
+from istio_init.cli.pflag import UsageError, parse_flags
+from istio_init.config import values
+from istio_init.config.parse import gather, parse, parse_option, shown
+from istio_init.errors import ConfigError, IstioInitError
+from istio_init.kernel import namespaces
+from istio_init.kernel.names import FileNames
+from istio_init.model.value import Value
+from istio_init.options import DROPIN_OPTIONS, OPTIONS
+from istio_init.programmer import Manner, program
+from istio_init.surroundings import NOTHING, wanted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.config.model import Config
+    from istio_init.config.parse import Given
+    from istio_init.kernel.namespaces import Place
+    from istio_init.programmer import Done
+
+ALL_OPTIONS = OPTIONS + DROPIN_OPTIONS
+FAILED = 1
+
+
+class Behaviour(Value):
+    """What the drop-in's own options say."""
+
+    dry_run: bool
+    reconcile: bool
+    cleanup_only: bool
+    force_apply: bool
+    skip_rule_apply: bool
+    run_validation: bool
+    native_nftables: bool
+    allow_host_network: bool
+    network_namespace: str
+    force_iptables_binary: str
+    wait: float
+
+    @property
+    def manner(self) -> Manner:
+        """How to program."""
+        return Manner(
+            reconcile=self.reconcile or self.cleanup_only,
+            rewrite=self.force_apply and not self.cleanup_only,
+            dry_run=self.dry_run,
+            allow_host=self.allow_host_network,
+            backend=self.force_iptables_binary or None,
+            wait=self.wait,
+        )
+
+
+def run(argv: list[str]) -> int:
+    """Run with the given arguments; the exit status is 0 or 1."""
+    if any(word in ("-h", "--help") for word in argv):
+        from istio_init.report.option_help import dropin_help
+
+        print(dropin_help(), end="")
+        return 0
+    log = Log()
+    try:
+        given = gather(parse_flags(argv, ALL_OPTIONS), os.environ, apply=False, options=ALL_OPTIONS)
+        log = _log(given)
+        behaviour = _behaviour(given)
+        _run(given, behaviour, log)
+    except UsageError as error:
+        log.error(f"{error}\n  istio-iptables --help lists the flags")
+        return FAILED
+    except IstioInitError as error:
+        log.error(str(error))
+        return FAILED
+    return 0
+
+
+def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
+    if behaviour.native_nftables:
+        raise IstioInitError("--native-nftables is not supported yet", fix="leave it out: iptables-nft programs nf_tables")
+    if behaviour.run_validation:
+        raise IstioInitError("--run-validation is not supported yet", fix="leave it out; nothing was changed")
+    place = namespaces.of_netns(behaviour.network_namespace) if behaviour.network_namespace else namespaces.HERE
+    try:
+        config = None
+        if not behaviour.cleanup_only:
+            config, warnings = parse(given, FileNames(place.root), lenient_mode=True)
+            for warning in warnings:
+                log.warn(warning)
+        if behaviour.skip_rule_apply:
+            log.info("the configuration is valid; no rules are written (--skip-rule-apply)")
+            return
+        done = namespaces.call_in(place, lambda: _program(config, place, behaviour, log))
+    finally:
+        place.close()
+    _report(done, behaviour, log)
+
+
+def _program(config: Config | None, place: Place, behaviour: Behaviour, log: Log) -> Done:
+    aim = NOTHING if config is None else wanted(config, place, log.warn)
+    return program(aim, behaviour.manner)
+
+
+def _report(done: Done, behaviour: Behaviour, log: Log) -> None:
+    if behaviour.dry_run:
+        from istio_init.report.handover import handover
+
+        sys.stdout.write(handover(done.plan))
+        return
+    log.debug(f"through {done.means}")
+    if not done.written:
+        log.info(f"nothing to do: the {done.backend} rules are as wanted")
+        return
+    rules = sum(len(family.changes) for family in done.plan.rules.families)
+    verb = "cleaned up" if behaviour.cleanup_only else "programmed"
+    log.info(f"{verb}: {rules} rules considered, backend {done.backend}")
+
+
+def _log(given: Mapping[str, Given]) -> Log:
+    level = parse_level(given["--log_output_level"].text)
+    problems = []
+    if level is None:
+        value = given["--log_output_level"].text
+        problems.append(f"--log_output_level {shown(value)}: not a log level; write one of {', '.join(LEVELS)}")
+    as_json = _boolean(given, "--log_as_json", problems)
+    if problems:
+        raise ConfigError(tuple(problems))
+    return Log(level or "info", as_json=as_json, target=given["--log_target"].text or "stderr")
+
+
+def _behaviour(given: Mapping[str, Given]) -> Behaviour:
+    """Read the options that are not the configuration's.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    problems: list[str] = []
+    fields: dict[str, object] = {}
+    names = FileNames()
+    for option in DROPIN_OPTIONS:
+        field = option.name.removeprefix("--").replace("-", "_")
+        value = given[option.name]
+        if option.kind in ("boolean", "port", "duration"):
+            parsed = parse_option(option, value, names, problems)
+        else:
+            parsed = value.text
+        if option.kind == "backend" and value.text not in ("", "nft", "legacy"):
+            problems.append(f"{value.origin} {shown(value.text)}: not a backend; write nft or legacy")
+        if field in Behaviour.__match_args__:
+            fields[field] = parsed
+    if problems:
+        raise ConfigError(tuple(problems))
+    return Behaviour(**fields)  # type: ignore[arg-type]
+
+
+def _boolean(given: Mapping[str, Given], flag: str, problems: list[str]) -> bool:
+    try:
+        return values.boolean(given[flag].text)
+    except values.BadValue as bad:
+        problems.append(f"{flag} {shown(given[flag].text)}: {bad.why}; {bad.fix}")
+        return False

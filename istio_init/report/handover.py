@@ -1,0 +1,42 @@
+"""What a plan hands to the kernel, as a shell would: the restore programs' input and the routing commands."""
+
+from __future__ import annotations
+
+from istio_init.dialects.restore import render_restore
+from istio_init.model.netfilter import Family
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.routing import Routing
+    from istio_init.plan.model import BackendPlan, Plan
+
+PROGRAM = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
+IP_FLAG = {Family.IPV4: "-4", Family.IPV6: "-6"}
+
+
+def handover(plan: Plan) -> str:
+    """Shell text that does what committing the plan does; empty where nothing is to be done."""
+    lines = [*_routing("add", plan.add_routing), *_routing("del", plan.remove_routing)]
+    for backend in (plan.rules, *plan.other_backends):
+        lines += _rules(backend)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _rules(plan: BackendPlan) -> list[str]:
+    lines = []
+    for family in plan.families:
+        if family.edits:
+            lines.append(f"{PROGRAM[family.family]}-{plan.backend}-restore --noflush <<'END'")
+            lines += [*render_restore(family.edits).splitlines(), "END"]
+    return lines
+
+
+def _routing(verb: str, routing: Routing) -> list[str]:
+    lines = []
+    for route in routing.mark_routes:
+        flag = IP_FLAG[route.family]
+        lines.append(f"ip {flag} route {verb} local default dev lo table {route.table}")
+        lines.append(f"ip {flag} rule {verb} fwmark {route.mark:#x} lookup {route.table}")
+    if routing.passthrough_ipv6:
+        lines.append(f"ip -6 addr {verb} ::6/128 dev lo")
+    return lines
