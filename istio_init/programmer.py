@@ -119,7 +119,7 @@ class _Session:
         routing.put_back(self.before.routing, now.routing)
 
 
-def program(wanted: Wanted, manner: Manner) -> Done:
+def program(wanted: Wanted, manner: Manner, label: str = "this namespace") -> Done:
     """Bring the current network namespace to exactly the wanted state, as far as it is ours.
 
     Raises:
@@ -129,7 +129,7 @@ def program(wanted: Wanted, manner: Manner) -> Done:
         IstioInitError: reading or writing failed; what was written is put back.
     """
     if not manner.allow_host:
-        namespaces.refuse_host("this namespace")
+        namespaces.refuse_host(label)
     _check_ids(wanted.config)
     session = _Session(wanted, manner)
     plan = session.plan(session.before, rewrite=manner.rewrite)

@@ -44,7 +44,7 @@ def parse_flags(argv: list[str], options: Iterable[Option]) -> dict[str, str]:
     return given
 
 
-def _parse_short(word: str, words: list[str], short: dict[str | None, Option], given: dict[str, str]) -> None:
+def _parse_short(word: str, words: list[str], short: dict[str, Option], given: dict[str, str]) -> None:
     rest = word[1:]
     while rest:
         flag, rest = f"-{rest[0]}", rest[1:]

@@ -211,3 +211,8 @@ _LISTS: dict[str, tuple[Callable[..., object], Callable[[Names], object]]] = {
     "owners": (values.owner, lambda names: names.group),
     "owners_or_all": (values.owner, lambda names: names.group),
 }
+
+
+def is_list(option: Option) -> bool:
+    """Whether the option's value is a list."""
+    return option.kind in _LISTS

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PASSTHROUGH_IPV6 = IPv6Address("::6")
 LO_INDEX = 1
 ALL_BITS = 0xFFFFFFFF
+RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
+"""Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
 
 
 class LiveRouting(Value):
@@ -130,6 +132,7 @@ def _route(ip: IPRoute, verb: str, route: MarkRoute) -> None:
         oif=LO_INDEX,
         table=route.table,
         type="local",
+        proto=RTPROT_BOOT if verb == "add" else RTPROT_UNSPEC,
         scope="host" if route.family is Family.IPV4 else "universe",
     )
 

@@ -1,0 +1,70 @@
+"""The command group ``istio-init``: its commands are imported when they are called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from istio_init import __version__
+from istio_init.cli.main import DROPIN
+from istio_init.errors import IstioInitError
+
+COMMANDS = {
+    "apply": "istio_init.cli.apply:apply",
+    "clean": "istio_init.cli.clean:clean",
+    "completion": "istio_init.cli.completion:completion",
+    DROPIN: "istio_init.cli.dropin_command:istio_iptables",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="Exit status: 0 done, 1 refused by the kernel or a tool, 2 bad usage or configuration, "
+    "4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables.",
+)
+@click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Program, inspect and prove the traffic redirection of a mesh sidecar.
+
+    Works in the network namespace that it runs in, or enters others by process
+    or by name, as nsenter does.
+    """
+
+
+def run(argv: list[str]) -> int:
+    """Run the group; the exit status."""
+    try:
+        result: Any = cli.main(argv, prog_name="istio-init", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("aborted", err=True)
+        return 1
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except IstioInitError as error:
+        click.echo(f"istio-init: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,92 @@
+"""``istio-init apply``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from istio_init.cli.each import Warn, program_each
+from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers, with_options
+from istio_init.config.listfile import expand
+from istio_init.config.parse import gather, parse
+from istio_init.kernel.names import FileNames
+from istio_init.kernel.namespaces import Place
+from istio_init.options import OPTIONS, Option
+from istio_init.programmer import Wanted
+from istio_init.surroundings import wanted
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the options that shape the rules by group, from the option table."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shaping = {option.flag: option for option in OPTIONS if option.flag}
+        records: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                option = shaping.get(parameter.opts[-1])
+                records.setdefault(option.group if option else "Targets and behaviour", []).append(record)
+        for group, rows in sorted(records.items(), key=lambda item: item[0] != "Targets and behaviour"):
+            with formatter.section(group):
+                formatter.write_dl(rows)
+        with formatter.section("Environment only"):
+            formatter.write_dl([(option.env[0], _help(option)) for option in OPTIONS if option.flag is None])
+
+
+def _help(option: Option) -> str:
+    default = option.default_for(apply=True)
+    parts = [option.help]
+    if default not in ("", "false"):
+        parts.append(f"Default: {default}.")
+    if option.env and option.flag:
+        parts.append(f"[{', '.join(option.env)}]")
+    return " ".join(parts)
+
+
+def _shaping_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(OPTIONS):
+        if option.flag is None:
+            continue
+        names = [name for name in (option.short, option.flag) if name]
+        more: dict[str, Any] = {"flag_value": "true", "is_flag": False} if option.is_flag else {"metavar": "VALUE"}
+        function = click.option(*names, option.flag[2:].replace("-", "_"), type=str, help=_help(option), **more)(function)
+    return function
+
+
+@click.command(cls=GroupedCommand)
+@with_options(TARGET_OPTIONS)
+@click.option("--reconcile/--no-reconcile", default=True,
+              help="Replace live rules of ours that are not wanted (the default), or refuse.")
+@with_options(RUN_OPTIONS)
+@_shaping_options
+def apply(
+    pids: tuple[int, ...],
+    netns: tuple[str, ...],
+    allow_host_network: bool,
+    reconcile: bool,
+    backend: str | None,
+    wait: str,
+    dry_run: bool,
+    form: str,
+    verbose: bool,
+    **shaping: str | None,
+) -> int:
+    """Redirect the traffic of network namespaces to a sidecar proxy.
+
+    Without options that shape the rules, those of Istio's injection template
+    hold: all traffic but the proxy's own and its ports 15090, 15021, 15020.
+    Where a value is a list, @FILE reads it from a file.
+    """
+    how = manner(allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run, reconcile=reconcile)
+    given = {f"--{name.replace('_', '-')}": value for name, value in shaping.items() if value is not None}
+    gathered = expand(gather(given, os.environ, apply=True))
+
+    def prepare(place: Place) -> tuple[Callable[[Warn], Wanted], tuple[str, ...]]:
+        config, doubts = parse(gathered, FileNames(place.root))
+        return lambda warn: wanted(config, place, warn), doubts
+
+    return program_each("apply", openers(pids, netns), prepare, how, form=form, verbose=verbose)

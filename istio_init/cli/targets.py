@@ -1,0 +1,68 @@
+"""The options that name namespaces, and running something in each of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Any, TypeVar
+
+import click
+
+from istio_init.config import values
+from istio_init.kernel import namespaces
+from istio_init.kernel.namespaces import Place
+from istio_init.programmer import Manner
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ALLOW_HOST = "ISTIO_INIT_ALLOW_HOST_NETWORK"
+
+TARGET_OPTIONS = [
+    click.option("--pid", "pids", type=int, multiple=True, metavar="PID",
+                 help="Enter the network namespace of this process. May be repeated."),
+    click.option("--netns", "netns", multiple=True, metavar="NAME-OR-PATH",
+                 help="Enter this network namespace. May be repeated."),
+    click.option("--allow-host-network", is_flag=True,
+                 help=f"Allow the host's own namespace, as on a virtual machine. [{ALLOW_HOST}]"),
+]
+
+RUN_OPTIONS = [
+    click.option("--force-iptables-binary", "backend", type=click.Choice(["nft", "legacy"]),
+                 help="Use this iptables instead of detecting which."),
+    click.option("--wait", default="10s", show_default=True, metavar="DURATION",
+                 help="Wait that long for a held lock or a concurrent writer."),
+    click.option("--dry-run", "-n", is_flag=True, help="Show the plan, and change nothing."),
+    click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+                 help="How results are printed."),
+    click.option("--verbose", "-v", is_flag=True, help="Say how it was done, too."),
+]
+
+
+def with_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
+    """Add options to a command, shown in this order."""
+    return lambda function: reduce(lambda done, option: option(done), reversed(options), function)
+
+
+def openers(pids: tuple[int, ...], netns: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Place]]]:
+    """For each target its label and how to open it; without any target the namespace that we are in."""
+    for pid in pids:
+        yield f"pid {pid}", lambda pid=pid: namespaces.of_pid(pid)  # type: ignore[misc]
+    for name in netns:
+        yield f"netns {name}", lambda name=name: namespaces.of_netns(name)  # type: ignore[misc]
+    if not pids and not netns:
+        yield namespaces.HERE.label, lambda: namespaces.HERE
+
+
+def manner(*, allow_host: bool, backend: str | None, wait: str, dry_run: bool, reconcile: bool = True) -> Manner:
+    """How to program, from the options.
+
+    Raises:
+        click.BadParameter: the wait is not a duration.
+    """
+    try:
+        seconds = values.duration(wait)
+    except values.BadValue as bad:
+        raise click.BadParameter(f"{wait!r}: {bad.why}; {bad.fix}", param_hint="--wait") from None
+    allowed = allow_host or os.environ.get(ALLOW_HOST, "") in ("1", "t", "T", "TRUE", "true", "True")
+    return Manner(reconcile=reconcile, dry_run=dry_run, allow_host=allowed, backend=backend, wait=seconds)

@@ -1,0 +1,32 @@
+"""What came of programming a namespace, in one line."""
+
+from __future__ import annotations
+
+from istio_init.plan.model import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.plan.model import Plan
+    from istio_init.programmer import Done, Manner
+
+
+def count(plan: Plan, kind: Kind) -> int:
+    """How many rules of all backends and families a plan adds, removes, moves, keeps or leaves alone."""
+    backends = (plan.rules, *plan.other_backends)
+    return sum(change.kind is kind for each in backends for family in each.families for change in family.changes)
+
+
+def result_line(command: str, label: str, done: Done, manner: Manner, *, verbose: bool = False) -> str:
+    """For example ``pid 4711: applied (nft, ipv4): 18 added, 0 removed``."""
+    families = ", ".join(family.family.value for family in done.plan.rules.families) or "no rules"
+    where = f"({done.backend}, {families})"
+    if done.plan.is_empty:
+        verdict = "nothing to do" if command == "clean" else "as wanted already"
+        line = f"{label}: {verdict} {where}"
+    else:
+        past = {"apply": "applied", "clean": "cleaned"}[command]
+        verb = past if done.written else f"would {command}"
+        kinds = [(Kind.ADD, "added"), (Kind.REMOVE, "removed"), (Kind.MOVE, "moved"), (Kind.FOREIGN, "foreign left alone")]
+        counts = [f"{count(done.plan, kind)} {name}" for kind, name in kinds if count(done.plan, kind)]
+        line = f"{label}: {verb} {where}: {', '.join(counts) or 'routing only'}"
+    return f"{line}\n  through {done.means}" if verbose else line
