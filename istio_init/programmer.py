@@ -6,7 +6,8 @@ import time
 
 from istio_init.backends.detect import backends, choose
 from istio_init.errors import IstioInitError, NotWantedError, ToolError, VerificationError
-from istio_init.kernel import namespaces, netlink, routing
+from istio_init.dialects.save import holds_exactly, with_texts
+from istio_init.kernel import namespaces, routing
 from istio_init.model.netfilter import Family
 from istio_init.model.routing import Routing
 from istio_init.model.value import Value
@@ -44,19 +45,20 @@ class Manner(Value):
     """Seconds to wait for a held lock or a concurrent writer."""
 
 
-class Wanted(Value):
-    """What the namespace shall hold: nothing at all, for a clean-up."""
+class Wanted:
+    """What the namespace shall hold: nothing at all, for a clean-up. Each entry carries its text."""
 
-    rules: Mapping[Family, RuleSet]
-    routing: Routing = Routing()
-    config: Config | None = None
+    __slots__ = ("config", "known", "routing", "rules")
 
-    @property
-    def known(self) -> dict[str, Rule]:
+    def __init__(
+        self, rules: Mapping[Family, RuleSet], routing: Routing = Routing(), config: Config | None = None
+    ) -> None:
+        self.rules = {family: with_texts(each) for family, each in rules.items()}
+        self.routing = routing
+        self.config = config
+        entries = [entry for each in self.rules.values() for *_, entry in each.entries()]
+        self.known: dict[str, Rule] = {str(entry.text): entry.rule for entry in entries}
         """The wanted rules by their text, which spares parsing them when they are read back."""
-        from istio_init.dialects.render import rule_text
-
-        return {rule_text(entry.rule): entry.rule for rules in self.rules.values() for *_, entry in rules.entries()}
 
 
 class Done(Value):
@@ -74,7 +76,6 @@ class _Session:
     def __init__(self, wanted: Wanted, manner: Manner) -> None:
         self.wanted = wanted
         self.manner = manner
-        self.known = wanted.known
         nft, legacy = backends(manner.wait)
         self.by_name: dict[str, Backend] = {"nft": nft, "legacy": legacy}
         self.before = self.read()
@@ -84,11 +85,22 @@ class _Session:
     def read(self) -> Live:
         """What is live in both backends and the routing; tables that do not exist are not looked into."""
         rules = {
-            (name, family): backend.read(family, self.known)
-            for name, backend in self.by_name.items()
-            for family in Family
+            (backend.name, family): backend.read(family, self.wanted.known)
+            for backend in self.by_name.values()
+            for family in backend.families()
         }
-        return Live(rules, routing.read(netlink.addresses()))
+        tables = frozenset(route.table for route in self.wanted.routing.mark_routes)
+        return Live(rules, routing.read(tables))
+
+    def holds_wanted(self, live: Live) -> bool:
+        """Whether the live state is, to the letter, the wanted one and nothing else: the usual end of a run."""
+        wanted = self.wanted
+        if live.routing != routing.exactly(wanted.routing):
+            return False
+        return all(
+            holds_exactly(rules, wanted.rules.get(family) if backend == self.backend.name else None)
+            for (backend, family), rules in live.raw.items()
+        ) and all((self.backend.name, family) in live.raw for family in wanted.rules)
 
     def plan(self, live: Live, *, rewrite: bool = False) -> Plan:
         """The way from a live state to the wanted one."""
@@ -160,6 +172,8 @@ def _write(session: _Session, plan: Plan) -> None:
         except ToolError as error:
             failure = error
         after = session.read()
+        if session.holds_wanted(after):
+            return
         remaining = session.plan(after)
         if remaining.is_empty:
             return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from istio_init.config.model import Config
     from istio_init.kernel.namespaces import Place
 
-NOTHING = Wanted(rules={})
+NOTHING = Wanted({})
 """What a clean-up wants."""
 
 
@@ -41,4 +41,12 @@ def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
     elif config.redirect_dns and place.own_files and not config.capture_all_dns:
         warn(f"{place.label}: DNS servers are taken from {place.resolv_conf}, which may not be the pod's")
     around = Surroundings(ipv6, servers)
-    return Wanted(sidecar.rules(config, around), sidecar.routing(config, around), config)
+    key = (config, around)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = Wanted(sidecar.rules(config, around), sidecar.routing(config, around), config)
+    return _LAST[key]
+
+
+_LAST: dict[tuple[Config, Surroundings], Wanted] = {}
+"""The last answer: many namespaces programmed in one run mostly want the same."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from istio_init.model.netfilter import Family, Table
+from istio_init.model.netfilter import Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Protocol
 
+    from istio_init.model.netfilter import Family
     from istio_init.model.rules import Rule, RuleSet
     from istio_init.plan.model import TableEdit
 
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
         def means(self) -> str:
             """How it is reached, for the curious: the programs or the library."""
 
-        def tables(self, family: Family) -> frozenset[Table]:
-            """The tables that exist, without creating any."""
+        def families(self) -> tuple[Family, ...]:
+            """The families in which tables exist. Looking creates none."""
 
         def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
-            """The rules of a family; ``known`` spares parsing texts whose meaning the caller has.
+            """The rules of a family; ``known`` spares parsing texts whose meaning the caller has. Creates no table.
 
             Raises:
                 ToolError: they cannot be read.

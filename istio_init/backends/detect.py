@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.backends.legacy import SAVE as LEGACY_SAVE
-from istio_init.backends.legacy import IptablesLegacy, existing_tables
+from istio_init.backends.legacy import IptablesLegacy
 from istio_init.backends.nft import RESTORE as NFT_RESTORE
 from istio_init.backends.nft import IptablesNft
 from istio_init.errors import NoBackendError
@@ -45,13 +45,6 @@ def choose(nft: Backend, legacy: Backend, legacy_rules: list[RuleSet], forced: s
             f"no usable iptables: {missing} and {LEGACY_SAVE[Family.IPV4]} are missing", fix="install the package iptables"
         )
     return legacy, nft
-
-
-def needs_reading(name: str, family: Family) -> bool:
-    """Whether a backend may hold rules of the family: whether any table of it exists."""
-    if name == "legacy":
-        return bool(existing_tables(family))
-    return any(each is family for each, _ in netlink.nft_tables() or ())
 
 
 def _need(program: str) -> None:

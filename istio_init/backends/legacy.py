@@ -60,11 +60,11 @@ class IptablesLegacy:
         """How rules are reached, as far as it is known."""
         return "python-iptables" if all(self._binding.values()) else f"iptables-legacy-restore ({self.doubts})"
 
-    def tables(self, family: Family) -> frozenset[Table]:
-        return existing_tables(family)
+    def families(self) -> tuple[Family, ...]:
+        return tuple(family for family in Family if existing_tables(family))
 
     def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
-        tables = self.tables(family)
+        tables = existing_tables(family)
         if not tables:
             return RuleSet(family)
         names = [table.value for table in Table if table in tables]

@@ -8,14 +8,13 @@ from istio_init.dialects.restore import render_restore
 from istio_init.dialects.save import parse_save
 from istio_init.errors import ToolError
 from istio_init.kernel import netlink, process
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import RuleSet
+from istio_init.model.netfilter import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from istio_init.model.rules import Rule
+    from istio_init.model.rules import Rule, RuleSet
     from istio_init.plan.model import TableEdit
 
 SAVE = {Family.IPV4: "iptables-nft-save", Family.IPV6: "ip6tables-nft-save"}
@@ -33,13 +32,11 @@ class IptablesNft:
     def __init__(self, wait: float) -> None:
         self.wait = wait
 
-    def tables(self, family: Family) -> frozenset[Table]:
-        named = netlink.nft_tables() or set()
-        return frozenset(Table(name) for each, name in named if each is family and name in XTABLES)
+    def families(self) -> tuple[Family, ...]:
+        with_tables = {family for family, name in netlink.nft_tables() or () if name in XTABLES}
+        return tuple(family for family in Family if family in with_tables)
 
     def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
-        if not self.tables(family):
-            return RuleSet(family)
         completed = process.run([SAVE[family]], timeout=TIMEOUT)
         if completed.status != 0:
             raise failure(completed)

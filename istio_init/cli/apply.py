@@ -52,7 +52,8 @@ def _shaping_options(function: Callable[..., Any]) -> Callable[..., Any]:
         if option.flag is None:
             continue
         names = [name for name in (option.short, option.flag) if name]
-        more: dict[str, Any] = {"flag_value": "true", "is_flag": False} if option.is_flag else {"metavar": "VALUE"}
+        boolean = {"flag_value": "true", "is_flag": False, "metavar": "[=BOOL]"}
+        more: dict[str, Any] = boolean if option.is_flag else {"metavar": "VALUE"}
         function = click.option(*names, option.flag[2:].replace("-", "_"), type=str, help=_help(option), **more)(function)
     return function
 

@@ -122,3 +122,27 @@ def render_save(rules: RuleSet) -> str:
                 lines.append(f"{shown}-A {chain.name} {entry_text(entry)}".rstrip())
         lines.append("COMMIT")
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def with_texts(rules: RuleSet) -> RuleSet:
+    """The rule set with each entry's text filled in."""
+    tables = {
+        table: {
+            name: chain.replace(entries=tuple([entry.replace(text=entry_text(entry)) for entry in chain.entries]))
+            for name, chain in chains.items()
+        }
+        for table, chains in rules.tables.items()
+    }
+    return RuleSet(rules.family, tables)
+
+
+def holds_exactly(live: RuleSet, wanted: RuleSet | None) -> bool:
+    """Whether the live rules are the wanted ones to the letter, beside empty built-in chains and nothing else."""
+    missing = {} if wanted is None else {(table, chain.name): chain for table, chain in wanted.chains()}
+    for table, chain in live.chains():
+        target = missing.pop((table, chain.name), None)
+        if target is None and (chain.entries or chain.policy is None):
+            return False
+        if target is not None and [each.text for each in chain.entries] != [each.text for each in target.entries]:
+            return False
+    return not missing

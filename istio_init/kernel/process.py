@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 
 from istio_init.errors import NoBackendError, ToolError
 from istio_init.model.value import Value
@@ -16,6 +15,9 @@ from istio_init.model.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+SIGKILL = 9
+"""signal(7). The module ``signal`` builds enums of every signal at each start."""
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 """Searched after PATH: a login shell of an ordinary user leaves out where iptables lives."""
@@ -30,11 +32,18 @@ class Completed(Value):
     stderr: str
 
 
+_FOUND: dict[tuple[str, str], str] = {}
+
+
 def find_binary(name: str) -> str | None:
-    """The path of an executable, or None."""
-    for directory in (*os.environ.get("PATH", "").split(os.pathsep), *SYSTEM_DIRECTORIES):
+    """The path of an executable, or None. What was found once is not looked for again."""
+    search = os.environ.get("PATH", "")
+    if (search, name) in _FOUND:
+        return _FOUND[search, name]
+    for directory in (*search.split(os.pathsep), *SYSTEM_DIRECTORIES):
         path = os.path.join(directory, name)
         if directory and os.access(path, os.X_OK):
+            _FOUND[search, name] = path
             return path
     return None
 
@@ -80,13 +89,13 @@ def _wait(pid: int, name: str, timeout: float) -> int:
         poll.register(pidfd, select.POLLIN)
         ended = poll.poll(timeout * 1000)
     except BaseException:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         os.waitpid(pid, 0)
         raise
     finally:
         os.close(pidfd)
     if not ended:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         os.waitpid(pid, 0)
         raise ToolError(f"{name} did not end within {timeout:g} s and was killed")
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from istio_init.kernel.netlink import LocalAddress
-
 PASSTHROUGH_IPV6 = IPv6Address("::6")
 LO_INDEX = 1
 ALL_BITS = 0xFFFFFFFF
@@ -34,12 +32,24 @@ class LiveRouting(Value):
     passthrough_ipv6: bool = False
 
 
-def read(addresses: list[LocalAddress]) -> LiveRouting:
-    """The routing rules by full mark, the tables that deliver locally, and whether ``::6`` is on lo."""
+def read(tables: frozenset[int]) -> LiveRouting:
+    """The routing rules by full mark, the tables that deliver locally, and whether ``::6`` is on lo.
+
+    ``tables`` are tables of interest besides those that the rules lead to; all routes are read only where there is one.
+    """
     rules = tuple((rule.family, rule.mark, rule.table) for rule in netlink.mark_rules() if rule.mask == ALL_BITS)
-    passthrough = any(each.address == PASSTHROUGH_IPV6 and each.index == LO_INDEX for each in addresses)
-    tables = frozenset(netlink.local_default_tables())
-    return LiveRouting(rules, tables, passthrough)
+    passthrough = any(each.address == PASSTHROUGH_IPV6 and each.index == LO_INDEX for each in netlink.addresses())
+    local_tables = netlink.local_default_tables() if rules or tables else set()
+    return LiveRouting(rules, frozenset(local_tables), passthrough)
+
+
+def exactly(wanted: Routing) -> LiveRouting:
+    """What `read` gives where there is just the wanted routing."""
+    return LiveRouting(
+        tuple((route.family, route.mark, route.table) for route in wanted.mark_routes),
+        frozenset((route.family, route.table) for route in wanted.mark_routes),
+        wanted.passthrough_ipv6,
+    )
 
 
 def add(wanted: Routing, live: LiveRouting) -> None:

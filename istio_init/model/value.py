@@ -34,18 +34,19 @@ class Value(metaclass=_ValueType):
     else:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            fields = self.__match_args__
-            for field, value in zip(fields, args, strict=len(args) > len(fields)):
-                object.__setattr__(self, field, value)
+            fields, assign = self.__match_args__, object.__setattr__
+            for field, value in zip(fields, args):  # noqa: B905 - the counts are compared below
+                assign(self, field, value)
+            if len(args) == len(fields) and not kwargs:
+                return
+            values = {**self._defaults, **kwargs}
             for field in fields[len(args) :]:
-                if field in kwargs:
-                    object.__setattr__(self, field, kwargs.pop(field))
-                elif field in self._defaults:
-                    object.__setattr__(self, field, self._defaults[field])
-                else:
+                if field not in values:
                     raise TypeError(f"{type(self).__name__}() misses {field!r}")
-            if kwargs:
-                raise TypeError(f"{type(self).__name__}() has no field {next(iter(kwargs))!r}")
+                assign(self, field, values[field])
+            unknown = [name for name in kwargs if name not in fields[len(args) :]]
+            if unknown or len(args) > len(fields):
+                raise TypeError(f"{type(self).__name__}() has fields {fields}, not {(*args[len(fields) :], *unknown)}")
 
     def _astuple(self) -> tuple[Any, ...]:
         return tuple([getattr(self, field) for field in self.__match_args__])
@@ -73,4 +74,7 @@ class Value(metaclass=_ValueType):
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
-        return type(self)(**{field: changes.get(field, getattr(self, field)) for field in self.__match_args__})
+        unknown = changes.keys() - set(self.__match_args__)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {unknown.pop()!r}")
+        return type(self)(*[changes[field] if field in changes else getattr(self, field) for field in self.__match_args__])

@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 
 
 class Live:
-    """What a namespace holds: recognised rules by backend and family, and the routing."""
+    """What a namespace holds: rules by backend and family, and the routing. Rules are recognised when asked for."""
 
-    __slots__ = ("routing", "rules")
+    __slots__ = ("_recognised", "raw", "routing")
 
     def __init__(self, rules: Mapping[tuple[str, Family], RuleSet], routing: LiveRouting) -> None:
-        self.rules = {key: recognise(each) for key, each in rules.items()}
+        self.raw = rules
         self.routing = routing
+        self._recognised: dict[tuple[str, Family], RuleSet] = {}
+
+    @property
+    def rules(self) -> Mapping[tuple[str, Family], RuleSet]:
+        """The rules with their roles."""
+        if not self._recognised:
+            self._recognised = {key: recognise(each) for key, each in self.raw.items()}
+        return self._recognised
 
     def of(self, backend: str, family: Family) -> RuleSet:
         """The rules of one backend and family."""

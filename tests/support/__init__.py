@@ -1,0 +1,1 @@
+"""What tests share: namespaces, traffic, and views of what the kernel holds."""

@@ -1,0 +1,138 @@
+"""Connections and listeners inside namespaces, and what each end can tell about them."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+from istio_init.model.netfilter import Family
+from support.netns import ROOT, Namespace, User
+from support.pod import Endpoint
+
+TIMEOUT = 5.0
+"""Seconds after which traffic that did not arrive counts as lost."""
+
+SO_ORIGINAL_DST = 80
+"""Also IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h)."""
+
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
+
+ADDRESS_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+
+
+def family_of(address: Endpoint) -> Family:
+    """The family of an address."""
+    return Family.IPV6 if ":" in address.host else Family.IPV4
+
+
+def connect(namespace: Namespace, user: User, address: Endpoint, *, source: str | None = None) -> socket.socket:
+    """Connect by TCP from inside a namespace, as a user, from an address of the namespace's if one is given."""
+    made = namespace.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_STREAM, user)
+    made.settimeout(TIMEOUT)
+    if source is not None:
+        made.bind((source, 0))
+    made.connect(address)
+    return made
+
+
+def talk(one: socket.socket, other: socket.socket) -> None:
+    """Check that what either end of a connection sends arrives at the other."""
+    for sender, receiver, words in ((one, other, b"hello"), (other, one, b"welcome")):
+        sender.sendall(words)
+        arrived = receiver.recv(64)
+        assert arrived == words
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A connection as the accepting end sees it."""
+
+    connection: socket.socket
+    peer: Endpoint
+    local: Endpoint
+    """Its own name, which is the original destination where TPROXY delivered it."""
+
+    original: Endpoint
+    """The destination that the connection tracker remembers, from before any REDIRECT."""
+
+
+class Listener:
+    """A TCP listener on every address of a namespace; a transparent one also takes connections to other addresses."""
+
+    def __init__(self, namespace: Namespace, family: Family, port: int, *, transparent: bool = False) -> None:
+        self._namespace = namespace
+        self.family = family
+        self.port = port
+        self.socket = namespace.socket(ADDRESS_FAMILIES[family], socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family is Family.IPV6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if transparent:
+            _make_transparent(self.socket, family)
+        self.socket.bind(("", port))
+        self.socket.listen(1024)
+        self.socket.settimeout(TIMEOUT)
+
+    def accept(self) -> Accepted:
+        """Wait for the next connection."""
+        try:
+            connection, peer = self.socket.accept()
+        except TimeoutError:
+            raise AssertionError(f"no connection came to {self.family.value} port {self.port}") from None
+        self._namespace.adopt(connection).settimeout(TIMEOUT)
+        local = Endpoint(*connection.getsockname()[:2])
+        return Accepted(connection, Endpoint(*peer[:2]), local, original_destination(connection, self.family))
+
+
+def _make_transparent(listening: socket.socket, family: Family) -> None:
+    if family is Family.IPV6:
+        listening.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+    else:
+        listening.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+
+
+def original_destination(connection: socket.socket, family: Family) -> Endpoint:
+    """Where the other end of a connection meant to connect; where it arrived if no tracker watches the namespace."""
+    try:
+        return _tracked_destination(connection, family)
+    except FileNotFoundError:
+        return Endpoint(*connection.getsockname()[:2])
+
+
+def _tracked_destination(connection: socket.socket, family: Family) -> Endpoint:
+    if family is Family.IPV6:
+        packed = connection.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+        port, _, address = struct.unpack_from("!2xHI16s", packed)
+        return Endpoint(socket.inet_ntop(socket.AF_INET6, address), port)
+    packed = connection.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
+    port, address = struct.unpack_from("!2xH4s", packed)
+    return Endpoint(socket.inet_ntop(socket.AF_INET, address), port)
+
+
+class Datagrams:
+    """A UDP server on one address of a namespace, all of them if none is given."""
+
+    def __init__(self, namespace: Namespace, family: Family, address: Endpoint, user: User = ROOT) -> None:
+        self.address = address
+        self.socket = namespace.socket(ADDRESS_FAMILIES[family], socket.SOCK_DGRAM, user)
+        self.socket.bind(address)
+        self.socket.settimeout(TIMEOUT)
+
+    def answer(self, words: bytes) -> bytes:
+        """Wait for a datagram and answer it; what it said."""
+        try:
+            question, asker = self.socket.recvfrom(512)
+        except TimeoutError:
+            raise AssertionError(f"no datagram came to {self.address}") from None
+        self.socket.sendto(words, asker)
+        return question
+
+
+def ask(namespace: Namespace, user: User, address: Endpoint, words: bytes) -> socket.socket:
+    """Send a datagram from a connected socket, as a user; the answer can be received from the result."""
+    made = namespace.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_DGRAM, user)
+    made.settimeout(TIMEOUT)
+    made.connect(address)
+    made.send(words)
+    return made
