@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from istio_init.backends.detect import backends, choose
-from istio_init.errors import IstioInitError, NotWantedError, ToolError, VerificationError
 from istio_init.dialects.save import holds_exactly, with_texts
+from istio_init.errors import IstioInitError, NotWantedError, ToolError, VerificationError
 from istio_init.kernel import namespaces, routing
 from istio_init.model.netfilter import Family
 from istio_init.model.routing import Routing
@@ -51,10 +51,10 @@ class Wanted:
     __slots__ = ("config", "known", "routing", "rules")
 
     def __init__(
-        self, rules: Mapping[Family, RuleSet], routing: Routing = Routing(), config: Config | None = None
+        self, rules: Mapping[Family, RuleSet], routing: Routing | None = None, config: Config | None = None
     ) -> None:
         self.rules = {family: with_texts(each) for family, each in rules.items()}
-        self.routing = routing
+        self.routing = routing or Routing()
         self.config = config
         entries = [entry for each in self.rules.values() for *_, entry in each.entries()]
         self.known: dict[str, Rule] = {str(entry.text): entry.rule for entry in entries}

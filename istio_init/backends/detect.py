@@ -37,12 +37,13 @@ def choose(nft: Backend, legacy: Backend, legacy_rules: list[RuleSet], forced: s
         return nft, legacy
     if forced == "nft":
         if not kernel_has_nft:
-            raise NoBackendError("this kernel has no nf_tables", fix="leave out --force-iptables-binary, or load nf_tables")
+            raise NoBackendError("this kernel has no nf_tables", fix="leave out --force-iptables-binary")
         _need(NFT_RESTORE[Family.IPV4])
     if process.find_binary(LEGACY_SAVE[Family.IPV4]) is None:
         missing = NFT_RESTORE[Family.IPV4] if kernel_has_nft else "nf_tables in the kernel"
         raise NoBackendError(
-            f"no usable iptables: {missing} and {LEGACY_SAVE[Family.IPV4]} are missing", fix="install the package iptables"
+            f"no usable iptables: {missing} and {LEGACY_SAVE[Family.IPV4]} are missing",
+            fix="install the package iptables",
         )
     return legacy, nft
 

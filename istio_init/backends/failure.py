@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from istio_init.errors import BusyError, PrivilegeError, ToolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.errors import IstioInitError
     from istio_init.kernel.process import Completed
+
+FOREIGN_NFT_RULES = "the table holds rules of nft that iptables cannot express: see nft list ruleset"
 
 LOCK_HELD_STATUS = 4
 """Exit status of iptables for a resource problem, above all a lock that is held (iptables(8))."""
@@ -25,7 +29,7 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
     if "resource temporarily unavailable" in lowered:
         return BusyError(f"{name}: another program keeps changing the rules", fix="try again, or give a longer --wait")
     if "incompatible" in lowered:
-        return ToolError(f"{name}: {said}", fix="the table holds rules of nft that iptables cannot express: see nft list ruleset")
+        return ToolError(f"{name}: {said}", fix=FOREIGN_NFT_RULES)
     message = f"{name} failed with status {completed.status}: {said}"
     if (line := _refused_line(said, text)) is not None:
         message += f"\n  refused: {line}"
@@ -36,7 +40,7 @@ def _refused_line(said: str, text: str) -> str | None:
     """The line that the program complains of: ``line 12 failed`` or ``Error occurred at line: 12``."""
     words = said.replace(":", " ").split()
     lines = text.splitlines()
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in pairwise(words):
         if word == "line" and following.isdigit() and 0 < int(following) <= len(lines):
             return lines[int(following) - 1]
     return None
@@ -44,7 +48,7 @@ def _refused_line(said: str, text: str) -> str | None:
 
 def _missing_part(said: str) -> str | None:
     if "table does not exist" in said or "can't initialize" in said:
-        return "this kernel lacks the table, or may not load its module: on the node, load iptable_<table> or nf_tables"
+        return "this kernel lacks the table or may not load it: on the node, load iptable_<table> or nf_tables"
     if "missing kernel module" in said or "no chain/target/match by that name" in said or "not supported" in said:
-        return "this kernel lacks the match or target: load its module on the node (xt_owner, xt_REDIRECT, xt_TPROXY, …)"
+        return "this kernel lacks the match or target: load its module on the node (xt_owner, xt_REDIRECT, …)"
     return None

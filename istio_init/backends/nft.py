@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.backends.base import XTABLES
-from istio_init.backends.failure import failure
+from istio_init.backends.failure import FOREIGN_NFT_RULES, failure
 from istio_init.dialects.restore import render_restore
 from istio_init.dialects.save import parse_save
 from istio_init.errors import ToolError
@@ -45,7 +45,7 @@ class IptablesNft:
             if "incompatible" in comment:
                 raise ToolError(
                     f"{SAVE[family]}: {comment.strip('# ')}",
-                    fix="the table holds rules of nft that iptables cannot express: see nft list ruleset",
+                    fix=FOREIGN_NFT_RULES,
                 )
         return document.rules
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import click
@@ -54,14 +55,18 @@ def _shaping_options(function: Callable[..., Any]) -> Callable[..., Any]:
         names = [name for name in (option.short, option.flag) if name]
         boolean = {"flag_value": "true", "is_flag": False, "metavar": "[=BOOL]"}
         more: dict[str, Any] = boolean if option.is_flag else {"metavar": "VALUE"}
-        function = click.option(*names, option.flag[2:].replace("-", "_"), type=str, help=_help(option), **more)(function)
+        field = option.flag[2:].replace("-", "_")
+        function = click.option(*names, field, type=str, help=_help(option), **more)(function)
     return function
 
 
 @click.command(cls=GroupedCommand)
 @with_options(TARGET_OPTIONS)
-@click.option("--reconcile/--no-reconcile", default=True,
-              help="Replace live rules of ours that are not wanted (the default), or refuse.")
+@click.option(
+    "--reconcile/--no-reconcile",
+    default=True,
+    help="Replace live rules of ours that are not wanted (the default), or refuse.",
+)
 @with_options(RUN_OPTIONS)
 @_shaping_options
 def apply(
@@ -86,8 +91,10 @@ def apply(
     given = {f"--{name.replace('_', '-')}": value for name, value in shaping.items() if value is not None}
     gathered = expand(gather(given, os.environ, apply=True))
 
+    parse_for = cache(lambda root: parse(gathered, FileNames(root)))
+
     def prepare(place: Place) -> tuple[Callable[[Warn], Wanted], tuple[str, ...]]:
-        config, doubts = parse(gathered, FileNames(place.root))
+        config, doubts = parse_for(place.root)
         return lambda warn: wanted(config, place, warn), doubts
 
     return program_each("apply", openers(pids, netns), prepare, how, form=form, verbose=verbose)

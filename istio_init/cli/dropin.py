@@ -82,7 +82,8 @@ def run(argv: list[str]) -> int:
 
 def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
     if behaviour.native_nftables:
-        raise IstioInitError("--native-nftables is not supported yet", fix="leave it out: iptables-nft programs nf_tables")
+        fix = "leave it out: iptables-nft programs nf_tables, too"
+        raise IstioInitError("--native-nftables is not supported yet", fix=fix)
     if behaviour.run_validation:
         raise IstioInitError("--run-validation is not supported yet", fix="leave it out; nothing was changed")
     place = namespaces.of_netns(behaviour.network_namespace) if behaviour.network_namespace else namespaces.HERE

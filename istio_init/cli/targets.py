@@ -19,22 +19,47 @@ F = TypeVar("F", bound=Callable[..., Any])
 ALLOW_HOST = "ISTIO_INIT_ALLOW_HOST_NETWORK"
 
 TARGET_OPTIONS = [
-    click.option("--pid", "pids", type=int, multiple=True, metavar="PID",
-                 help="Enter the network namespace of this process. May be repeated."),
-    click.option("--netns", "netns", multiple=True, metavar="NAME-OR-PATH",
-                 help="Enter this network namespace. May be repeated."),
-    click.option("--allow-host-network", is_flag=True,
-                 help=f"Allow the host's own namespace, as on a virtual machine. [{ALLOW_HOST}]"),
+    click.option(
+        "--pid",
+        "pids",
+        type=int,
+        multiple=True,
+        metavar="PID",
+        help="Enter the network namespace of this process. May be repeated.",
+    ),
+    click.option(
+        "--netns", "netns", multiple=True, metavar="NAME-OR-PATH", help="Enter this network namespace. May be repeated."
+    ),
+    click.option(
+        "--allow-host-network",
+        is_flag=True,
+        help=f"Allow the host's own namespace, as on a virtual machine. [{ALLOW_HOST}]",
+    ),
 ]
 
 RUN_OPTIONS = [
-    click.option("--force-iptables-binary", "backend", type=click.Choice(["nft", "legacy"]),
-                 help="Use this iptables instead of detecting which."),
-    click.option("--wait", default="10s", show_default=True, metavar="DURATION",
-                 help="Wait that long for a held lock or a concurrent writer."),
+    click.option(
+        "--force-iptables-binary",
+        "backend",
+        type=click.Choice(["nft", "legacy"]),
+        help="Use this iptables instead of detecting which.",
+    ),
+    click.option(
+        "--wait",
+        default="10s",
+        show_default=True,
+        metavar="DURATION",
+        help="Wait that long for a held lock or a concurrent writer.",
+    ),
     click.option("--dry-run", "-n", is_flag=True, help="Show the plan, and change nothing."),
-    click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
-                 help="How results are printed."),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How results are printed.",
+    ),
     click.option("--verbose", "-v", is_flag=True, help="Say how it was done, too."),
 ]
 

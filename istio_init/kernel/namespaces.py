@@ -12,7 +12,7 @@ import os
 import select
 from importlib import import_module
 
-from istio_init.errors import IstioInitError, NamespaceError, PrivilegeError
+from istio_init.errors import NamespaceError, PrivilegeError
 from istio_init.model.value import Value
 
 TYPE_CHECKING = False
@@ -67,7 +67,7 @@ def of_pid(pid: int) -> Place:
         PrivilegeError: its namespace may not be opened.
     """
     label = f"pid {pid}"
-    gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again: ps, crictl inspect")
+    gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again")
     try:
         pidfd = os.pidfd_open(pid)
     except (ProcessLookupError, ValueError, OverflowError):
@@ -171,7 +171,9 @@ def call_in(place: Place, function: Callable[[], T]) -> T:
     if place.netns is None:
         return function()
     if place.userns is not None:
-        return _in_child(place, function)
+        from istio_init.kernel.workers import in_child
+
+        return in_child(lambda: _in_owner(place, function))
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(place.netns, CLONE_NEWNET, place.label)
@@ -195,46 +197,20 @@ def _setns(descriptor: int, kind: int, label: str) -> None:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
     except PermissionError:
-        raise PrivilegeError(f"{label}: it may not be entered", fix="run as root, or with the capability SYS_ADMIN") from None
+        fix = "run as root, or with the capability SYS_ADMIN"
+        raise PrivilegeError(f"{label}: it may not be entered", fix=fix) from None
     except OSError as error:
         raise NamespaceError(f"{label}: it cannot be entered: {error.strerror}") from None
 
 
-def _in_child(place: Place, function: Callable[[], T]) -> T:
-    import pickle
-
+def _in_owner(place: Place, function: Callable[[], T]) -> T:
+    """Call a function inside a namespace and inside the user namespace that owns it."""
     assert place.netns is not None and place.userns is not None
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reading)
-            answer: tuple[T | None, IstioInitError | None]
-            try:
-                _preload()
-                _setns(place.userns, CLONE_NEWUSER, place.label)
-                _become_root(place.label)
-                _setns(place.netns, CLONE_NEWNET, place.label)
-                answer = (function(), None)
-            except IstioInitError as error:
-                answer = (None, error)
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump(answer, pipe)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    if not data:
-        raise NamespaceError(f"{place.label}: the process that entered its user namespace died")
-    result: T
-    result, failure = pickle.loads(data)
-    if failure is not None:
-        raise failure
-    return result
+    _preload()
+    _setns(place.userns, CLONE_NEWUSER, place.label)
+    _become_root(place.label)
+    _setns(place.netns, CLONE_NEWNET, place.label)
+    return function()
 
 
 def _preload() -> None:

@@ -59,12 +59,12 @@ def add(wanted: Routing, live: LiveRouting) -> None:
         ToolError: the kernel refused; says which part and why.
     """
     if wanted.passthrough_ipv6 and not live.passthrough_ipv6:
-        _change("::6/128 cannot be added to lo", _add_passthrough)
+        _change("::6/128 cannot be added to lo", _passthrough, "add")
     for route in wanted.mark_routes:
         if (route.family, route.table) not in live.local_tables:
-            _change(f"a local default route cannot be added to table {route.table}", lambda ip: _route(ip, "add", route))
+            _change(f"a local default route cannot be added to table {route.table}", _route, "add", route)
         if (route.family, route.mark, route.table) not in live.rules:
-            _change(f"the routing rule for mark {route.mark:#x} cannot be added", lambda ip: _rule(ip, "add", route))
+            _change(f"the routing rule for mark {route.mark:#x} cannot be added", _rule, "add", route)
 
 
 def remove(unwanted: Routing, live: LiveRouting) -> None:
@@ -76,11 +76,11 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
     for route in unwanted.mark_routes:
         if (route.family, route.table) in live.local_tables:
             what = f"the local default route cannot be removed from table {route.table}"
-            _change(what, lambda ip: _route(ip, "del", route))
+            _change(what, _route, "del", route)
         for _ in range(live.rules.count((route.family, route.mark, route.table))):
-            _change(f"the routing rule for mark {route.mark:#x} cannot be removed", lambda ip: _rule(ip, "del", route))
+            _change(f"the routing rule for mark {route.mark:#x} cannot be removed", _rule, "del", route)
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
-        _change("::6/128 cannot be removed from lo", _remove_passthrough)
+        _change("::6/128 cannot be removed from lo", _passthrough, "del")
 
 
 def put_back(before: LiveRouting, now: LiveRouting) -> None:
@@ -99,13 +99,13 @@ def put_back(before: LiveRouting, now: LiveRouting) -> None:
     remove(Routing(tuple(dict.fromkeys(new)), passthrough), kept)
 
 
-def _change(failure: str, change: Callable[[IPRoute], object]) -> None:
+def _change(failure: str, change: Callable[..., None], *args: object) -> None:
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
         with IPRoute() as ip:
-            change(ip)
+            change(ip, *args)
     except NetlinkError as error:
         raise ToolError(f"{failure}: {error.args[-1]}", fix=_explain(error.code)) from error
 
@@ -118,12 +118,8 @@ def _explain(code: int) -> str | None:
     return None
 
 
-def _add_passthrough(ip: IPRoute) -> None:
-    ip.addr("add", index=LO_INDEX, address=str(PASSTHROUGH_IPV6), prefixlen=128, family=10)
-
-
-def _remove_passthrough(ip: IPRoute) -> None:
-    ip.addr("del", index=LO_INDEX, address=str(PASSTHROUGH_IPV6), prefixlen=128, family=10)
+def _passthrough(ip: IPRoute, verb: str) -> None:
+    ip.addr(verb, index=LO_INDEX, address=str(PASSTHROUGH_IPV6), prefixlen=128, family=10)
 
 
 def _number_of(family: Family) -> int:

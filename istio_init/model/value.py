@@ -77,4 +77,6 @@ class Value(metaclass=_ValueType):
         unknown = changes.keys() - set(self.__match_args__)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {unknown.pop()!r}")
-        return type(self)(*[changes[field] if field in changes else getattr(self, field) for field in self.__match_args__])
+        return type(self)(
+            *[changes[field] if field in changes else getattr(self, field) for field in self.__match_args__]
+        )

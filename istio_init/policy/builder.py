@@ -1,4 +1,4 @@
-"""Collects the rules of one family in the order in which the policy states them, and the words that it states them in."""
+"""Collects the rules of one family in the order in which the policy states them, and the words to state them in."""
 
 from __future__ import annotations
 
@@ -117,5 +117,3 @@ def redirect_to(port: int) -> Redirect:
 def marked(value: int, *, negated: bool = False) -> Mark:
     """The packet's mark."""
     return Mark(value, negated=negated)
-
-

@@ -114,9 +114,7 @@ def tproxy_marks(builder: Builder, config: Config) -> None:
 
     known = Rule(protocol=TCP, matches=(marked(mark),), target=RETURN)
     builder.insert(mangle, INBOUND, Role.TPROXY_MARKED, known, 1)
-    passthrough = Rule(
-        source=network(PASSTHROUGH[builder.family]), in_interface=LOOPBACK, protocol=TCP, target=RETURN
-    )
+    passthrough = Rule(source=network(PASSTHROUGH[builder.family]), in_interface=LOOPBACK, protocol=TCP, target=RETURN)
     builder.insert(mangle, INBOUND, Role.TPROXY_PASSTHROUGH, passthrough, 2)
     not_from_proxy = (marked(PROXY_LOOPBACK_MARK, negated=True),)
     app = Rule(in_interface=LOOPBACK, protocol=TCP, matches=not_from_proxy, target=RETURN)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from istio_init.errors import IstioInitError
     from istio_init.model.routing import Routing
     from istio_init.plan.model import Plan
-    from istio_init.programmer import Done, Manner
+    from istio_init.programmer import Done
 
 PAST = {"apply": "applied", "clean": "cleaned"}
 
@@ -21,7 +21,6 @@ def result_json(
     done: Done | None,
     failure: IstioInitError | None,
     warnings: tuple[str, ...],
-    manner: Manner,
 ) -> dict[str, object]:
     """The result of one target."""
     result: dict[str, object] = {"target": label, "warnings": list(warnings), "error": None}

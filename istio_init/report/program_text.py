@@ -7,7 +7,7 @@ from istio_init.plan.model import Kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.plan.model import Plan
-    from istio_init.programmer import Done, Manner
+    from istio_init.programmer import Done
 
 
 def count(plan: Plan, kind: Kind) -> int:
@@ -16,7 +16,7 @@ def count(plan: Plan, kind: Kind) -> int:
     return sum(change.kind is kind for each in backends for family in each.families for change in family.changes)
 
 
-def result_line(command: str, label: str, done: Done, manner: Manner, *, verbose: bool = False) -> str:
+def result_line(command: str, label: str, done: Done, *, verbose: bool = False) -> str:
     """For example ``pid 4711: applied (nft, ipv4): 18 added, 0 removed``."""
     families = ", ".join(family.family.value for family in done.plan.rules.families) or "no rules"
     where = f"({done.backend}, {families})"
@@ -26,7 +26,12 @@ def result_line(command: str, label: str, done: Done, manner: Manner, *, verbose
     else:
         past = {"apply": "applied", "clean": "cleaned"}[command]
         verb = past if done.written else f"would {command}"
-        kinds = [(Kind.ADD, "added"), (Kind.REMOVE, "removed"), (Kind.MOVE, "moved"), (Kind.FOREIGN, "foreign left alone")]
+        kinds = [
+            (Kind.ADD, "added"),
+            (Kind.REMOVE, "removed"),
+            (Kind.MOVE, "moved"),
+            (Kind.FOREIGN, "foreign left alone"),
+        ]
         counts = [f"{count(done.plan, kind)} {name}" for kind, name in kinds if count(done.plan, kind)]
         line = f"{label}: {verb} {where}: {', '.join(counts) or 'routing only'}"
     return f"{line}\n  through {done.means}" if verbose else line

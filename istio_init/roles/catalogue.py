@@ -17,9 +17,7 @@ _OWNER_IDS = ("--proxy-uid", "--proxy-gid")
 _DNS = ("--redirect-dns", "--capture-all-dns")
 
 CATALOGUE: dict[Role, Reason] = {
-    Role.EXCLUDED_INTERFACE_IN: Reason(
-        "What enters by this interface is left alone.", ("--istio-exclude-interfaces",)
-    ),
+    Role.EXCLUDED_INTERFACE_IN: Reason("What enters by this interface is left alone.", ("--istio-exclude-interfaces",)),
     Role.EXCLUDED_INTERFACE_OUT: Reason(
         "What leaves by this interface is left alone.", ("--istio-exclude-interfaces",)
     ),

@@ -68,8 +68,12 @@ def _values_fit(role: Role | None, rule: Rule) -> bool:
     """Whether the values of a rule in a built-in chain are such as Istio's rules have: DNS rules name DNS's ports."""
     if role not in (Role.OLDER_DNS_PROXY_BYPASS, Role.OLDER_DNS_REDIRECT, Role.OLDER_DNS_ZONE):
         return True
-    tests = [test for match in rule.matches if isinstance(match, PortMatch) for test in (match.source, match.destination)]
-    return all(test is None or (test.ports.first == test.ports.last and test.ports.first in _DNS_PORTS) for test in tests)
+    tests = [
+        test for match in rule.matches if isinstance(match, PortMatch) for test in (match.source, match.destination)
+    ]
+    return all(
+        test is None or (test.ports.first == test.ports.last and test.ports.first in _DNS_PORTS) for test in tests
+    )
 
 
 def _excluded_interfaces(output: Chain | None) -> list[str]:

@@ -1,0 +1,75 @@
+"""Runs functions in child processes and brings their results back: the only module that forks.
+
+A child is needed where there is no way back, as out of another user namespace, and used where there is much to do.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+from istio_init.errors import IstioInitError, ToolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO, TypeVar
+
+    T = TypeVar("T")
+
+DIED = "the child process died"
+
+
+def in_child(function: Callable[[], T]) -> T:
+    """Call a function in a child and return what it returns, or raise what it raises.
+
+    Raises:
+        ToolError: the child died before it had a result.
+    """
+    [result] = spread(1, lambda _: function(), workers=1)
+    if isinstance(result, IstioInitError):
+        raise result
+    return result
+
+
+def spread(count: int, function: Callable[[int], T], *, workers: int) -> Iterator[T | IstioInitError]:
+    """Call ``function`` with 0 to ``count - 1`` in several children; results and errors come in this order.
+
+    Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other.
+    """
+    workers = min(workers, count)
+    pipes = [_start(range(first, count, workers), function) for first in range(workers)]
+    try:
+        for number in range(count):
+            try:
+                yield pickle.load(pipes[number % workers][1])
+            except (EOFError, pickle.UnpicklingError):
+                yield ToolError(DIED)
+    finally:
+        for pid, pipe in pipes:
+            pipe.close()
+            os.waitpid(pid, 0)
+
+
+def _start(numbers: range, function: Callable[[int], T]) -> tuple[int, BinaryIO]:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, os.fdopen(reading, "rb")
+    status = 1
+    try:
+        os.close(reading)
+        with os.fdopen(writing, "wb") as pipe:
+            for number in numbers:
+                result: T | IstioInitError
+                try:
+                    result = function(number)
+                except IstioInitError as error:
+                    result = error
+                pickle.dump(result, pipe)
+                pipe.flush()
+        status = 0
+    finally:
+        os._exit(status)
+    raise AssertionError
