@@ -29,7 +29,7 @@ def real_kernel() -> None:
         pytest.skip(f"network namespaces cannot be made here: {error}")
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+@pytest.fixture(scope="module", params=BACKENDS)
 def backend(request: pytest.FixtureRequest, real_kernel: None) -> str:
     """Each backend that works here."""
     name: str = request.param

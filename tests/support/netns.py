@@ -32,7 +32,7 @@ PREFIX = "istio-test"
 RUN_NETNS = Path("/run/netns")
 ETC_NETNS = Path("/etc/netns")
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
 PR_SET_PDEATHSIG = 1
 
 _numbers = itertools.count(1)
@@ -108,11 +108,9 @@ def _work(function: Callable[[], T], path: Path, user: User, sending: Connection
     """What a worker's process does."""
     answer: tuple[T | None, str | None]
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         _enter(path)
         os.setgroups([])
-        os.setresgid(user.gid, user.gid, user.gid)
-        os.setresuid(user.uid, user.uid, user.uid)
+        _become(user)
         answer = (function(), None)
     except Exception:
         answer = (None, traceback.format_exc())
@@ -129,41 +127,85 @@ def _enter(path: Path) -> None:
                 raise OSError(ctypes.get_errno(), f"cannot enter {path}")
 
 
+class Owner(NamedTuple):
+    """A user namespace to be made, which is to own a network namespace."""
+
+    id_map: str
+    """The line of its uid_map and gid_map, such as ``0 100000 65536``."""
+
+    mapped_first: bool = True
+    """Whether the maps are there before the network namespace is made, as in runc; else the two are made at once."""
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[int]:
+        """A process inside both namespaces, as root of the user namespace, for the time of the context."""
+        here, there = _processes.Pipe()
+        process = _processes.Process(target=_hold, args=(self.mapped_first, there), daemon=True)
+        process.start()
+        there.close()
+        try:
+            here.recv()
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{process.pid}/{name}").write_text(self.id_map)
+            here.send("mapped")
+            here.recv()
+            assert process.pid is not None
+            yield process.pid
+        finally:
+            process.kill()
+            process.join()
+
+
+def _hold(mapped_first: bool, parent: Connection) -> None:
+    """What the process does that holds a user and a network namespace."""
+    _unshare(CLONE_NEWUSER if mapped_first else CLONE_NEWUSER | CLONE_NEWNET)
+    parent.send("maps wanted")
+    parent.recv()
+    _become(ROOT)
+    if mapped_first:
+        _unshare(CLONE_NEWNET)
+    parent.send("ready")
+    signal.pause()
+
+
+def _unshare(kinds: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(kinds) != 0:
+        raise OSError(ctypes.get_errno(), "no new namespaces")
+
+
+def _become(user: User) -> None:
+    """Take these ids, and end with the parent from now on: the kernel forgets that when ids change."""
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Namespace:
     """A named network namespace. Make it with `Namespace.create`, which deletes it again."""
 
-    def __init__(self, name: str, *, holder: subprocess.Popen[str] | None = None) -> None:
+    def __init__(self, name: str, holder: int | None = None) -> None:
         self.name = name
         self.path = RUN_NETNS / name
+        self.holder = holder
+        """The process that was in the namespace from the start, where it has an owner of its own."""
+
         self._sockets: list[socket.socket] = []
-        self._children = [] if holder is None else [holder]
+        self._children: list[subprocess.Popen[str]] = []
 
     @classmethod
     @contextlib.contextmanager
-    def create(cls, label: str = "ns", *, id_map: str | None = None) -> Iterator[Self]:
-        """A new namespace, with lo up, for the time of the context.
-
-        ``id_map`` gives it a user namespace of its own as its owner, with that line as its map of users and of groups.
-        """
+    def create(cls, label: str = "ns", *, owner: Owner | None = None) -> Iterator[Self]:
+        """A new namespace, with lo up, for the time of the context; ``owner`` gives it a user namespace of its own."""
         _sweep()
         name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}{secrets.token_hex(2)}-{label}"
-        if id_map is None:
-            namespace = cls(name)
-            run("ip", "netns", "add", name)
-        else:
-            namespace = cls(name, holder=_user_namespace(id_map))
-        try:
-            if id_map is not None:
-                run("ip", "netns", "attach", name, str(namespace.holder.pid))
+        with contextlib.ExitStack() as stack:
+            holder = None if owner is None else stack.enter_context(owner.hold())
+            run("ip", "netns", *(["add", name] if holder is None else ["attach", name, str(holder)]))
+            namespace = cls(name, holder)
+            stack.callback(namespace.delete)
             run("ip", "-n", name, "link", "set", "lo", "up")
             yield namespace
-        finally:
-            namespace.delete()
-
-    @property
-    def holder(self) -> subprocess.Popen[str]:
-        """The process that was started first in the namespace."""
-        return self._children[0]
 
     def delete(self) -> None:
         """Remove the namespace with its processes, its sockets and its files."""
@@ -219,18 +261,6 @@ class Namespace:
         directory = ETC_NETNS / self.name
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "resolv.conf").write_text("".join(f"nameserver {server}\n" for server in servers))
-
-
-def _user_namespace(id_map: str) -> subprocess.Popen[str]:
-    """A sleeping process in a new user and network namespace whose maps are written from outside."""
-    own = Path("/proc/self/ns/user").readlink()
-    child = subprocess.Popen(["unshare", "--user", "--net", "sleep", "infinity"], text=True)
-    process = Path(f"/proc/{child.pid}")
-    _wait_until(lambda: (process / "ns/user").readlink() != own, "unshare made no user namespace")
-    for name in ("uid_map", "gid_map"):
-        (process / name).write_text(id_map)
-    _wait_until(lambda: _command(child.pid) == "sleep", "unshare did not start sleep")
-    return child
 
 
 def _command(pid: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from istio_init.model.netfilter import Family
-from support.netns import Namespace, User, run
+from support.netns import Namespace, Owner, User, run
 
 APP = User(1000, 1000)
 PROXY = User(1337, 1337)
@@ -57,9 +57,9 @@ class Pod:
 
     @classmethod
     @contextlib.contextmanager
-    def create(cls, *, families: tuple[Family, ...] = tuple(Family), id_map: str | None = None) -> Iterator[Self]:
-        """A new pod with addresses of these families, for the time of the context; ``id_map`` as in `Namespace`."""
-        with Namespace.create("pod", id_map=id_map) as inside, Namespace.create("peer") as peer:
+    def create(cls, *, families: tuple[Family, ...] = tuple(Family), owner: Owner | None = None) -> Iterator[Self]:
+        """A new pod with addresses of these families, for the time of the context; ``owner`` as of `Namespace`."""
+        with Namespace.create("pod", owner=owner) as inside, Namespace.create("peer") as peer:
             run("ip", "-n", peer.name, "link", "add", LINK, "type", "veth", "peer", "name", LINK, "netns", inside.name)
             for namespace in (inside, peer):
                 run("ip", "-n", namespace.name, "link", "set", LINK, "up")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from istio_init.model.netfilter import Family
 from support.netns import ROOT, Namespace, User
@@ -57,7 +59,19 @@ class Accepted:
     """The destination that the connection tracker remembers, from before any REDIRECT."""
 
 
-class Listener:
+class _Server:
+    """A socket that is closed when its context ends."""
+
+    socket: socket.socket
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self.socket.close()
+
+
+class Listener(_Server):
     """A TCP listener on every address of a namespace; a transparent one also takes connections to other addresses."""
 
     def __init__(self, namespace: Namespace, family: Family, port: int, *, transparent: bool = False) -> None:
@@ -69,7 +83,7 @@ class Listener:
         if family is Family.IPV6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
-            _make_transparent(self.socket, family)
+            make_transparent(self.socket, family)
         self.socket.bind(("", port))
         self.socket.listen(1024)
         self.socket.settimeout(TIMEOUT)
@@ -85,11 +99,12 @@ class Listener:
         return Accepted(connection, Endpoint(*peer[:2]), local, original_destination(connection, self.family))
 
 
-def _make_transparent(listening: socket.socket, family: Family) -> None:
+def make_transparent(made: socket.socket, family: Family) -> None:
+    """Let a socket have names that are not addresses of its namespace."""
     if family is Family.IPV6:
-        listening.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
     else:
-        listening.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+        made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
 
 
 def original_destination(connection: socket.socket, family: Family) -> Endpoint:
@@ -110,12 +125,12 @@ def _tracked_destination(connection: socket.socket, family: Family) -> Endpoint:
     return Endpoint(socket.inet_ntop(socket.AF_INET, address), port)
 
 
-class Datagrams:
-    """A UDP server on one address of a namespace, all of them if none is given."""
+class Datagrams(_Server):
+    """A UDP server on one address of a namespace."""
 
-    def __init__(self, namespace: Namespace, family: Family, address: Endpoint, user: User = ROOT) -> None:
+    def __init__(self, namespace: Namespace, address: Endpoint, user: User = ROOT) -> None:
         self.address = address
-        self.socket = namespace.socket(ADDRESS_FAMILIES[family], socket.SOCK_DGRAM, user)
+        self.socket = namespace.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_DGRAM, user)
         self.socket.bind(address)
         self.socket.settimeout(TIMEOUT)
 

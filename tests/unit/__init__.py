@@ -1,0 +1,1 @@
+"""Tests that need no kernel: they run anywhere, as any user."""
