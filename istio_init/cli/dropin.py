@@ -99,7 +99,7 @@ def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
         done = namespaces.call_in(place, lambda: _program(config, place, behaviour, log))
     finally:
         place.close()
-    _report(done, behaviour, log)
+    _report(done, place.label, behaviour, log)
 
 
 def _program(config: Config | None, place: Place, behaviour: Behaviour, log: Log) -> Done:
@@ -107,19 +107,16 @@ def _program(config: Config | None, place: Place, behaviour: Behaviour, log: Log
     return program(aim, behaviour.manner)
 
 
-def _report(done: Done, behaviour: Behaviour, log: Log) -> None:
+def _report(done: Done, label: str, behaviour: Behaviour, log: Log) -> None:
     if behaviour.dry_run:
         from istio_init.report.handover import handover
 
         sys.stdout.write(handover(done.plan))
         return
+    from istio_init.report.program_text import result_line
+
     log.debug(f"through {done.means}")
-    if not done.written:
-        log.info(f"nothing to do: the {done.backend} rules are as wanted")
-        return
-    rules = sum(len(family.changes) for family in done.plan.rules.families)
-    verb = "cleaned up" if behaviour.cleanup_only else "programmed"
-    log.info(f"{verb}: {rules} rules considered, backend {done.backend}")
+    log.info(result_line("clean" if behaviour.cleanup_only else "apply", label, done))
 
 
 def _log(given: Mapping[str, Given]) -> Log:
