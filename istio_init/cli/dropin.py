@@ -111,7 +111,7 @@ def _report(done: Done, label: str, behaviour: Behaviour, log: Log) -> None:
     if behaviour.dry_run:
         from istio_init.report.handover import handover
 
-        sys.stdout.write(handover(done.plan))
+        sys.stdout.write(handover(done.plan) or "# nothing to do\n")
         return
     from istio_init.report.program_text import result_line
 

@@ -36,11 +36,11 @@ def dropin_help() -> str:
 
 
 def _option_lines(option: Option) -> list[str]:
-    flags = ", ".join(name for name in (option.short, option.flag) if name) or "(environment only)"
-    head = f"  {flags}" + ("" if option.is_flag or not option.flag else " VALUE")
+    flags = ", ".join(name for name in (option.short, option.flag) if name)
+    head = f"  {flags}" + ("" if option.is_flag else " VALUE") if flags else f"  {option.env[0]}=VALUE"
     detail = option.help
     if option.default not in ("", "false"):
         detail += f" Default: {option.default}."
-    if option.env:
+    if option.env and flags:
         detail += f" [{', '.join(option.env)}]"
     return [head, *wrap(detail, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)]

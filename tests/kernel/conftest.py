@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-
-from istio_init.model.netfilter import Family
 from support.netns import CommandError, Namespace
 from support.pod import Pod
 from support.rules import BACKENDS, program
+
+from istio_init.model.netfilter import Family
 
 
 @pytest.fixture(scope="session", autouse=True)

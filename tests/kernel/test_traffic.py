@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from socket import socket
 
 import pytest
-
-from istio_init.model.netfilter import Family
 from support.command import istio_init
 from support.netns import ROOT, User
 from support.pod import APP, HOSTS, PROXY, Endpoint, Pod
-from support.traffic import Datagrams, Listener, ask, connect, make_transparent, talk
+from support.traffic import Datagrams, Listener, ask, connect, talk
+
+from istio_init.model.netfilter import Family
 
 OUTBOUND, INBOUND, DNS = 15001, 15006, 15053
 """The ports of the proxy's listeners."""
@@ -206,19 +206,6 @@ class TestTproxy:
             assert accepted.local == destination
             talk(client, accepted.connection)
 
-    def test_the_proxy_can_call_the_application_as_the_client(self, applied: Apply, family: Family) -> None:
-        pod, hosts = applied("-m", "TPROXY"), HOSTS[family]
-        with Listener(pod.inside, family, 8080) as application:
-            upstream = pod.inside.socket(application.socket.family, socket.SOCK_STREAM, PROXY)
-            upstream.settimeout(5)
-            make_transparent(upstream, family)
-            upstream.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 1337)
-            upstream.bind((hosts.far, 0))
-            upstream.connect((hosts.loopback, 8080))
-            accepted = application.accept()
-            assert accepted.peer.host == hosts.far
-            talk(upstream, accepted.connection)
-
     def test_an_excluded_port_reaches_the_application(self, applied: Apply, family: Family) -> None:
         reaches_application(applied("-m", "TPROXY"), 15021, family)
 
@@ -348,12 +335,22 @@ def test_after_clean_traffic_goes_direct(pod: Pod, backend: str, family: Family,
     reaches_application(pod, 8080, family)
 
 
-def test_a_connection_that_was_open_before_is_not_cut(pod: Pod, backend: str, family: Family) -> None:
-    with Listener(pod.peer, family, 80) as server, Listener(pod.inside, family, 8080) as application:
-        outbound = connect(pod.inside, APP, Endpoint(HOSTS[family].far, 80)), server.accept().connection
-        inbound = connect(pod.peer, ROOT, Endpoint(HOSTS[family].pod, 8080)), application.accept().connection
-        for mode in ("REDIRECT", "TPROXY"):
-            arguments = ("--netns", pod.name, "--dual-stack", "--force-iptables-binary", backend, "-m", mode)
-            istio_init("apply", *arguments).ok()
-            talk(*outbound)
-            talk(*inbound)
+def test_connections_that_are_open_survive_a_switch(pod: Pod, backend: str, family: Family) -> None:
+    def switch_to(mode: str) -> None:
+        istio_init("apply", "--netns", pod.name, "--dual-stack", "--force-iptables-binary", backend, "-m", mode).ok()
+
+    hosts = HOSTS[family]
+    with ExitStack() as stack:
+        outbound = stack.enter_context(Listener(pod.inside, family, OUTBOUND))
+        inbound = stack.enter_context(Listener(pod.inside, family, INBOUND, transparent=True))
+        application = stack.enter_context(Listener(pod.inside, family, 15021))
+        open_connections: list[tuple[socket, socket]] = []
+        for mode in ("REDIRECT", "TPROXY", "REDIRECT"):
+            switch_to(mode)
+            for connection in open_connections:
+                talk(*connection)
+            open_connections += [
+                (connect(pod.inside, APP, Endpoint(hosts.far, 80)), outbound.accept().connection),
+                (connect(pod.peer, ROOT, Endpoint(hosts.pod, 80)), inbound.accept().connection),
+                (connect(pod.peer, ROOT, Endpoint(hosts.pod, 15021)), application.accept().connection),
+            ]

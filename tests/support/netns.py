@@ -238,7 +238,7 @@ class Namespace:
         """Call a function in a forked child inside, as a user; its result has to be picklable."""
         return self.start(function, user).result()
 
-    def socket(self, family: int, kind: int, user: User = ROOT) -> socket.socket:
+    def open_socket(self, family: int, kind: int, user: User = ROOT) -> socket.socket:
         """A socket of the namespace that belongs to a user, to be used from here; closed with the namespace."""
         here, there = socket.socketpair()
 

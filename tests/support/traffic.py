@@ -30,7 +30,7 @@ def family_of(address: Endpoint) -> Family:
 
 def connect(namespace: Namespace, user: User, address: Endpoint, *, source: str | None = None) -> socket.socket:
     """Connect by TCP from inside a namespace, as a user, from an address of the namespace's if one is given."""
-    made = namespace.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_STREAM, user)
+    made = namespace.open_socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_STREAM, user)
     made.settimeout(TIMEOUT)
     if source is not None:
         made.bind((source, 0))
@@ -78,7 +78,7 @@ class Listener(_Server):
         self._namespace = namespace
         self.family = family
         self.port = port
-        self.socket = namespace.socket(ADDRESS_FAMILIES[family], socket.SOCK_STREAM)
+        self.socket = namespace.open_socket(ADDRESS_FAMILIES[family], socket.SOCK_STREAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family is Family.IPV6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -130,7 +130,7 @@ class Datagrams(_Server):
 
     def __init__(self, namespace: Namespace, address: Endpoint, user: User = ROOT) -> None:
         self.address = address
-        self.socket = namespace.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_DGRAM, user)
+        self.socket = namespace.open_socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_DGRAM, user)
         self.socket.bind(address)
         self.socket.settimeout(TIMEOUT)
 
@@ -146,7 +146,7 @@ class Datagrams(_Server):
 
 def ask(namespace: Namespace, user: User, address: Endpoint, words: bytes) -> socket.socket:
     """Send a datagram from a connected socket, as a user; the answer can be received from the result."""
-    made = namespace.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_DGRAM, user)
+    made = namespace.open_socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_DGRAM, user)
     made.settimeout(TIMEOUT)
     made.connect(address)
     made.send(words)
