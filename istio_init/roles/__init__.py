@@ -66,5 +66,17 @@ class Role(Enum):
     OLDER_DNS_PROXY_BYPASS = "older-dns-proxy-bypass"
     OLDER_DNS_REDIRECT = "older-dns-redirect"
     OLDER_DNS_ZONE = "older-dns-zone"
+    OLDER_FINAL_RETURN = "older-final-return"
+
+    AMBIENT_JUMP = "ambient-jump"
+    AMBIENT_MARK_SAVE = "ambient-mark-save"
+    AMBIENT_MARK_RESTORE = "ambient-mark-restore"
+    AMBIENT_PROBE = "ambient-probe"
+    AMBIENT_INBOUND = "ambient-inbound"
+    AMBIENT_OUTBOUND = "ambient-outbound"
+    AMBIENT_DNS = "ambient-dns"
+    AMBIENT_DNS_ZONE = "ambient-dns-zone"
+    AMBIENT_ANSWER = "ambient-answer"
+    AMBIENT_SELF = "ambient-self"
 
     __hash__ = object.__hash__

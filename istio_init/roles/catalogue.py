@@ -143,5 +143,16 @@ CATALOGUE: dict[Role, Reason] = {
         "Istio 1.14 to 1.22 let the proxy's DNS queries pass in the built-in chain.", (*_DNS, *_OWNER_IDS)
     ),
     Role.OLDER_DNS_REDIRECT: Reason("Istio 1.14 to 1.22 redirected UDP queries in the built-in chain.", _DNS),
-    Role.OLDER_DNS_ZONE: Reason("Istio 1.14 to 1.22 set DNS zones in the built-in chains.", _DNS),
+    Role.OLDER_DNS_ZONE: Reason("Istio 1.14 to 1.24 set DNS zones in other chains than today.", _DNS),
+    Role.OLDER_FINAL_RETURN: Reason("Some releases ended the list of included ranges so; it changes nothing."),
+    Role.AMBIENT_JUMP: Reason("Traffic of a pod in an ambient mesh is looked at; ztunnel on the node is its proxy."),
+    Role.AMBIENT_MARK_SAVE: Reason("Connections that ztunnel opened are remembered by its mark."),
+    Role.AMBIENT_MARK_RESTORE: Reason("Answers of such connections get the mark, so that they go back to ztunnel."),
+    Role.AMBIENT_PROBE: Reason("The kubelet's health probes, from a host-side address, bypass ztunnel."),
+    Role.AMBIENT_INBOUND: Reason("Inbound connections in plain text go to ztunnel's port 15006."),
+    Role.AMBIENT_OUTBOUND: Reason("Outbound connections go to ztunnel's port 15001."),
+    Role.AMBIENT_DNS: Reason("DNS queries go to ztunnel's port 15053."),
+    Role.AMBIENT_DNS_ZONE: Reason("ztunnel's own DNS queries are tracked apart from the application's."),
+    Role.AMBIENT_ANSWER: Reason("Answers to connections that ztunnel opened are not captured again."),
+    Role.AMBIENT_SELF: Reason("The application talking to its own pod over lo bypasses ztunnel."),
 }

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from istio_init.model.matches import Owner, PortMatch
 from istio_init.model.netfilter import Table
-from istio_init.model.rules import Chain, Entry, RuleSet, is_builtin
+from istio_init.model.rules import Chain, Entry, Rule, RuleSet, is_builtin
+from istio_init.model.targets import RETURN
 from istio_init.roles import Role
-from istio_init.roles.shapes import SHAPES, shape
+from istio_init.roles.shapes import AMBIENT_CHAIN, AMBIENT_SHAPES, SHAPES, shape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.model.matches import IdRange
-    from istio_init.model.rules import Rule
 
 PREFIX = "ISTIO_"
 
@@ -39,6 +39,11 @@ def recognise(rules: RuleSet) -> RuleSet:
         if not any(map(is_istio_chain, chains)):
             tables[table] = dict(chains)
             continue
+        if AMBIENT_CHAIN in chains:
+            tables[table] = {
+                name: _by_shape(chain, AMBIENT_SHAPES.get((table, name))) for name, chain in chains.items()
+            }
+            continue
         excluded = _excluded_interfaces(chains.get("OUTPUT"))
         tables[table] = {name: _recognise_chain(table, chain, excluded) for name, chain in chains.items()}
     return RuleSet(rules.family, tables)
@@ -57,11 +62,26 @@ def _recognise_chain(table: Table, chain: Chain, excluded: list[str]) -> Chain:
     if (table, chain.name) == (Table.NAT, "ISTIO_OUTPUT"):
         entries = _tell_owners_apart(entries)
         entries = _first_differs(entries, Role.OUTBOUND_EXCLUDED_RANGE, Role.OUTBOUND_LOOPBACK)
+        entries = _tell_final_return(entries)
     elif (table, chain.name) == (Table.NAT, "ISTIO_INBOUND"):
         entries = _first_differs(entries, Role.INBOUND_EXCLUDED_PORT, Role.INBOUND_TUNNEL_PORT)
     elif (table, chain.name) == (Table.NAT, "PREROUTING"):
         entries = _tell_interfaces_apart(entries, excluded)
     return chain.replace(entries=tuple(entries))
+
+
+def _by_shape(chain: Chain, shapes: dict[str, Role] | None) -> Chain:
+    if shapes is None:
+        return chain
+    return chain.replace(entries=tuple([entry.replace(role=shapes.get(shape(entry.rule))) for entry in chain.entries]))
+
+
+def _tell_final_return(entries: list[Entry]) -> list[Entry]:
+    """A bare RETURN after what is included excludes nothing: some releases ended the chain so."""
+    including = (Role.OUTBOUND_INCLUDED_RANGE, Role.OUTBOUND_INCLUDED_PORT)
+    if len(entries) < 2 or entries[-1].rule != Rule(target=RETURN) or entries[-2].role not in including:
+        return entries
+    return [*entries[:-1], entries[-1].replace(role=Role.OLDER_FINAL_RETURN)]
 
 
 def _values_fit(role: Role | None, rule: Rule) -> bool:

@@ -108,6 +108,8 @@ def _target_shape(rule: Rule) -> list[str]:
 
 
 _PROXY_OWNER = {
+    "!-d -o uid >ISTIO_IN_REDIRECT": Role.PROXY_TO_SELF,
+    "!-d -o gid >ISTIO_IN_REDIRECT": Role.PROXY_TO_SELF,
     "!-d -o -p tcp !dport uid >ISTIO_IN_REDIRECT": Role.PROXY_TO_SELF,
     "!-d -o -p tcp !multiport-destination uid >ISTIO_IN_REDIRECT": Role.PROXY_TO_SELF,
     "!-d -o -p tcp !dport gid >ISTIO_IN_REDIRECT": Role.PROXY_TO_SELF,
@@ -116,6 +118,22 @@ _PROXY_OWNER = {
     "-o !gid RETURN": Role.APP_LOOPBACK,
     "-o -p tcp !dport !gid RETURN": Role.APP_LOOPBACK,
     "uid RETURN": Role.PROXY_BYPASS,
+}
+
+_OLDER_ZONES = {
+    "-p udp dport uid ZONE": Role.OLDER_DNS_ZONE,
+    "-p udp sport uid ZONE": Role.OLDER_DNS_ZONE,
+    "-p udp dport gid ZONE": Role.OLDER_DNS_ZONE,
+    "-p udp sport gid ZONE": Role.OLDER_DNS_ZONE,
+    "-p udp dport ZONE": Role.OLDER_DNS_ZONE,
+    "-d -p udp dport ZONE": Role.OLDER_DNS_ZONE,
+}
+
+_OLDER_UDP_DNS = {
+    "-p udp dport uid RETURN": Role.OLDER_DNS_PROXY_BYPASS,
+    "-p udp dport gid RETURN": Role.OLDER_DNS_PROXY_BYPASS,
+    "-p udp dport REDIRECT": Role.OLDER_DNS_REDIRECT,
+    "-d -p udp dport REDIRECT": Role.OLDER_DNS_REDIRECT,
 }
 
 SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
@@ -130,10 +148,7 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
         ">ISTIO_OUTPUT": Role.OUTBOUND_JUMP,
         "-p tcp >ISTIO_OUTPUT": Role.OUTBOUND_JUMP,
         "-p udp >ISTIO_OUTPUT": Role.OUTBOUND_JUMP,
-        "-p udp dport uid RETURN": Role.OLDER_DNS_PROXY_BYPASS,
-        "-p udp dport gid RETURN": Role.OLDER_DNS_PROXY_BYPASS,
-        "-p udp dport REDIRECT": Role.OLDER_DNS_REDIRECT,
-        "-d -p udp dport REDIRECT": Role.OLDER_DNS_REDIRECT,
+        **_OLDER_UDP_DNS,
     },
     (Table.NAT, "ISTIO_INBOUND"): {
         "-p tcp dport RETURN": Role.INBOUND_EXCLUDED_PORT,
@@ -154,6 +169,9 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
         "gid RETURN": Role.OWNER_GROUP_EXCLUDED,
         "!gid RETURN": Role.OWNER_GROUPS_INCLUDED,
         ">ISTIO_OUTPUT_DNS": Role.DNS_JUMP,
+        "-p tcp dport REDIRECT": Role.DNS_REDIRECT,
+        "-d -p tcp dport REDIRECT": Role.DNS_REDIRECT,
+        **_OLDER_UDP_DNS,
         "-d RETURN": Role.OUTBOUND_EXCLUDED_RANGE,
         "RETURN": Role.OUTBOUND_EXCLUDED_RANGE,
         "-p tcp dport >ISTIO_REDIRECT": Role.OUTBOUND_INCLUDED_PORT,
@@ -205,13 +223,10 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
     },
     (Table.RAW, "OUTPUT"): {
         ">ISTIO_OUTPUT_DNS": Role.DNS_ZONES_OUT_JUMP,
-        "-p udp dport uid ZONE": Role.OLDER_DNS_ZONE,
-        "-p udp sport uid ZONE": Role.OLDER_DNS_ZONE,
-        "-p udp dport gid ZONE": Role.OLDER_DNS_ZONE,
-        "-p udp sport gid ZONE": Role.OLDER_DNS_ZONE,
-        "-p udp dport ZONE": Role.OLDER_DNS_ZONE,
-        "-d -p udp dport ZONE": Role.OLDER_DNS_ZONE,
+        "-p udp >ISTIO_OUTPUT": Role.DNS_ZONES_OUT_JUMP,
+        **_OLDER_ZONES,
     },
+    (Table.RAW, "ISTIO_OUTPUT"): _OLDER_ZONES,
     (Table.RAW, "ISTIO_OUTPUT_DNS"): {
         "-p udp dport uid ZONE": Role.DNS_ZONE_PROXY_QUERY,
         "-p udp dport gid ZONE": Role.DNS_ZONE_PROXY_QUERY,
@@ -226,3 +241,35 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
     },
 }
 """By table and chain, the role of each shape. Where one shape has two roles, `recognise` decides by what is around."""
+
+AMBIENT_SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
+    **{(table, "PREROUTING"): {">ISTIO_PRERT": Role.AMBIENT_JUMP} for table in (Table.RAW, Table.MANGLE, Table.NAT)},
+    **{(table, "OUTPUT"): {">ISTIO_OUTPUT": Role.AMBIENT_JUMP} for table in (Table.RAW, Table.MANGLE, Table.NAT)},
+    (Table.MANGLE, "ISTIO_PRERT"): {"mark CONNMARK": Role.AMBIENT_MARK_SAVE},
+    (Table.MANGLE, "ISTIO_OUTPUT"): {"connmark RESTORE": Role.AMBIENT_MARK_RESTORE},
+    (Table.NAT, "ISTIO_PRERT"): {
+        "-s -p tcp ACCEPT": Role.AMBIENT_PROBE,
+        "!-d -p tcp !dport !mark REDIRECT": Role.AMBIENT_INBOUND,
+    },
+    (Table.NAT, "ISTIO_OUTPUT"): {
+        "-d -p tcp ACCEPT": Role.AMBIENT_PROBE,
+        "!-o -p udp !mark dport REDIRECT": Role.AMBIENT_DNS,
+        "!-o -p udp dport !mark REDIRECT": Role.AMBIENT_DNS,
+        "!-d -p tcp dport !mark REDIRECT": Role.AMBIENT_DNS,
+        "!-d -p tcp !mark dport REDIRECT": Role.AMBIENT_DNS,
+        "-p tcp mark ACCEPT": Role.AMBIENT_ANSWER,
+        "!-d -o ACCEPT": Role.AMBIENT_SELF,
+        "!-d -p tcp !mark REDIRECT": Role.AMBIENT_OUTBOUND,
+    },
+    (Table.RAW, "ISTIO_PRERT"): {
+        "-p udp sport !mark ZONE": Role.AMBIENT_DNS_ZONE,
+        "-p udp !mark sport ZONE": Role.AMBIENT_DNS_ZONE,
+    },
+    (Table.RAW, "ISTIO_OUTPUT"): {
+        "-p udp dport mark ZONE": Role.AMBIENT_DNS_ZONE,
+        "-p udp mark dport ZONE": Role.AMBIENT_DNS_ZONE,
+    },
+}
+"""The same for tables that hold the chain ISTIO_PRERT: a pod of an ambient mesh."""
+
+AMBIENT_CHAIN = "ISTIO_PRERT"
