@@ -27,8 +27,10 @@ if TYPE_CHECKING:
         def families(self) -> tuple[Family, ...]:
             """The families in which tables exist. Looking creates none."""
 
-        def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
+        def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
             """The rules of a family; ``known`` spares parsing texts whose meaning the caller has. Creates no table.
+
+            ``counters`` asks for those of each rule.
 
             Raises:
                 ToolError: they cannot be read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.dialects.parse import parse_rule
 from istio_init.errors import ToolError
 from istio_init.model.netfilter import BUILTIN_CHAINS, Family, Table
-from istio_init.model.rules import Chain, Entry, RuleSet, is_builtin
+from istio_init.model.rules import Chain, Counters, Entry, RuleSet, is_builtin
 from istio_init.model.targets import Goto, Jump
 from istio_init.plan.model import Append, Declare, Delete, Insert, Remove
 
@@ -38,9 +38,12 @@ class Fake:
     def families(self) -> tuple[Family, ...]:
         return tuple(family for family in Family if self._tables[family])
 
-    def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
+    def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
         tables = self._tables[family]
-        return RuleSet(family, {table: dict(tables[table]) for table in Table if table in tables})
+        read = {table: dict(tables[table]) for table in Table if table in tables}
+        if counters:
+            read = {table: {name: _counted(chain) for name, chain in chains.items()} for table, chains in read.items()}
+        return RuleSet(family, read)
 
     def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
         for edit in edits:
@@ -50,6 +53,13 @@ class Fake:
                 for step in edit.steps:
                     transaction.carry_out(step)
                 tables[edit.table] = transaction.chains
+
+
+def _counted(chain: Chain) -> Chain:
+    """The chain with counters at every rule; no packet ever passes here."""
+    return chain.replace(
+        entries=tuple([each.replace(counters=each.counters or Counters(0, 0)) for each in chain.entries])
+    )
 
 
 def _new_table(table: Table) -> dict[str, Chain]:

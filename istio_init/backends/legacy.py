@@ -63,14 +63,14 @@ class IptablesLegacy:
     def families(self) -> tuple[Family, ...]:
         return tuple(family for family in Family if existing_tables(family))
 
-    def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
+    def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
         tables = existing_tables(family)
         if not tables:
             return RuleSet(family)
         names = [table.value for table in Table if table in tables]
         completed = self._through_binding(family, "read", *names)
         if completed is None:
-            completed = process.run([SAVE[family]], timeout=TIMEOUT)
+            completed = process.run([SAVE[family], *(["-c"] if counters else [])], timeout=TIMEOUT)
         if completed.status != 0:
             raise failure(completed)
         return parse_save(completed.stdout, family, known).rules

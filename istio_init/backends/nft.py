@@ -36,8 +36,8 @@ class IptablesNft:
         with_tables = {family for family, name in netlink.nft_tables() or () if name in XTABLES}
         return tuple(family for family in Family if family in with_tables)
 
-    def read(self, family: Family, known: Mapping[str, Rule] | None = None) -> RuleSet:
-        completed = process.run([SAVE[family]], timeout=TIMEOUT)
+    def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
+        completed = process.run([SAVE[family], *(["-c"] if counters else [])], timeout=TIMEOUT)
         if completed.status != 0:
             raise failure(completed)
         document = parse_save(completed.stdout, family, known)

@@ -2,7 +2,7 @@
 
 Changes go through pyroute2. Reading does not, because every pod's start reads and importing pyroute2 takes several
 times as long as programming the rules; most pods need no change of their routing. Formats: linux/netlink.h,
-rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h.
+rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES = (10 << 8) | 1
+CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
 FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 """Address family numbers, which nf_tables' families share (AF_INET, AF_INET6)."""
@@ -107,6 +108,18 @@ def nft_tables() -> set[tuple[Family, str]] | None:
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
     named = [(body[0], _attributes(body, 4)[1].rstrip(b"\0").decode()) for body in bodies]
     return {(FAMILIES[family], name) for family, name in named if family in FAMILIES}
+
+
+def invalid_packets() -> int:
+    """Packets that connection tracking called invalid in this namespace, over all processors."""
+    total = 0
+    try:
+        for body in _dump(NETLINK_NETFILTER, CT_GET_STATS, bytes(4)):
+            if CTA_STATS_INVALID in (attributes := _attributes(body, 4)):
+                total += int.from_bytes(attributes[CTA_STATS_INVALID], "big")
+    except OSError as error:
+        raise ToolError(f"they cannot be read: {error.strerror}") from error
+    return total
 
 
 def _dump(protocol: int, request: int, header: bytes) -> Iterator[bytes]:

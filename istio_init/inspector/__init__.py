@@ -1,0 +1,1 @@
+"""What a namespace holds, what it means, and what is wrong with it. Nothing here changes anything."""

@@ -1,0 +1,57 @@
+"""A configuration as the arguments and environment of ``istio-iptables`` that give it."""
+
+from __future__ import annotations
+
+from istio_init.config.model import ALL, Config, InterceptionMode
+from istio_init.model.value import Value
+from istio_init.options import OPTIONS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.options import Option
+
+
+class Arguments(Value):
+    """Words and variables; only what differs from ``istio-iptables``' own defaults, and always the proxy's ids."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        from shlex import quote
+
+        words = [*(f"{name}={quote(value)}" for name, value in self.env), *map(quote, self.argv)]
+        return " ".join(words)
+
+
+def arguments(config: Config) -> Arguments:
+    """The arguments that ``istio-iptables`` needs for this configuration."""
+    argv: list[str] = []
+    env: list[tuple[str, str]] = []
+    default = Config()
+    for option in OPTIONS:
+        if option.field is None:
+            continue
+        value = getattr(config, option.field)
+        always = option.field in ("proxy_uids", "proxy_gids")
+        if value == getattr(default, option.field) and not always:
+            continue
+        if option.flag is None:
+            env.append((option.env[0], _text(value)))
+        elif option.is_flag:
+            argv.append(option.flag)
+        else:
+            argv += [_flag(option), _text(value)]
+    return Arguments(tuple(argv), tuple(env))
+
+
+def _flag(option: Option) -> str:
+    return option.short or str(option.flag)
+
+
+def _text(value: object) -> str:
+    if value is ALL:
+        return "*"
+    if isinstance(value, InterceptionMode):
+        return value.value
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,42 @@
+"""What is wrong with a namespace: one function for each check, and all of them over a snapshot."""
+
+from __future__ import annotations
+
+from istio_init.inspector.findings import namespace, rules
+from istio_init.inspector.findings.model import Finding, Severity, View
+
+CHECKS = (
+    namespace.mesh_bypassed,
+    namespace.no_listener,
+    rules.half_applied,
+    rules.both_backends,
+    rules.duplicates,
+    rules.foreign_ahead,
+    rules.shadowed,
+    rules.ports_narrow_nothing,
+    rules.no_inbound_capture,
+    rules.mode_leftovers,
+    rules.leftover_routing,
+    rules.guardrails,
+    rules.unfaithful_reader,
+    namespace.exempt_process,
+    namespace.proxy_not_exempt,
+    namespace.reserved_port,
+    namespace.loopback_only,
+    namespace.ipv6_not_captured,
+    namespace.ipv6_not_ready,
+    namespace.tproxy_routing,
+    namespace.dns,
+    namespace.host_namespace,
+    namespace.conntrack_full,
+    namespace.invalid_packets,
+    namespace.zero_counters,
+)
+
+_ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+
+
+def findings(view: View) -> tuple[Finding, ...]:
+    """Everything that is wrong, the worst first."""
+    found = [finding for check in CHECKS for finding in check(view)]
+    return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.kind.severity)))

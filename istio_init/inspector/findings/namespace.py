@@ -1,0 +1,234 @@
+"""Problems that show in what lives around the rules: sockets, processes, addresses, routing, the machine."""
+
+from __future__ import annotations
+
+from istio_init.config.model import InterceptionMode
+from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.model import Finding, View
+from istio_init.inspector.findings.rules import limited
+from istio_init.policy.dns import DNS_CAPTURE_PORT
+from istio_init.roles import Role
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.config.model import Config
+    from istio_init.inspector.snapshot import Listener, Process
+    from istio_init.model.matches import IdRange
+
+PROXY_PORTS = (15001, 15006)
+PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "ztunnel"])
+RESERVED = range(15000, 15091)
+NEARLY_FULL = 0.9
+
+
+def mesh_bypassed(view: View) -> Iterator[Finding]:
+    """Somebody listens on the proxy's ports, and no rule of ours is there."""
+    if view.families or not view.snapshot.is_live:
+        return
+    listeners = _tcp(view, PROXY_PORTS)
+    if listeners:
+        yield Finding(catalogue.MESH_BYPASSED, limited(list(map(str, listeners))))
+
+
+def no_listener(view: View) -> Iterator[Finding]:
+    """A port that rules redirect to has no TCP listener."""
+    config = view.inferred.config if view.inferred else None
+    if config is None or not view.snapshot.is_live:
+        return
+    wanted = []
+    if config.outbound_ranges != () or config.outbound_ports:
+        wanted.append((config.proxy_port, Role.OUTBOUND_REDIRECT))
+    if config.inbound_ports != ():
+        wanted.append((config.inbound_capture_port, Role.INBOUND_REDIRECT))
+    missing = [
+        f"nobody listens on tcp {port}; {place}"
+        for port, role in wanted
+        if not _tcp(view, (port,))
+        for place in view.with_role(role)[:1]
+    ]
+    if missing:
+        yield Finding(catalogue.NO_LISTENER, tuple(missing))
+
+
+def exempt_process(view: View) -> Iterator[Finding]:
+    """A process that is no proxy with the proxy's user or group."""
+    config = view.inferred.config if view.inferred else None
+    if config is None:
+        return
+    found = [
+        f"pid {each.pid} ({each.name}): uid {each.uid}, gid {each.gid}"
+        for each in view.snapshot.processes
+        if not _is_proxy(view, each) and _is_exempt(config, each)
+    ]
+    if found:
+        yield Finding(catalogue.EXEMPT_PROCESS, limited(found))
+
+
+def proxy_not_exempt(view: View) -> Iterator[Finding]:
+    """A proxy whose own traffic is captured."""
+    config = view.inferred.config if view.inferred else None
+    if config is None or (config.outbound_ranges == () and not config.outbound_ports):
+        return
+    found = [
+        f"pid {each.pid} ({each.name}): uid {each.uid}, gid {each.gid}"
+        for each in view.snapshot.processes
+        if each.name != "pilot-agent" and _is_proxy(view, each) and not _is_exempt(config, each)
+    ]
+    if found:
+        yield Finding(catalogue.PROXY_NOT_EXEMPT, limited(found))
+
+
+def reserved_port(view: View) -> Iterator[Finding]:
+    """An application on a port that Istio keeps for itself."""
+    if view.inferred is None:
+        return
+    found = [
+        str(each)
+        for each in view.snapshot.listeners
+        if each.port in RESERVED and each.process is not None and not _is_proxy(view, each.process)
+    ]
+    if found:
+        yield Finding(catalogue.RESERVED_PORT, limited(found))
+
+
+def loopback_only(view: View) -> Iterator[Finding]:
+    """An application that captured inbound connections cannot reach."""
+    if view.inferred is None or view.inferred.config.inbound_ports == ():
+        return
+    reachable = {each.port for each in view.snapshot.listeners if not each.address.is_loopback}
+    found = [
+        str(each)
+        for each in view.snapshot.listeners
+        if each.protocol == "tcp"
+        and each.address.is_loopback
+        and each.port not in reachable
+        and each.port not in RESERVED
+        and each.process is not None
+        and not _is_proxy(view, each.process)
+    ]
+    if found:
+        yield Finding(catalogue.LOOPBACK_ONLY, limited(found))
+
+
+def ipv6_not_captured(view: View) -> Iterator[Finding]:
+    """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
+    if view.inferred is None or view.inferred.around.ipv6:
+        return
+    addresses = [
+        f"{address} on {interface.name}"
+        for interface in view.snapshot.interfaces
+        for address in interface.addresses
+        if address.version == 6 and not (address.is_loopback or address.is_link_local) and str(address) != "::6"
+    ]
+    if addresses:
+        yield Finding(catalogue.IPV6_NOT_CAPTURED, limited(addresses))
+
+
+def ipv6_not_ready(view: View) -> Iterator[Finding]:
+    """IPv6 capture without the address that passthrough needs."""
+    if view.inferred is None or not view.inferred.around.ipv6 or not view.snapshot.is_live:
+        return
+    evidence = []
+    if not view.snapshot.routing.passthrough_ipv6:
+        evidence.append("lo has no address ::6/128")
+    if view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"):
+        evidence.append("net.ipv6.conf.lo.disable_ipv6 is 1")
+    if evidence:
+        yield Finding(catalogue.IPV6_NOT_READY, tuple(evidence))
+
+
+def tproxy_routing(view: View) -> Iterator[Finding]:
+    """Routing by mark is missing, or a rule is there more than once."""
+    if view.inferred is None or not view.snapshot.is_live:
+        return
+    config, routing = view.inferred.config, view.snapshot.routing
+    if config.mode is not InterceptionMode.TPROXY or config.inbound_ports == ():
+        return
+    evidence = []
+    for family in view.inferred.around.families:
+        tables = [table for each, mark, table in routing.rules if each is family and mark == config.tproxy_mark]
+        if not tables:
+            evidence.append(f"{family.value}: no routing rule for mark {config.tproxy_mark:#x}")
+        elif len(tables) > 1:
+            evidence.append(f"{family.value}: {len(tables)} routing rules for mark {config.tproxy_mark:#x}")
+        if tables and (family, tables[0]) not in routing.local_tables:
+            evidence.append(f"{family.value}: table {tables[0]} has no local default route on lo")
+    if evidence:
+        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
+
+
+def dns(view: View) -> Iterator[Finding]:
+    """Servers that are not captured, and a DNS listener that is not there."""
+    inferred = view.inferred
+    if inferred is None or not inferred.config.redirect_dns or not view.snapshot.is_live:
+        return
+    named, captured = set(view.snapshot.dns_servers), set(inferred.around.dns_servers)
+    relevant = {each for each in named if each.version == 4 or inferred.around.ipv6}
+    if not inferred.config.capture_all_dns and relevant != captured:
+        yield Finding(
+            catalogue.DNS_SERVERS_DIFFER,
+            (
+                f"resolv.conf names {', '.join(map(str, sorted(named, key=str))) or 'none'}",
+                f"rules name {', '.join(map(str, sorted(captured, key=str))) or 'none'}",
+            ),
+        )
+    missing = [
+        f"nobody listens on {protocol} {DNS_CAPTURE_PORT}"
+        for protocol in ("udp", "tcp")
+        if not any(each.protocol == protocol and each.port == DNS_CAPTURE_PORT for each in view.snapshot.listeners)
+    ]
+    if missing and (captured or inferred.config.capture_all_dns):
+        yield Finding(catalogue.NO_DNS_LISTENER, tuple(missing))
+
+
+def host_namespace(view: View) -> Iterator[Finding]:
+    """Rules of ours in the machine's own namespace."""
+    if view.snapshot.is_host and view.families:
+        lines = [str(place) for place in view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP, Role.AMBIENT_JUMP)]
+        yield Finding(catalogue.HOST_NAMESPACE, limited(lines or [family.value for family in view.families]))
+
+
+def conntrack_full(view: View) -> Iterator[Finding]:
+    """The connection tracking table has hardly a place left."""
+    count = view.snapshot.sysctls.get("net.netfilter.nf_conntrack_count", 0)
+    maximum = view.snapshot.sysctls.get("net.netfilter.nf_conntrack_max", 0)
+    if maximum and count >= NEARLY_FULL * maximum:
+        yield Finding(catalogue.CONNTRACK_FULL, (f"{count} of {maximum} entries",))
+
+
+def invalid_packets(view: View) -> Iterator[Finding]:
+    """Invalid packets came, and nothing drops them."""
+    if view.captures and view.inferred and not view.inferred.config.drop_invalid and view.snapshot.invalid_packets:
+        yield Finding(catalogue.INVALID_PACKETS, (f"{view.snapshot.invalid_packets} invalid packets",))
+
+
+def zero_counters(view: View) -> Iterator[Finding]:
+    """No packet met the jumps, though there are connections."""
+    jumps = view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP)
+    counted = [place.entry.counters for place in jumps if place.entry.counters is not None]
+    if jumps and counted and view.snapshot.connections and not any(each.packets for each in counted):
+        evidence = [f"{view.snapshot.connections} established sockets", *map(str, jumps)]
+        yield Finding(catalogue.ZERO_COUNTERS, limited(evidence))
+
+
+def _tcp(view: View, ports: tuple[int, ...]) -> list[Listener]:
+    return [each for each in view.snapshot.listeners if each.protocol == "tcp" and each.port in ports]
+
+
+def _is_proxy(view: View, process: Process) -> bool:
+    """By its name, or because it listens where the rules redirect to."""
+    if process.name in PROXY_NAMES:
+        return True
+    config = view.inferred.config if view.inferred else None
+    ports = (config.proxy_port, config.inbound_capture_port) if config else PROXY_PORTS
+    return any(each.process == process for each in _tcp(view, ports))
+
+
+def _is_exempt(config: Config, process: Process) -> bool:
+    return _in(config.proxy_uids, process.uid) or _in(config.proxy_gids, process.gid)
+
+
+def _in(ranges: tuple[IdRange, ...], number: int) -> bool:
+    return any(each.first <= number <= each.last for each in ranges)

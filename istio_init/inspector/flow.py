@@ -1,0 +1,113 @@
+"""The way of traffic as a tree: hooks, the chains that they call, and what becomes of which traffic there."""
+
+from __future__ import annotations
+
+from istio_init.inspector.words import Phrase, action, conditions, phrases
+from istio_init.model.netfilter import Table
+from istio_init.model.value import Value
+from istio_init.roles.recognise import is_istio_chain, is_ours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.model.rules import Chain, Entry, RuleSet
+
+LISTED = 4
+"""Values of merged rules that are named; the rest is counted."""
+
+HOOKS = (
+    ("inbound", "PREROUTING", "what enters the pod"),
+    ("outbound", "OUTPUT", "what the pod sends"),
+)
+ORDER = (Table.RAW, Table.MANGLE, Table.NAT)
+"""Tables in the order in which a hook calls them (netfilter's priorities)."""
+
+
+class Step(Value):
+    """One rule, or several alike in a row: what it tests, what it does, and the chain that it leads to."""
+
+    numbers: tuple[int, int]
+    tests: str
+    action: str
+    foreign: bool
+    packets: int | None = None
+    steps: tuple[Step, ...] = ()
+
+
+class HookFlow(Value):
+    """The rules of one table that a hook calls."""
+
+    direction: str
+    title: str
+    table: Table
+    chain: str
+    steps: tuple[Step, ...]
+
+
+def flow(rules: RuleSet) -> tuple[HookFlow, ...]:
+    """The way of traffic through every table that holds rules of ours."""
+    found = []
+    for direction, hook, title in HOOKS:
+        for table in ORDER:
+            chains = rules.tables.get(table, {})
+            chain = chains.get(hook)
+            if chain is not None and any(is_ours(hook, entry) for entry in chain.entries):
+                found.append(HookFlow(direction, title, table, hook, _steps(chain, chains, (hook,))))
+    return tuple(found)
+
+
+def _steps(chain: Chain, chains: Mapping[str, Chain], above: tuple[str, ...]) -> tuple[Step, ...]:
+    steps = []
+    for first, group in _groups(chain):
+        called = group[0].rule.called_chain
+        inner: tuple[Step, ...] = ()
+        if called in chains and called is not None and called not in above and is_istio_chain(called):
+            inner = _steps(chains[called], chains, (*above, called))
+        counted = [entry.counters.packets for entry in group if entry.counters is not None]
+        steps.append(
+            Step(
+                (first, first + len(group) - 1),
+                conditions(_merged([phrases(entry.rule) for entry in group])),
+                action(group[0].rule),
+                not is_ours(chain.name, group[0]),
+                sum(counted) if counted else None,
+                inner,
+            )
+        )
+    return tuple(steps)
+
+
+def _groups(chain: Chain) -> list[tuple[int, list[Entry]]]:
+    """Rules in a row that do the same to traffic that differs in one value."""
+    groups: list[tuple[int, list[Entry]]] = []
+    for number, entry in enumerate(chain.entries, 1):
+        if groups and _alike(groups[-1][1], entry):
+            groups[-1][1].append(entry)
+        else:
+            groups.append((number, [entry]))
+    return groups
+
+
+def _alike(group: list[Entry], entry: Entry) -> bool:
+    first = group[0]
+    if entry.role is not first.role or entry.role is None or entry.rule.target != first.rule.target:
+        return False
+    one, other = phrases(first.rule), phrases(entry.rule)
+    if [phrase[:2] for phrase in one] != [phrase[:2] for phrase in other]:
+        return False
+    differing = {index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b}
+    known = {
+        index for each in group[1:2] for index, (a, b) in enumerate(zip(one, phrases(each.rule), strict=True)) if a != b
+    }
+    return len(differing) <= 1 and (not known or differing <= known)
+
+
+def _merged(all_phrases: list[list[Phrase]]) -> list[Phrase]:
+    merged = []
+    for column in zip(*all_phrases, strict=True):
+        kind, head, _ = column[0]
+        values = list(dict.fromkeys(value for _, _, value in column))
+        more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
+        merged.append((kind, head, ", ".join(values[:LISTED]) + more))
+    return merged

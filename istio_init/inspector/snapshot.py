@@ -1,0 +1,95 @@
+"""Everything that is known of a namespace at one moment. Frozen data; whoever collected it is not known here."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from istio_init.kernel.routing import LiveRouting
+from istio_init.model.netfilter import Family
+from istio_init.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.model.rules import RuleSet
+
+
+class Process(Value):
+    """A process of the namespace."""
+
+    pid: int
+    name: str
+    uid: int
+    gid: int
+
+
+class Listener(Value):
+    """A socket that waits for traffic: a listening TCP socket, or a bound UDP socket."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address
+    port: int
+    uid: int
+    process: Process | None = None
+
+    def __str__(self) -> str:
+        where = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        who = f" ({self.process.name}, pid {self.process.pid})" if self.process else ""
+        return f"{self.protocol} {where}:{self.port}, uid {self.uid}{who}"
+
+
+class Interface(Value):
+    """A network interface and its addresses."""
+
+    name: str
+    is_up: bool
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+
+
+class NativeChain(Value):
+    """A chain of nf_tables outside iptables-nft's tables; ``hook`` is None for one that nothing calls by itself."""
+
+    family: str
+    table: str
+    name: str
+    hook: str | None
+    priority: int | None
+    rules: int
+
+
+class Snapshot(Value):
+    """A namespace. What could not be read is missing, and ``unread`` says so in words.
+
+    ``rules`` are recognised rule sets by backend and family, with counters. ``sysctls`` are by their dotted names.
+    ``is_live`` is false for rules from a file, of which nothing else is known.
+    """
+
+    label: str
+    rules: Mapping[tuple[str, Family], RuleSet]
+    routing: LiveRouting = LiveRouting()
+    routing_lines: tuple[str, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    connections: int = 0
+    processes: tuple[Process, ...] = ()
+    native: tuple[NativeChain, ...] = ()
+    sysctls: Mapping[str, int] = {}
+    invalid_packets: int = 0
+    """Packets that the connection tracker called invalid since the namespace began."""
+
+    dns_servers: tuple[IPv4Address | IPv6Address, ...] = ()
+    is_host: bool = False
+    is_live: bool = True
+    programs: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """All addresses of all interfaces."""
+        return tuple(address for each in self.interfaces for address in each.addresses)
+
+    def of(self, backend: str) -> dict[Family, RuleSet]:
+        """The rule sets of one backend."""
+        return {family: rules for (name, family), rules in self.rules.items() if name == backend}

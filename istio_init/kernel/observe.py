@@ -1,0 +1,157 @@
+"""Collects a snapshot of the current network namespace. Reads only: no table is created, no counter reset.
+
+What cannot be read is said, and the rest still comes.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+
+import psutil
+
+from istio_init.backends.detect import backends
+from istio_init.errors import IstioInitError
+from istio_init.inspector.snapshot import Interface, Listener, Process, Snapshot
+from istio_init.kernel import netlink, process, routing, sockets
+from istio_init.kernel.namespaces import Place, is_host
+from istio_init.kernel.nft_ruleset import native_chains
+from istio_init.kernel.resolv import name_servers
+from istio_init.model.netfilter import Family
+from istio_init.model.rules import RuleSet
+from istio_init.roles.recognise import recognise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+SYSCTLS = (
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_max",
+    "net.ipv6.conf.all.disable_ipv6",
+    "net.ipv6.conf.lo.disable_ipv6",
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.all.route_localnet",
+)
+PROGRAMS = ("iptables-nft-save", "iptables-legacy-save", "nft")
+
+
+def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions: bool = True) -> Snapshot:
+    """The namespace that the process is in; ``place`` tells whose files name its servers.
+
+    ``known`` are its processes where the caller has them; ``versions`` asks the reading programs for theirs.
+    """
+    unread: list[str] = []
+
+    def attempt(what: str, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except (IstioInitError, OSError, psutil.Error) as error:
+            reason = error.message if isinstance(error, IstioInitError) else str(error)
+            unread.append(f"{what}: {reason}")
+            return otherwise
+
+    warnings: list[str] = []
+    no_processes: tuple[Process, ...] = ()
+    no_sockets: list[sockets.Socket] = []
+    processes = attempt("processes", _processes, no_processes) if known is None else known
+    found_sockets = attempt("sockets", sockets.sockets, no_sockets)
+    return Snapshot(
+        label=place.label,
+        rules=_rules(attempt, warnings),
+        routing=attempt("routing", lambda: routing.read(frozenset([133])), routing.LiveRouting()),
+        interfaces=attempt("interfaces", _interfaces, ()),
+        listeners=_listeners(found_sockets, processes),
+        connections=sum(each.state == sockets.ESTABLISHED for each in found_sockets),
+        processes=processes,
+        native=attempt("native nftables", native_chains, ()),
+        sysctls=_sysctls(),
+        invalid_packets=attempt("connection tracking statistics", netlink.invalid_packets, 0),
+        dns_servers=name_servers(place.resolv_conf),
+        is_host=is_host(),
+        programs=_programs() if versions else {},
+        warnings=tuple(warnings),
+        unread=tuple(unread),
+    )
+
+
+def _rules(
+    attempt: Callable[[str, Callable[[], RuleSet], RuleSet], RuleSet], warnings: list[str]
+) -> dict[tuple[str, Family], RuleSet]:
+    found: dict[tuple[str, Family], RuleSet] = {}
+    for backend in backends(wait=1.0):
+        try:
+            families = backend.families()
+        except IstioInitError as error:
+            warnings.append(error.message)
+            continue
+        for family in families:
+
+            def read(family: Family = family) -> RuleSet:
+                return recognise(backend.read(family, counters=True))  # noqa: B023 - called before the next turn
+
+            found[backend.name, family] = attempt(f"{backend.name} rules of {family.value}", read, RuleSet(family))
+    return found
+
+
+def _processes() -> tuple[Process, ...]:
+    """The processes of the current namespace, as far as this process can see."""
+    here = os.stat("/proc/thread-self/ns/net").st_ino
+    found = []
+    for each in psutil.process_iter(["pid", "name", "uids", "gids"]):
+        try:
+            if os.stat(f"/proc/{each.pid}/ns/net").st_ino == here and each.pid != os.getpid():
+                info = each.info
+                found.append(Process(each.pid, info["name"], info["uids"].effective, info["gids"].effective))
+        except (OSError, AttributeError):
+            continue
+    return tuple(found)
+
+
+def _listeners(found: list[sockets.Socket], processes: tuple[Process, ...]) -> tuple[Listener, ...]:
+    by_pid = {each.pid: each for each in processes}
+    owners = sockets.owners(list(by_pid))
+    return tuple(
+        Listener(each.protocol, each.address, each.port, each.uid, by_pid.get(owners.get(each.inode, 0)))
+        for each in found
+        if each.listens
+    )
+
+
+def _interfaces() -> tuple[Interface, ...]:
+    status = psutil.net_if_stats()
+    by_name: dict[str, list[str]] = {name: [] for name in status}
+    for name, addresses in psutil.net_if_addrs().items():
+        texts = [each.address.partition("%")[0] for each in addresses if each.family.name in ("AF_INET", "AF_INET6")]
+        by_name.setdefault(name, []).extend(texts)
+    return tuple(
+        Interface(name, name in status and status[name].isup, tuple(map(ip_address, addresses)))
+        for name, addresses in by_name.items()
+    )
+
+
+def _sysctls() -> dict[str, int]:
+    found = {}
+    for name in SYSCTLS:
+        try:
+            with open(f"/proc/sys/{name.replace('.', '/')}") as file:
+                found[name] = int(file.read())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _programs() -> dict[str, str]:
+    """The versions of the programs that read rules, as they print them."""
+    found = {}
+    for name in PROGRAMS:
+        try:
+            completed = process.run([name, "--version"], timeout=5)
+        except IstioInitError:
+            continue
+        found[name] = completed.stdout.strip()
+    return found

@@ -1,0 +1,61 @@
+"""The sockets of the current network namespace, from /proc/net (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from istio_init.model.value import Value
+
+FILES = (("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6"))
+LISTEN, ESTABLISHED, UDP_BOUND = "0A", "01", "07"
+
+
+class Socket(Value):
+    """One line of /proc/net: who bound what."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address
+    port: int
+    state: str
+    uid: int
+    inode: int
+
+    @property
+    def listens(self) -> bool:
+        """Whether the socket waits for traffic from anybody."""
+        return self.state == (LISTEN if self.protocol == "tcp" else UDP_BOUND)
+
+
+def sockets() -> list[Socket]:
+    """All TCP and UDP sockets; families that the kernel does not have are left out."""
+    found = []
+    for protocol, name in FILES:
+        try:
+            with open(f"/proc/thread-self/net/{name}") as lines:
+                next(lines)
+                found += [_parse(protocol, line.split()) for line in lines]
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _parse(protocol: str, fields: list[str]) -> Socket:
+    address, _, port = fields[1].partition(":")
+    words = bytes.fromhex(address)
+    packed = b"".join(words[offset : offset + 4][::-1] for offset in range(0, len(words), 4))
+    return Socket(protocol, ip_address(packed), int(port, 16), fields[3], int(fields[7]), int(fields[9]))
+
+
+def owners(pids: list[int]) -> dict[int, int]:
+    """By the inode of a socket, a process that holds it open; of several the first."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        try:
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                target = os.readlink(descriptor.path)
+                if target.startswith("socket:["):
+                    found.setdefault(int(target[8:-1]), pid)
+        except OSError:
+            continue
+    return found
