@@ -15,6 +15,8 @@ from istio_init.errors import IstioInitError
 COMMANDS = {
     "apply": "istio_init.cli.apply:apply",
     "clean": "istio_init.cli.clean:clean",
+    "explain": "istio_init.cli.explain:explain_command",
+    "ps": "istio_init.cli.ps:ps",
     "completion": "istio_init.cli.completion:completion",
     DROPIN: "istio_init.cli.dropin_command:istio_iptables",
 }

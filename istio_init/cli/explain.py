@@ -1,0 +1,155 @@
+"""``istio-init explain``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console, RenderableType
+
+from istio_init.cli.expect import expected_config
+from istio_init.config.model import Config
+from istio_init.dialects.save import SaveError, parse_save, render_save
+from istio_init.errors import IstioInitError
+from istio_init.inspector.explain import Explanation, explain
+from istio_init.inspector.snapshot import Snapshot
+from istio_init.kernel import namespaces
+from istio_init.kernel.names import FileNames
+from istio_init.model.netfilter import Family
+from istio_init.roles.recognise import recognise
+
+FORMATS = ["text", "json", "list", "save", "html"]
+PROBLEMS_FOUND = 3
+PLAIN_WIDTH = 100
+
+
+@click.command("explain")
+@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
+@click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
+@click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
+@click.option("--file", "file", metavar="SAVE", help="Text of iptables-save instead of a namespace; - for stdin.")
+@click.option("--file6", metavar="SAVE", help="Text of ip6tables-save.")
+@click.option("--expect", metavar="ARGS", help="Compare with the rules of these istio-iptables arguments.")
+@click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift.")
+@click.option("--watch", type=float, metavar="SECONDS", help="Show it again and again, counters moving.")
+def explain_command(
+    target: str | None,
+    pid: int | None,
+    netns: str | None,
+    file: str | None,
+    file6: str | None,
+    expect: str | None,
+    expect_file: Path | None,
+    form: str,
+    check: bool,
+    watch: float | None,
+) -> int:
+    """Say what live redirection rules do, where they come from, and what is wrong.
+
+    Reads everything, changes nothing: a namespace by process, name, container
+    id or pod address, or the text of iptables-save from a support bundle.
+    """
+    named = [value for value in (target, pid, netns, file or file6) if value is not None]
+    if len(named) > 1:
+        raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
+    expected = _expected(expect, expect_file)
+    if file is not None or file6 is not None:
+        explanation = explain(_from_files(file, file6), expected)
+        return _show(explanation, form, check=check)
+    while True:
+        explanation = explain(_live(target, pid, netns), expected)
+        if watch is not None and form == "text":
+            click.clear()
+        status = _show(explanation, form, check=check)
+        if watch is None:
+            return status
+        time.sleep(max(watch, 0.1))
+
+
+def _expected(line: str | None, path: Path | None) -> Config | None:
+    if line is None and path is None:
+        return None
+    text = line if line is not None else Path(path or "").read_text(encoding="utf-8")
+    config, warnings = expected_config(text, FileNames())
+    for warning in warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    return config
+
+
+def _live(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
+    from istio_init.kernel.observe import observe
+
+    if target is not None:
+        from istio_init.kernel.pods import find
+
+        pid = find(target)
+    place = namespaces.HERE
+    if pid is not None:
+        place = namespaces.of_pid(pid)
+    elif netns is not None:
+        place = namespaces.of_netns(netns)
+    try:
+        return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
+    finally:
+        place.close()
+
+
+def _from_files(file: str | None, file6: str | None) -> Snapshot:
+    rules = {}
+    for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
+        if path is None:
+            continue
+        try:
+            text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+            rules["nft", family] = recognise(parse_save(text, family).rules)
+        except OSError as error:
+            raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
+        except SaveError as error:
+            raise IstioInitError(f"{path}: {error}", fix="give what iptables-save printed") from None
+    label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
+    return Snapshot(label, rules, is_live=False)
+
+
+def _show(explanation: Explanation, form: str, *, check: bool) -> int:
+    if form == "text":
+        from istio_init.report.explain_text import explanation_text
+
+        _print(explanation_text(explanation))
+    else:
+        click.echo(_formatted(explanation, form), nl=False)
+    return PROBLEMS_FOUND if check and explanation.is_broken else 0
+
+
+def _formatted(explanation: Explanation, form: str) -> str:
+    if form == "json":
+        from istio_init.report.explain_json import explanation_json
+
+        return json.dumps(explanation_json(explanation), indent=2) + "\n"
+    if form == "list":
+        from istio_init.report.listing import listing
+
+        return listing(explanation)
+    if form == "html":
+        from istio_init.report.explain_html import explanation_html
+
+        return explanation_html(explanation)
+    return "".join(
+        f"# {family.value} ({backend})\n{render_save(rules)}"
+        for (backend, family), rules in explanation.snapshot.rules.items()
+    )
+
+
+def _print(renderable: RenderableType) -> None:
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    plain = Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
+    with plain.capture() as captured:
+        plain.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -1,0 +1,134 @@
+"""An explanation as one self-contained HTML page, light and dark, fit to attach to a ticket."""
+
+from __future__ import annotations
+
+from html import escape
+
+from istio_init.inspector.explain import Explanation, Row
+from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.flow import flow
+from istio_init.report.explain_json import DRIFT_NAMES
+from istio_init.report.flow_svg import flow_svg
+
+STYLE = """
+:root { color-scheme: light dark; --bg: #fff; --fg: #1d232b; --dim: #66707c; --line: #d5dae0; --card: #f6f8fa;
+  --error: #c62828; --warning: #a05a00; --info: #1565c0; --ok: #2e7d32; }
+@media (prefers-color-scheme: dark) { :root { --bg: #14181d; --fg: #e3e7ec; --dim: #96a0ac; --line: #333b45;
+  --card: #1d232a; --error: #ff7b72; --warning: #e3a45a; --info: #79b8ff; --ok: #7ee08a; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--bg); color: var(--fg);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.25rem 0 .75rem; }
+h3 { font-size: .95rem; margin: 1.5rem 0 .4rem; } p { margin: .3rem 0; } .dim { color: var(--dim); }
+code, pre, td.rule, svg text { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 13px; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .75rem 1rem; margin: .5rem 0;
+  overflow-x: auto; white-space: pre-wrap; word-break: break-word; }
+.finding { background: var(--card); border: 1px solid var(--line); border-left: 4px solid var(--info);
+  border-radius: 6px; padding: .75rem 1rem; margin: .75rem 0; }
+.finding.error { border-left-color: var(--error); } .finding.warning { border-left-color: var(--warning); }
+.severity { font-weight: 700; text-transform: uppercase; font-size: .75rem; margin-right: .5rem; color: var(--info); }
+.error .severity { color: var(--error); } .warning .severity { color: var(--warning); } .ok { color: var(--ok); }
+.diagram { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
+  background: var(--card); }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .6rem; vertical-align: top;
+  border-bottom: 1px solid var(--line); } th { color: var(--dim); font-weight: 600; font-size: .8rem; }
+td.number { text-align: right; white-space: nowrap; } td.rule { word-break: break-word; } tr.foreign { opacity: .6; }
+"""
+
+
+def explanation_html(explanation: Explanation) -> str:
+    """The page."""
+    label = escape(explanation.snapshot.label)
+    parts = [
+        f"<h1>{label}</h1>",
+        f'<p class="dim">{escape(_facts(explanation))}</p>',
+        "<h2>Findings</h2>",
+        *(map(_finding, explanation.findings) if explanation.findings else ['<p class="ok">None.</p>']),
+        *_drift(explanation),
+        *_configuration(explanation),
+        *_diagrams(explanation),
+        *_rules(explanation),
+    ]
+    parts += [f'<p class="dim">Not read: {escape(line)}</p>' for line in explanation.snapshot.unread]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>istio-init explain: {label}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _facts(explanation: Explanation) -> str:
+    mode = {"none": "no redirection", "ambient": "ambient mesh"}.get(explanation.mode, f"sidecar, {explanation.mode}")
+    facts = [mode, *([explanation.backend] if explanation.families else [])]
+    facts += [" and ".join(family.value for family in explanation.families)] if explanation.families else []
+    return ", ".join([*facts, *([f"rules as of {explanation.release}"] if explanation.release else [])])
+
+
+def _finding(finding: Finding) -> str:
+    kind = finding.kind
+    evidence = escape("\n".join(finding.evidence))
+    return (
+        f'<div class="finding {kind.severity.value}"><p><span class="severity">{kind.severity.value}</span>'
+        f'<strong>{escape(kind.title)}</strong> <code class="dim">{kind.code}</code></p><pre>{evidence}</pre>'
+        f"<p>{escape(kind.why)}</p><p><strong>What to do:</strong> {escape(kind.fix)}</p></div>"
+    )
+
+
+def _drift(explanation: Explanation) -> list[str]:
+    drift = explanation.drift
+    if drift is None:
+        return []
+    if drift.is_equal:
+        return ["<h2>Drift</h2>", '<p class="ok">None: the rules are those of the expected configuration.</p>']
+    lines = [drift.note] if drift.note else []
+    for family in drift.families:
+        for change in family.changes:
+            where = f"{family.family.value} {change.table.value}"
+            lines.append(f"{DRIFT_NAMES[change.kind.value]}: {where}: -A {change.chain} {change.text}")
+    return ["<h2>Drift</h2>", f"<pre>{escape(chr(10).join(lines))}</pre>"]
+
+
+def _configuration(explanation: Explanation) -> list[str]:
+    if explanation.arguments is None:
+        return []
+    parts = [
+        "<h2>Configuration behind the rules</h2>",
+        f"<pre>istio-iptables {escape(str(explanation.arguments))}</pre>",
+    ]
+    if explanation.dns_servers:
+        parts.append(f"<p>With the name servers {escape(', '.join(explanation.dns_servers))}.</p>")
+    if not explanation.exact:
+        parts.append("<p>These arguments give other rules today: see the release above, or the findings.</p>")
+    return parts
+
+
+def _diagrams(explanation: Explanation) -> list[str]:
+    parts = ["<h2>Where traffic goes</h2>"] if explanation.families else []
+    for family in explanation.families:
+        hooks = flow(explanation.rules[family])
+        if hooks:
+            parts.append(f'<h3>{family.value}</h3><div class="diagram">{flow_svg(hooks)}</div>')
+    return parts
+
+
+def _rules(explanation: Explanation) -> list[str]:
+    parts: list[str] = ["<h2>Rules</h2>"] if explanation.rows else []
+    chains: dict[str, list[Row]] = {}
+    for row in explanation.rows:
+        chains.setdefault(f"{row.family.value} {row.table.value} {row.chain} ({row.backend})", []).append(row)
+    for title, rows in chains.items():
+        parts.append(f"<h3>{escape(title)}</h3>")
+        cells = "".join(map(_row, rows))
+        parts.append(f"<table><tr><th>#</th><th>Packets</th><th>Rule</th><th>Why</th></tr>{cells}</table>")
+    return parts
+
+
+def _row(row: Row) -> str:
+    packets = row.entry.counters.packets if row.entry.counters else ""
+    kind = ' class="foreign"' if row.foreign else ""
+    return (
+        f'<tr{kind}><td class="number">{row.number}</td><td class="number">{packets}</td>'
+        f'<td class="rule">{escape(row.text)}</td><td>{escape(row.why)}</td></tr>'
+    )

@@ -1,0 +1,85 @@
+"""An explanation as JSON values; see istio_init/schemas/explain.schema.json."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.inspector.drift import Drift
+    from istio_init.inspector.explain import Explanation, Row
+    from istio_init.inspector.findings.model import Finding
+
+SCHEMA = 1
+
+
+def explanation_json(explanation: Explanation) -> dict[str, object]:
+    """The explanation of one namespace."""
+    arguments = explanation.arguments
+    return {
+        "schema": SCHEMA,
+        "target": explanation.snapshot.label,
+        "mode": explanation.mode,
+        "backend": explanation.backend,
+        "families": [family.value for family in explanation.families],
+        "argv": list(arguments.argv) if arguments else None,
+        "env": dict(arguments.env) if arguments else None,
+        "exact": explanation.exact,
+        "release": explanation.release,
+        "dns_servers": list(explanation.dns_servers),
+        "rules": [_row(row) for row in explanation.rows],
+        "findings": [finding_json(finding) for finding in explanation.findings],
+        "drift": _drift(explanation.drift) if explanation.drift else None,
+        "unread": list(explanation.snapshot.unread),
+    }
+
+
+def _row(row: Row) -> dict[str, object]:
+    counters = row.entry.counters
+    return {
+        "backend": row.backend,
+        "family": row.family.value,
+        "table": row.table.value,
+        "chain": row.chain,
+        "index": row.number,
+        "text": row.text,
+        "role": row.role.value if row.role else None,
+        "why": row.why,
+        "options": list(row.options),
+        "packets": counters.packets if counters else None,
+        "bytes": counters.bytes if counters else None,
+        "foreign": row.foreign,
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, object]:
+    """One finding."""
+    return {
+        "code": finding.kind.code,
+        "severity": finding.kind.severity.value,
+        "title": finding.kind.title,
+        "evidence": list(finding.evidence),
+        "why": finding.kind.why,
+        "fix": finding.kind.fix,
+    }
+
+
+def _drift(drift: Drift) -> dict[str, object]:
+    return {
+        "equal": drift.is_equal,
+        "note": drift.note,
+        "changes": [
+            {
+                "change": DRIFT_NAMES[change.kind.value],
+                "family": family.family.value,
+                "table": change.table.value,
+                "chain": change.chain,
+                "text": change.text,
+                "role": change.role.value if change.role else None,
+            }
+            for family in drift.families
+            for change in family.changes
+        ],
+    }
+
+
+DRIFT_NAMES = {"add": "missing", "remove": "extra", "move": "moved", "foreign": "foreign"}
+"""A plan says what to do, drift says what is: a rule to add is missing."""

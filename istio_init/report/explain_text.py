@@ -1,0 +1,152 @@
+"""An explanation for a terminal, a pipe or a log: what is wrong first, then the configuration, the flow, each rule."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+from rich.tree import Tree
+
+from istio_init.inspector.drift import Drift
+from istio_init.inspector.explain import Explanation, Row
+from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.flow import HookFlow, Step, flow
+from istio_init.model.netfilter import Family
+from istio_init.report.explain_json import DRIFT_NAMES
+
+SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+DRIFT_STYLE = {"missing": "red", "extra": "red", "moved": "yellow", "foreign": "dim"}
+SHOWN_RULES = 200
+"""Rules of one chain that are printed one by one; --format json and save have all."""
+
+
+def explanation_text(explanation: Explanation) -> RenderableType:
+    """Everything, in the order in which it helps."""
+    parts: list[RenderableType] = [_heading(explanation), *_findings(explanation)]
+    if explanation.drift is not None:
+        parts += _drift(explanation.drift)
+    if explanation.arguments is not None:
+        parts += _configuration(explanation)
+    if explanation.families:
+        parts += [*_flow(explanation), *_rules(explanation)]
+    for line in explanation.snapshot.unread:
+        parts.append(Text(f"not read: {line}", style="yellow"))
+    return Group(*parts)
+
+
+def _heading(explanation: Explanation) -> Text:
+    mode = {"none": "no redirection", "ambient": "ambient mesh"}.get(explanation.mode, f"sidecar, {explanation.mode}")
+    facts = [mode]
+    if explanation.families:
+        facts += [explanation.backend, " and ".join(family.value for family in explanation.families)]
+    if explanation.release:
+        facts.append(f"rules as of {explanation.release}")
+    return Text.assemble((explanation.snapshot.label, "bold"), ": ", ", ".join(facts))
+
+
+def _section(title: str, *parts: RenderableType) -> list[RenderableType]:
+    return [Text(""), Text(title, style="bold underline"), *(Padding(part, (0, 0, 0, 2)) for part in parts)]
+
+
+def _findings(explanation: Explanation) -> list[RenderableType]:
+    if not explanation.findings:
+        return _section("Findings", Text("none", style="green"))
+    return _section("Findings", *(_finding(finding) for finding in explanation.findings))
+
+
+def _finding(finding: Finding) -> RenderableType:
+    kind = finding.kind
+    heading = Text.assemble(
+        (kind.severity.value.upper(), SEVERITY_STYLE[kind.severity.value]), f" {kind.title} ", (f"[{kind.code}]", "dim")
+    )
+    told = [*finding.evidence, f"Why it matters: {kind.why}", f"What to do: {kind.fix}"]
+    return Group(heading, *(Padding(Text(line, overflow="fold"), (0, 0, 0, 2)) for line in told))
+
+
+def _configuration(explanation: Explanation) -> list[RenderableType]:
+    assert explanation.arguments is not None
+    lines = [Text(f"istio-iptables {' '.join(_words(explanation))}", style="green", overflow="fold")]
+    if explanation.dns_servers:
+        lines.append(Text(f"with the name servers {', '.join(explanation.dns_servers)}"))
+    if not explanation.exact:
+        lines.append(
+            Text("These arguments give other rules today: see the release above, or the findings.", style="yellow")
+        )
+    return _section("Configuration behind the rules", *lines)
+
+
+def _words(explanation: Explanation) -> list[str]:
+    assert explanation.arguments is not None
+    words = str(explanation.arguments).split(" ")
+    return [word if len(word) <= 200 else f"{word[:180]}…({len(word)} characters)" for word in words]
+
+
+def _drift(drift: Drift) -> list[RenderableType]:
+    if drift.is_equal:
+        return _section("Drift", Text("none: the rules are those of the expected configuration", style="green"))
+    lines: list[RenderableType] = [Text(drift.note, style="yellow")] if drift.note else []
+    for family in drift.families:
+        for change in family.changes:
+            name = DRIFT_NAMES[change.kind.value]
+            text = f"{name}: {family.family.value} {change.table.value}: -A {change.chain} {change.text}"
+            lines.append(Text(text, style=DRIFT_STYLE[name]))
+    return _section("Drift", *lines)
+
+
+def _flow(explanation: Explanation) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    families = [family for family in explanation.families if family in explanation.rules]
+    main = families[0]
+    for hook in flow(explanation.rules[main]):
+        parts.append(_tree(hook))
+    if len(families) > 1 and explanation.exact:
+        parts.append(Text(f"{Family.IPV6.value}: the same way, with its own addresses"))
+    elif len(families) > 1:
+        for family in families[1:]:
+            parts += [Text(family.value, style="bold"), *(_tree(hook) for hook in flow(explanation.rules[family]))]
+    return _section("Where traffic goes", *parts)
+
+
+def _tree(hook: HookFlow) -> Tree:
+    title = Text.assemble((hook.direction, "bold"), f": {hook.title}, in {hook.table.value} {hook.chain}")
+    tree = Tree(title, guide_style="dim")
+    _grow(tree, hook.steps)
+    return tree
+
+
+def _grow(tree: Tree, steps: tuple[Step, ...]) -> None:
+    for step in steps:
+        style = "dim" if step.foreign else _ACTION_STYLE.get(step.action.split()[0], "")
+        packets = f"  [{step.packets} packets]" if step.packets else ""
+        note = "  (foreign)" if step.foreign else ""
+        text = Text.assemble(step.tests, (" ─► ", "dim"), (step.action, style), (packets + note, "dim"))
+        _grow(tree.add(text), step.steps)
+
+
+_ACTION_STYLE = {"redirected": "green", "handed": "green", "dropped": "red", "left": "yellow", "accepted": "yellow"}
+
+
+def _rules(explanation: Explanation) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    chains: dict[tuple[str, Family, str, str], list[Row]] = {}
+    for row in explanation.rows:
+        chains.setdefault((row.backend, row.family, row.table.value, row.chain), []).append(row)
+    for (backend, family, table, chain), rows in chains.items():
+        if all(row.foreign for row in rows):
+            parts.append(Text(f"{family.value} {table} {chain} ({backend}): {len(rows)} foreign rules", style="dim"))
+            continue
+        parts.append(Text(f"{family.value} {table} {chain} ({backend})", style="bold"))
+        grid = Grid.grid(padding=(0, 1))
+        grid.add_column(justify="right", no_wrap=True)
+        grid.add_column(justify="right", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for row in rows[:SHOWN_RULES]:
+            counters = row.entry.counters
+            seen = f"{counters.packets} pkts" if counters else ""
+            why = Text(f"\n{row.why}", style="dim")
+            grid.add_row(str(row.number), seen, Text(row.text, style="dim" if row.foreign else "").append_text(why))
+        parts.append(Padding(grid, (0, 0, 0, 2)))
+        if len(rows) > SHOWN_RULES:
+            parts.append(Text(f"  and {len(rows) - SHOWN_RULES} more rules", style="dim"))
+    return _section("Rules", *parts)

@@ -1,0 +1,60 @@
+"""One network namespace of a node in a line."""
+
+from __future__ import annotations
+
+from istio_init.model.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.errors import IstioInitError
+    from istio_init.inspector.explain import Explanation
+    from istio_init.kernel.pods import PodNamespace
+
+
+class PsRow(Value):
+    """``state`` is ``captured``, ``broken`` (an error finding), ``not captured``, or ``unknown`` with the error."""
+
+    inode: int
+    pid: int
+    process: str
+    container: str | None
+    addresses: tuple[str, ...]
+    mode: str
+    backend: str
+    state: str
+    findings: int
+    error: str | None = None
+
+
+def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
+    """The line of a namespace that could be read."""
+    addresses = explanation.snapshot.addresses
+    usable = [str(each) for each in addresses if not (each.is_loopback or each.is_link_local) and str(each) != "::6"]
+    captured = explanation.mode != "none"
+    errors = any(finding.kind.severity.value == "error" for finding in explanation.findings)
+    state = "broken" if errors else "captured" if captured else "not captured"
+    return PsRow(
+        pod.inode,
+        pod.pid,
+        pod.processes[0].name,
+        pod.container,
+        tuple(usable),
+        explanation.mode.lower() if captured else "-",
+        explanation.backend if explanation.families else "-",
+        state,
+        len(explanation.findings),
+    )
+
+
+def unreadable_row(pod: PodNamespace, error: IstioInitError) -> PsRow:
+    """The line of a namespace that could not be read, or ended meanwhile."""
+    return PsRow(pod.inode, pod.pid, pod.processes[0].name, pod.container, (), "-", "-", "unknown", 0, error.message)
+
+
+def ps_json(row: PsRow) -> dict[str, object]:
+    """The line as JSON values; see istio_init/schemas/ps.schema.json."""
+    return {field: _plain(getattr(row, field)) for field in PsRow.__match_args__}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
