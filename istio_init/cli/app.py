@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from istio_init import __version__
-from istio_init.cli.main import DROPIN
+from istio_init.cli import DROPIN
 from istio_init.errors import IstioInitError
 
 COMMANDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-DROPIN = "istio-iptables"
+from istio_init.cli import DROPIN
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from istio_init.kernel.routing import LiveRouting
+    from istio_init.model.routing import LiveRouting
     from istio_init.model.rules import Entry, Rule, RuleSet
 
 ANY_PORT = PortRange(0, 65535)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from istio_init.kernel.routing import LiveRouting
 from istio_init.model.netfilter import Family
+from istio_init.model.routing import LiveRouting
 from istio_init.model.value import Value
 
 TYPE_CHECKING = False

@@ -18,6 +18,7 @@ from istio_init.kernel.namespaces import Place, is_host
 from istio_init.kernel.nft_ruleset import native_chains
 from istio_init.kernel.resolv import name_servers
 from istio_init.model.netfilter import Family
+from istio_init.model.routing import LiveRouting
 from istio_init.model.rules import RuleSet
 from istio_init.roles.recognise import recognise
 
@@ -63,7 +64,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
     return Snapshot(
         label=place.label,
         rules=_rules(attempt, warnings),
-        routing=attempt("routing", lambda: routing.read(frozenset([133])), routing.LiveRouting()),
+        routing=attempt("routing", lambda: routing.read(frozenset([133])), LiveRouting()),
         interfaces=attempt("interfaces", _interfaces, ()),
         listeners=_listeners(found_sockets, processes),
         connections=sum(each.state == sockets.ESTABLISHED for each in found_sockets),

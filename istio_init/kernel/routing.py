@@ -7,8 +7,7 @@ from ipaddress import IPv6Address
 from istio_init.errors import ToolError
 from istio_init.kernel import netlink
 from istio_init.model.netfilter import Family
-from istio_init.model.routing import MarkRoute, Routing
-from istio_init.model.value import Value
+from istio_init.model.routing import LiveRouting, MarkRoute, Routing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,17 +18,6 @@ LO_INDEX = 1
 ALL_BITS = 0xFFFFFFFF
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 """Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
-
-
-class LiveRouting(Value):
-    """What the namespace's routing holds, as far as the redirection could own it.
-
-    ``rules`` repeats a rule that the kernel holds several times.
-    """
-
-    rules: tuple[tuple[Family, int, int], ...] = ()
-    local_tables: frozenset[tuple[Family, int]] = frozenset()
-    passthrough_ipv6: bool = False
 
 
 def read(tables: frozenset[int]) -> LiveRouting:

@@ -23,3 +23,14 @@ class Routing(Value):
     mark_routes: tuple[MarkRoute, ...] = ()
     passthrough_ipv6: bool = False
     """``::6/128`` is an address of lo, so that Envoy can bind it as the source of inbound passthrough connections."""
+
+
+class LiveRouting(Value):
+    """What the namespace's routing holds, as far as the redirection could own it.
+
+    ``rules`` repeats a rule that the kernel holds several times.
+    """
+
+    rules: tuple[tuple[Family, int, int], ...] = ()
+    local_tables: frozenset[tuple[Family, int]] = frozenset()
+    passthrough_ipv6: bool = False

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.kernel.routing import LiveRouting
+    from istio_init.model.routing import LiveRouting
 
 
 class Live:

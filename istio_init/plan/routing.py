@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.kernel.routing import LiveRouting
+    from istio_init.model.routing import LiveRouting
     from istio_init.model.rules import RuleSet
 
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
