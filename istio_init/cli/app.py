@@ -17,6 +17,7 @@ COMMANDS = {
     "clean": "istio_init.cli.clean:clean",
     "explain": "istio_init.cli.explain:explain_command",
     "ps": "istio_init.cli.ps:ps",
+    "trace": "istio_init.cli.trace:trace",
     "completion": "istio_init.cli.completion:completion",
     DROPIN: "istio_init.cli.dropin_command:istio_iptables",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -11,15 +10,12 @@ import click
 from rich.console import Console, RenderableType
 
 from istio_init.cli.expect import expected_config
+from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot
+from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
-from istio_init.dialects.save import SaveError, parse_save, render_save
-from istio_init.errors import IstioInitError
+from istio_init.dialects.save import render_save
 from istio_init.inspector.explain import Explanation, explain
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
-from istio_init.model.netfilter import Family
-from istio_init.roles.recognise import recognise
 
 FORMATS = ["text", "json", "list", "save", "html"]
 PROBLEMS_FOUND = 3
@@ -28,10 +24,7 @@ PLAIN_WIDTH = 100
 
 @click.command("explain")
 @click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
-@click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
-@click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
-@click.option("--file", "file", metavar="SAVE", help="Text of iptables-save instead of a namespace; - for stdin.")
-@click.option("--file6", metavar="SAVE", help="Text of ip6tables-save.")
+@with_options(NAMESPACE_OPTIONS)
 @click.option("--expect", metavar="ARGS", help="Compare with the rules of these istio-iptables arguments.")
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
@@ -59,10 +52,10 @@ def explain_command(
         raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
     expected = _expected(expect, expect_file)
     if file is not None or file6 is not None:
-        explanation = explain(_from_files(file, file6), expected)
+        explanation = explain(file_snapshot(file, file6), expected)
         return _show(explanation, form, check=check)
     while True:
-        explanation = explain(_live(target, pid, netns), expected)
+        explanation = explain(live_snapshot(target, pid, netns), expected)
         if watch is not None and form == "text":
             click.clear()
         status = _show(explanation, form, check=check)
@@ -79,40 +72,6 @@ def _expected(line: str | None, path: Path | None) -> Config | None:
     for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
     return config
-
-
-def _live(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
-    from istio_init.kernel.observe import observe
-
-    if target is not None:
-        from istio_init.kernel.pods import find
-
-        pid = find(target)
-    place = namespaces.HERE
-    if pid is not None:
-        place = namespaces.of_pid(pid)
-    elif netns is not None:
-        place = namespaces.of_netns(netns)
-    try:
-        return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
-    finally:
-        place.close()
-
-
-def _from_files(file: str | None, file6: str | None) -> Snapshot:
-    rules = {}
-    for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
-        if path is None:
-            continue
-        try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-            rules["nft", family] = recognise(parse_save(text, family).rules)
-        except OSError as error:
-            raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
-        except SaveError as error:
-            raise IstioInitError(f"{path}: {error}", fix="give what iptables-save printed") from None
-    label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
-    return Snapshot(label, rules, is_live=False)
 
 
 def _show(explanation: Explanation, form: str, *, check: bool) -> int:

@@ -1,0 +1,81 @@
+"""Where rules to look at come from: a live namespace, files, or a configuration that is applied nowhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from istio_init.cli.expect import expected_config
+from istio_init.config.model import Surroundings
+from istio_init.dialects.save import SaveError, parse_save, with_texts
+from istio_init.errors import IstioInitError
+from istio_init.inspector.snapshot import Interface, Snapshot
+from istio_init.kernel import namespaces
+from istio_init.kernel.names import FileNames
+from istio_init.model.netfilter import Family
+from istio_init.policy import sidecar
+from istio_init.roles.recognise import recognise
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NAMESPACE_OPTIONS = [
+    click.option("--pid", type=int, metavar="PID", help="The network namespace of this process."),
+    click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace."),
+    click.option("--file", "file", metavar="SAVE", help="Text of iptables-save instead of a namespace; - for stdin."),
+    click.option("--file6", metavar="SAVE", help="Text of ip6tables-save."),
+]
+
+
+def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
+    """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in."""
+    from istio_init.kernel.observe import observe
+
+    if target is not None:
+        from istio_init.kernel.pods import find
+
+        pid = find(target)
+    place = namespaces.HERE
+    if pid is not None:
+        place = namespaces.of_pid(pid)
+    elif netns is not None:
+        place = namespaces.of_netns(netns)
+    try:
+        return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
+    finally:
+        place.close()
+
+
+def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
+    """A snapshot of the rules in files.
+
+    Raises:
+        IstioInitError: a file cannot be read, or is no text of iptables-save.
+    """
+    rules = {}
+    for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
+        if path is None:
+            continue
+        try:
+            text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+            rules["nft", family] = recognise(parse_save(text, family).rules)
+        except OSError as error:
+            raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
+        except SaveError as error:
+            raise IstioInitError(f"{path}: {error}", fix="give what iptables-save printed") from None
+    label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
+    return Snapshot(label, rules, is_live=False)
+
+
+def config_snapshot(line: str) -> Snapshot:
+    """A snapshot of the rules that a line of istio-iptables' arguments means; IPv6 as well with --dual-stack."""
+    config, warnings = expected_config(line, FileNames())
+    for warning in warnings:
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    around = Surroundings(config.dual_stack)
+    built = sidecar.rules(config, around)
+    rules = {("nft", family): with_texts(each) for family, each in built.items()}
+    return Snapshot(f"configuration {line!r}", rules, interfaces=(Interface("lo", True),), is_live=False)
