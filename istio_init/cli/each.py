@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
@@ -23,14 +23,20 @@ Prepare = Callable[[Place], tuple[Callable[[Warn], Wanted], tuple[str, ...]]]
 """For a place: what tells, once inside it, what is wanted there; and warnings."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came of one target."""
+class Line(NamedTuple):
+    """A line of text, its colour on a terminal, and whether it belongs to the error stream."""
 
-    label: str
-    done: Done | None = None
-    failure: IstioInitError | None = None
-    warnings: tuple[str, ...] = ()
+    text: str
+    colour: str | None = None
+    is_error: bool = False
+
+
+class Result(NamedTuple):
+    """What came of one target, ready to be shown: plain values, as they may come from another process."""
+
+    exit_code: int
+    lines: tuple[Line, ...] = ()
+    as_json: dict[str, object] | None = None
 
 
 def program_each(
@@ -43,53 +49,67 @@ def program_each(
     verbose: bool,
 ) -> int:
     """Program each target; one that fails does not stop the rest. The exit status."""
-    codes: set[int] = set()
-    shown = []
-    for result in _results(list(targets), prepare, manner):
-        codes.add(result.failure.exit_code if result.failure else 0)
-        if form == "json":
-            shown.append(result_json(command, result.label, result.done, result.failure, result.warnings))
-        else:
-            _print(command, result, manner, verbose=verbose)
-    if form == "json":
-        click.echo(json.dumps({"schema": 1, "command": command, "results": shown}, indent=2))
-    return codes.pop() if len(codes) == 1 else 1
-
-
-def _results(targets: list[tuple[str, Callable[[], Place]]], prepare: Prepare, manner: Manner) -> Iterator[Result]:
-    """The result of each target, in order. Many are spread over the processors."""
+    targets = list(targets)
 
     def one(number: int) -> Result:
         label, open_place = targets[number]
         warnings: list[str] = []
+        done: Done | None = None
+        failure: IstioInitError | None = None
         try:
-            return Result(label, _program_one(open_place, prepare, manner, warnings), None, tuple(warnings))
+            done = _program_one(open_place, prepare, manner, warnings)
         except IstioInitError as error:
-            return Result(label, None, error, tuple(warnings))
+            failure = error
+        code = failure.exit_code if failure else 0
+        if form == "json":
+            return Result(code, as_json=result_json(command, label, done, failure, tuple(warnings)))
+        return Result(code, tuple(_lines(command, label, done, failure, warnings, manner, verbose=verbose)))
 
+    codes: set[int] = set()
+    objects = []
+    for (label, _), result in zip(targets, _results(len(targets), one), strict=True):
+        if isinstance(result, IstioInitError):
+            result = Result(result.exit_code, (Line(f"{label}: failed: {result}", "red", True),))
+        codes.add(result.exit_code)
+        objects.append(result.as_json)
+        for text, colour, is_error in result.lines:
+            click.secho(text, fg=colour, err=is_error)
+    if form == "json":
+        click.echo(json.dumps({"schema": 1, "command": command, "results": objects}, indent=2))
+    return codes.pop() if len(codes) == 1 else 1
+
+
+def _results(count: int, one: Callable[[int], Result]) -> Iterator[Result | IstioInitError]:
+    """The result of each target, in order. Many are spread over the processors."""
     processors = len(os.sched_getaffinity(0))
-    if len(targets) < MANY or processors == 1:
-        yield from map(one, range(len(targets)))
-        return
-    for (label, _), result in zip(targets, spread(len(targets), one, workers=processors), strict=True):
-        yield Result(label, failure=result) if isinstance(result, IstioInitError) else result
+    if count < MANY or processors == 1:
+        return map(one, range(count))
+    return spread(count, one, workers=processors)
 
 
 MANY = 8
 """From so many targets on it pays to have a child process for each processor."""
 
 
-def _print(command: str, result: Result, manner: Manner, *, verbose: bool) -> None:
-    for warning in result.warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
-    if result.failure is not None:
-        said = str(result.failure).removeprefix(f"{result.label}: ")
-        click.secho(f"{result.label}: failed: {said}", fg="red", err=True)
-    if result.done is not None:
-        click.echo(result_line(command, result.label, result.done, verbose=verbose))
+def _lines(
+    command: str,
+    label: str,
+    done: Done | None,
+    failure: IstioInitError | None,
+    warnings: list[str],
+    manner: Manner,
+    *,
+    verbose: bool,
+) -> Iterator[Line]:
+    for warning in warnings:
+        yield Line(f"warning: {warning}", "yellow", True)
+    if failure is not None:
+        yield Line(f"{label}: failed: {str(failure).removeprefix(f'{label}: ')}", "red", True)
+    if done is not None:
+        yield Line(result_line(command, label, done, verbose=verbose))
         if manner.dry_run:
-            for line in plan_lines(result.done.plan):
-                click.secho(line, fg=_COLOURS.get(line.strip()[:1]) if line.startswith(" ") else None)
+            for text in plan_lines(done.plan):
+                yield Line(text, _COLOURS.get(text.strip()[:1]) if text.startswith(" ") else None)
 
 
 _COLOURS = {"+": "green", "-": "red", "~": "cyan"}

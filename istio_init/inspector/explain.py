@@ -88,7 +88,7 @@ class Explanation(Value):
 
 def explain(snapshot: Snapshot, expected: Config | None = None) -> Explanation:
     """Explain a snapshot; with ``expected`` also how it differs from that configuration."""
-    view = View(snapshot)
+    view = View(snapshot, expected)
     inferred = view.inferred
     return Explanation(
         snapshot=snapshot,

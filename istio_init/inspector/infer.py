@@ -11,18 +11,20 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from istio_init.config.model import ALL, Config, Everything, InterceptionMode, Surroundings
 from istio_init.model.matches import IdRange, IPNetwork, Mark, Owner, PortMatch, PortRange
 from istio_init.model.netfilter import Family, Table
+from istio_init.model.rules import RuleSet
 from istio_init.model.targets import Redirect, Tproxy
 from istio_init.model.value import Value
 from istio_init.policy import sidecar
 from istio_init.policy.builder import OUTPUT
 from istio_init.roles import Role
+from istio_init.roles.recognise import is_istio_chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from istio_init.model.routing import LiveRouting
-    from istio_init.model.rules import Entry, Rule, RuleSet
+    from istio_init.model.rules import Entry, Rule
 
 ANY_PORT = PortRange(0, 65535)
 ANYWHERE: dict[Family, IPNetwork] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}
@@ -46,10 +48,10 @@ def infer(live: Mapping[Family, RuleSet], routing: LiveRouting | None = None) ->
 
     ``routing`` tells the routing table of TPROXY mode, which no rule names.
     """
-    families = tuple(family for family in Family if family in live and _entries(live[family], Role.OUTBOUND_REDIRECT))
-    if not families:
+    families = tuple(family for family in Family if family in live and _has_chains(live[family]))
+    if not any(_entries(live[family], Role.OUTBOUND_REDIRECT) for family in families):
         return None
-    main = live[families[0]]
+    main = max([live[family] for family in families], key=_known_rules)
     fields = {**_inbound(main), **_outbound(main, live, families), **_owners(main), **_interfaces(main)}
     mark = _tproxy_mark(main)
     fields["tproxy_mark"] = mark or 1337
@@ -64,6 +66,15 @@ def infer(live: Mapping[Family, RuleSet], routing: LiveRouting | None = None) ->
     built = sidecar.rules(config, around)
     exact = all(_same(live[family], built.get(family)) for family in families) and set(built) == set(families)
     return Inferred(config, around, exact)
+
+
+def _has_chains(rules: RuleSet) -> bool:
+    return any(is_istio_chain(chain.name) for _, chain in rules.chains())
+
+
+def _known_rules(rules: RuleSet) -> int:
+    """How much a family tells: a damaged one tells less than a whole one."""
+    return sum(entry.role is not None for *_, entry in rules.entries())
 
 
 def _same(live: RuleSet, built: RuleSet | None) -> bool:
@@ -112,6 +123,8 @@ def _inbound(rules: RuleSet) -> dict[str, object]:
         ports = ALL
     tunnel = _rules(rules, Role.INBOUND_TUNNEL_PORT)
     tproxy = _rules(rules, Role.TPROXY_SAVE_MARK) or _rules(rules, Role.TPROXY_CAPTURE)
+    if _entries(rules, Role.INBOUND_JUMP, Table.NAT) and not _entries(rules, Role.INBOUND_JUMP, Table.MANGLE):
+        tproxy = []  # They are left over: what enters is redirected.
     return {
         "inbound_ports": ports if _rules(rules, Role.INBOUND_JUMP) else (),
         "inbound_exclude_ports": tuple(map(destination_ports, _rules(rules, Role.INBOUND_EXCLUDED_PORT))),
@@ -141,7 +154,8 @@ def _outbound(main: RuleSet, live: Mapping[Family, RuleSet], families: tuple[Fam
     ports = [
         rule for rule in _rules(main, Role.OUTBOUND_EXCLUDED_PORT) if rule.protocol and rule.protocol.name == "tcp"
     ]
-    loopback = [rule.destination for rule in _rules(main, Role.OUTBOUND_LOOPBACK) if main.family is Family.IPV4]
+    ipv4 = live[Family.IPV4] if Family.IPV4 in families else RuleSet(Family.IPV4)
+    loopback = [rule.destination for rule in _rules(ipv4, Role.OUTBOUND_LOOPBACK)]
     fields: dict[str, object] = {
         "outbound_ranges": ranges,
         "outbound_exclude_ranges": tuple(excluded),

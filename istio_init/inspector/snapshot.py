@@ -58,11 +58,26 @@ class NativeChain(Value):
     rules: int
 
 
+class NftRule(Value):
+    """A rule in one of iptables-nft's tables that iptables did not write, and may not print faithfully."""
+
+    family: Family
+    table: str
+    chain: str
+    number: int
+    text: str
+    """Its expressions, as nftables' JSON has them."""
+
+    def __str__(self) -> str:
+        return f"{self.family.value} {self.table} (nft): {self.chain} {self.number}: {self.text}"
+
+
 class Snapshot(Value):
     """A namespace. What could not be read is missing, and ``unread`` says so in words.
 
-    ``rules`` are recognised rule sets by backend and family, with counters. ``sysctls`` are by their dotted names.
-    ``is_live`` is false for rules from a file, of which nothing else is known.
+    ``rules`` are recognised rule sets by backend and family, with counters; ``partial`` are the families of which not
+    all rules could be read. ``sysctls`` are by their dotted names. ``is_live`` is false for rules from a file, of which
+    nothing else is known.
     """
 
     label: str
@@ -74,6 +89,7 @@ class Snapshot(Value):
     connections: int = 0
     processes: tuple[Process, ...] = ()
     native: tuple[NativeChain, ...] = ()
+    nft_rules: tuple[NftRule, ...] = ()
     sysctls: Mapping[str, int] = {}
     invalid_packets: int = 0
     """Packets that the connection tracker called invalid since the namespace began."""
@@ -82,8 +98,8 @@ class Snapshot(Value):
     is_host: bool = False
     is_live: bool = True
     programs: Mapping[str, str] = {}
-    warnings: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    partial: frozenset[Family] = frozenset()
 
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:

@@ -324,33 +324,34 @@ class TestDns:
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_after_clean_traffic_goes_direct(pod: Pod, backend: str, family: Family, mode: str) -> None:
-    outbound = Endpoint(HOSTS[family].far, 80)
-    reaches_peer(pod, APP, outbound, family)
-    reaches_application(pod, 8080, family)
+def test_after_clean_traffic_goes_direct(pod: Pod, backend: str, mode: str) -> None:
     istio_init("apply", "--netns", pod.name, "--dual-stack", "--force-iptables-binary", backend, "-m", mode).ok()
-    reaches_outbound_listener(pod, APP, outbound, family)
+    for family in Family:
+        reaches_outbound_listener(pod, APP, Endpoint(HOSTS[family].far, 80), family)
     istio_init("clean", "--netns", pod.name).ok()
-    reaches_peer(pod, APP, outbound, family)
-    reaches_application(pod, 8080, family)
+    for family in Family:
+        reaches_peer(pod, APP, Endpoint(HOSTS[family].far, 80), family)
+        reaches_application(pod, 8080, family)
 
 
-def test_connections_that_are_open_survive_a_switch(pod: Pod, backend: str, family: Family) -> None:
-    def switch_to(mode: str) -> None:
-        istio_init("apply", "--netns", pod.name, "--dual-stack", "--force-iptables-binary", backend, "-m", mode).ok()
-
-    hosts = HOSTS[family]
+def test_connections_that_are_open_survive_a_switch(pod: Pod, backend: str) -> None:
     with ExitStack() as stack:
-        outbound = stack.enter_context(Listener(pod.inside, family, OUTBOUND))
-        inbound = stack.enter_context(Listener(pod.inside, family, INBOUND, transparent=True))
-        application = stack.enter_context(Listener(pod.inside, family, 15021))
-        open_connections: list[tuple[socket, socket]] = []
-        for mode in ("REDIRECT", "TPROXY", "REDIRECT"):
-            switch_to(mode)
-            for connection in open_connections:
-                talk(*connection)
-            open_connections += [
-                (connect(pod.inside, APP, Endpoint(hosts.far, 80)), outbound.accept().connection),
-                (connect(pod.peer, ROOT, Endpoint(hosts.pod, 80)), inbound.accept().connection),
-                (connect(pod.peer, ROOT, Endpoint(hosts.pod, 15021)), application.accept().connection),
+        listeners = [
+            [
+                stack.enter_context(Listener(pod.inside, family, port, transparent=port == INBOUND))
+                for port in (OUTBOUND, INBOUND, 15021)
             ]
+            for family in Family
+        ]
+        connections: list[tuple[socket, socket]] = []
+        for mode in ("REDIRECT", "TPROXY", "REDIRECT"):
+            arguments = ("--netns", pod.name, "--dual-stack", "--force-iptables-binary", backend, "-m", mode)
+            istio_init("apply", *arguments).ok()
+            for connection in connections:
+                talk(*connection)
+            for hosts, (outbound, inbound, application) in zip(HOSTS.values(), listeners, strict=True):
+                connections += [
+                    (connect(pod.inside, APP, Endpoint(hosts.far, 80)), outbound.accept().connection),
+                    (connect(pod.peer, ROOT, Endpoint(hosts.pod, 80)), inbound.accept().connection),
+                    (connect(pod.peer, ROOT, Endpoint(hosts.pod, 15021)), application.accept().connection),
+                ]

@@ -256,11 +256,15 @@ class Namespace:
         self._sockets.append(connection)
         return connection
 
-    def write_resolv_conf(self, *servers: str) -> None:
-        """Name these servers in the resolv.conf that ip-netns(8) gives the namespace."""
+    def write_etc(self, name: str, text: str) -> None:
+        """Give the namespace a file below /etc of its own: commands inside find it there (ip-netns(8))."""
         directory = ETC_NETNS / self.name
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "resolv.conf").write_text("".join(f"nameserver {server}\n" for server in servers))
+        (directory / name).write_text(text)
+
+    def write_resolv_conf(self, *servers: str) -> None:
+        """Name these servers in the namespace's resolv.conf."""
+        self.write_etc("resolv.conf", "".join(f"nameserver {server}\n" for server in servers))
 
 
 def _command(pid: int) -> str:

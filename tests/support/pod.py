@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from istio_init.model.netfilter import Family
@@ -60,6 +61,8 @@ class Pod:
     def create(cls, *, families: tuple[Family, ...] = tuple(Family), owner: Owner | None = None) -> Iterator[Self]:
         """A new pod with addresses of these families, for the time of the context; ``owner`` as of `Namespace`."""
         with Namespace.create("pod", owner=owner) as inside, Namespace.create("peer") as peer:
+            for namespace in (inside, peer):
+                namespace.call(_trust_addresses)
             run("ip", "-n", peer.name, "link", "add", LINK, "type", "veth", "peer", "name", LINK, "netns", inside.name)
             for namespace in (inside, peer):
                 run("ip", "-n", namespace.name, "link", "set", LINK, "up")
@@ -68,17 +71,23 @@ class Pod:
             yield cls(inside, peer)
 
 
+def _trust_addresses() -> None:
+    """Use IPv6 addresses of links to come at once, without asking first whether another host has them."""
+    setting = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
+    if setting.exists():
+        setting.write_text("0")
+
+
 def _number(inside: Namespace, peer: Namespace, family: Family) -> None:
     """Give both ends their addresses, and the pod its default route."""
     hosts, (link, single) = HOSTS[family], PREFIX_LENGTHS[family]
-    nodad = " nodad" if family is Family.IPV6 else ""
     commands = f"""
-        addr add {hosts.peer}/{link} dev {LINK}{nodad}
-        addr add {hosts.far}/{single} dev {LINK}{nodad}
+        addr add {hosts.peer}/{link} dev {LINK}
+        addr add {hosts.far}/{single} dev {LINK}
     """
     run("ip", "-n", peer.name, "-batch", "-", stdin=commands)
     commands = f"""
-        addr add {hosts.pod}/{link} dev {LINK}{nodad}
+        addr add {hosts.pod}/{link} dev {LINK}
         route add default via {hosts.peer} dev {LINK}
     """
     run("ip", "-n", inside.name, "-batch", "-", stdin=commands)

@@ -14,6 +14,7 @@ CHECKS = (
     rules.foreign_ahead,
     rules.shadowed,
     rules.ports_narrow_nothing,
+    rules.exclude_without_all,
     rules.no_inbound_capture,
     rules.mode_leftovers,
     rules.leftover_routing,

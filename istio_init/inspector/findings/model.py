@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from istio_init.config.model import Config
     from istio_init.model.rules import Chain, Entry, RuleSet
 
 
@@ -62,10 +63,14 @@ class Place(Value):
 
 
 class View:
-    """A snapshot with what several checks need: the sidecar's rules, by backend, and what they come from."""
+    """A snapshot with what several checks need: the sidecar's rules, by backend, and what they come from.
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    ``expected`` is the configuration that the rules are compared with, if there is one.
+    """
+
+    def __init__(self, snapshot: Snapshot, expected: Config | None = None) -> None:
         self.snapshot = snapshot
+        self.expected = expected
         self.places = list(_places(snapshot))
         self.backend = _main_backend(snapshot)
         rules = snapshot.of(self.backend)

@@ -6,6 +6,7 @@ from istio_init.config.model import InterceptionMode
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.model.netfilter import Family
 from istio_init.policy.dns import DNS_CAPTURE_PORT
 from istio_init.roles import Role
 
@@ -25,7 +26,7 @@ NEARLY_FULL = 0.9
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
     """Somebody listens on the proxy's ports, and no rule of ours is there."""
-    if view.families or not view.snapshot.is_live:
+    if view.families or view.snapshot.partial or not view.snapshot.is_live:
         return
     listeners = _tcp(view, PROXY_PORTS)
     if listeners:
@@ -114,7 +115,7 @@ def loopback_only(view: View) -> Iterator[Finding]:
 
 def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
-    if view.inferred is None or view.inferred.around.ipv6:
+    if view.inferred is None or view.inferred.around.ipv6 or Family.IPV6 in view.snapshot.partial:
         return
     addresses = [
         f"{address} on {interface.name}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from istio_init.config.model import ALL, InterceptionMode
+from istio_init.dialects.save import entry_text
 from istio_init.inspector.cover import ends, shadowed_by
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, Place, View
+from istio_init.inspector.release import is_older, release_span
 from istio_init.model.matches import Protocol
-from istio_init.model.netfilter import Table
-from istio_init.model.rules import Rule, is_builtin
+from istio_init.model.netfilter import Family, Table
+from istio_init.model.rules import Rule, RuleSet, is_builtin
 from istio_init.model.targets import DROP, Jump, Redirect
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
@@ -19,6 +21,9 @@ from istio_init.roles.recognise import is_istio_chain, is_ours
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from istio_init.inspector.infer import Inferred
+    from istio_init.inspector.snapshot import NftRule
 
 TPROXY_ROLES = (Role.TPROXY_SAVE_MARK, Role.TPROXY_RESTORE_MARK, Role.TPROXY_CAPTURE, Role.TPROXY_PROXY_LOOPBACK)
 OUTBOUND_CAPTURE = (Role.OUTBOUND_CAPTURE_ALL, Role.OUTBOUND_INCLUDED_RANGE, Role.OUTBOUND_INCLUDED_PORT)
@@ -33,22 +38,34 @@ def half_applied(view: View) -> Iterator[Finding]:
             f"{family.value} {table.value} ({view.backend}): {chain.name} has no rule that redirects"
             for family in view.families
             for table, chain in view.rules[family].chains()
-            if is_istio_chain(chain.name)
+            if is_istio_chain(chain.name) and family not in view.snapshot.partial
         ]
         if chains and not view.ambient:
             yield Finding(catalogue.HALF_APPLIED, limited(chains))
         return
-    missing = [
+    missing = [] if view.inferred.exact or is_older(release_span(view.rules)) else _missing(view, view.inferred)
+    found = [*_lost_family(view), *_chains_without_jump(view), *missing]
+    if found:
+        yield Finding(catalogue.HALF_APPLIED, limited(found))
+
+
+def _missing(view: View, inferred: Inferred) -> list[str]:
+    """What the configuration behind the rules calls for and is not there; only of families that were read whole."""
+    unknown = view.snapshot.partial | (frozenset() if view.snapshot.is_live else frozenset(Family) - set(view.rules))
+    return [
         f"{family.value} {change.table.value} ({view.backend}): missing: -A {change.chain} {change.text}"
-        for family, built in sidecar.rules(view.inferred.config, view.inferred.around).items()
-        if family in view.rules
-        for change in diff(view.rules[family], built).changes
+        for family, built in sidecar.rules(inferred.config, inferred.around).items()
+        if family not in unknown
+        for change in diff(view.rules.get(family, RuleSet(family)), built).changes
         if change.kind is ChangeKind.ADD
     ]
-    older = any(place.entry.role and place.entry.role.value.startswith("older-") for place in view.places)
-    jumps = [line for place in _chains_without_jump(view) for line in [place]]
-    if (missing and not older and not view.inferred.exact) or jumps:
-        yield Finding(catalogue.HALF_APPLIED, limited([*jumps, *(missing if not older else [])]))
+
+
+def _lost_family(view: View) -> list[str]:
+    """IPv6 capture of which nothing is left but the address that it needs."""
+    if Family.IPV6 in (*view.families, *view.snapshot.partial) or not view.snapshot.routing.passthrough_ipv6:
+        return []
+    return [f"ipv6 ({view.backend}): no rule of ours, though lo has the address ::6/128 that IPv6 capture needs"]
 
 
 def _chains_without_jump(view: View) -> list[str]:
@@ -63,7 +80,7 @@ def _chains_without_jump(view: View) -> list[str]:
     for family in view.families:
         for table, chain, jump, only_with in needs:
             live = view.rules[family].chain(table, chain)
-            if view.ambient or live is None or not live.entries:
+            if view.ambient or live is None or not live.entries or family in view.snapshot.partial:
                 continue
             if only_with is not None and not any(entry.role is only_with for entry in live.entries):
                 continue
@@ -174,11 +191,19 @@ def ports_narrow_nothing(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.PORTS_NARROW_NOTHING, limited(list(map(str, places))))
 
 
+def exclude_without_all(view: View) -> Iterator[Finding]:
+    """Excluded inbound ports in a configuration that does not include all; no rule shows them."""
+    config = view.expected
+    if config is not None and config.inbound_exclude_ports and config.inbound_ports is not ALL:
+        excluded, included = (",".join(map(str, ports)) for ports in (config.inbound_exclude_ports, config.inbound_ports))
+        yield Finding(catalogue.EXCLUDE_WITHOUT_ALL, (f"expected: -d {excluded}, with -b '{included}'",))
+
+
 def no_inbound_capture(view: View) -> Iterator[Finding]:
     """Outbound capture alone."""
     outbound = view.with_role(*OUTBOUND_CAPTURE)
     inbound = view.with_role(Role.INBOUND_JUMP, Role.INBOUND_CAPTURE)
-    if outbound and not inbound:
+    if outbound and not inbound and not view.snapshot.partial:
         yield Finding(catalogue.NO_INBOUND_CAPTURE, limited(list(map(str, outbound))))
 
 
@@ -219,9 +244,19 @@ def unfaithful_reader(view: View) -> Iterator[Finding]:
     """The reader said that it cannot show a table, or printed a rule that it does not understand."""
     said = [line for line in view.snapshot.unread if "incompatible" in line]
     odd = [str(place) for place in view.places if "unsupported revision" in (place.entry.text or "")]
-    if said or odd:
+    left_out = [f"{rule}; iptables prints: {_printed(view, rule)}" for rule in view.snapshot.nft_rules]
+    if said or odd or left_out:
         versions = [f"{name}: {version}" for name, version in view.snapshot.programs.items()]
-        yield Finding(catalogue.UNFAITHFUL_READER, limited([*said, *odd, *versions]))
+        yield Finding(catalogue.UNFAITHFUL_READER, (*limited([*said, *odd, *left_out]), *versions))
+
+
+def _printed(view: View, rule: NftRule) -> str:
+    """What iptables made of a rule of nftables' own."""
+    for place in view.places:
+        if (place.backend, place.family, place.table.value) == ("nft", rule.family, rule.table):
+            if (place.chain.name, place.number) == (rule.chain, rule.number):
+                return f"-A {rule.chain} {entry_text(place.entry)}"
+    return "nothing"
 
 
 def limited(lines: list[str]) -> tuple[str, ...]:
