@@ -18,6 +18,8 @@ COMMANDS = {
     "explain": "istio_init.cli.explain:explain_command",
     "ps": "istio_init.cli.ps:ps",
     "trace": "istio_init.cli.trace:trace",
+    "map": "istio_init.cli.map:map_command",
+    "diff": "istio_init.cli.diff:diff",
     "completion": "istio_init.cli.completion:completion",
     DROPIN: "istio_init.cli.dropin_command:istio_iptables",
 }

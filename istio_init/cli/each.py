@@ -69,10 +69,11 @@ def program_each(
     objects = []
     for (label, _), result in zip(targets, _results(len(targets), one), strict=True):
         if isinstance(result, IstioInitError):
-            result = Result(result.exit_code, (Line(f"{label}: failed: {result}", "red", True),))
+            failed = (Line(f"{label}: failed: {result}", "red", True),)
+            result = Result(result.exit_code, failed, result_json(command, label, None, result, ()))
         codes.add(result.exit_code)
         objects.append(result.as_json)
-        for text, colour, is_error in result.lines:
+        for text, colour, is_error in result.lines if form == "text" else ():
             click.secho(text, fg=colour, err=is_error)
     if form == "json":
         click.echo(json.dumps({"schema": 1, "command": command, "results": objects}, indent=2))

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console, RenderableType
 
+from istio_init.cli.console import show
 from istio_init.cli.expect import expected_config
 from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot
 from istio_init.cli.targets import with_options
@@ -78,7 +78,7 @@ def _show(explanation: Explanation, form: str, *, check: bool) -> int:
     if form == "text":
         from istio_init.report.explain_text import explanation_text
 
-        _print(explanation_text(explanation))
+        show(explanation_text(explanation), plain_width=PLAIN_WIDTH)
     else:
         click.echo(_formatted(explanation, form), nl=False)
     return PROBLEMS_FOUND if check and explanation.is_broken else 0
@@ -101,14 +101,3 @@ def _formatted(explanation: Explanation, form: str) -> str:
         f"# {family.value} ({backend})\n{render_save(rules)}"
         for (backend, family), rules in explanation.snapshot.rules.items()
     )
-
-
-def _print(renderable: RenderableType) -> None:
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console.print(renderable)
-        return
-    plain = Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
-    with plain.capture() as captured:
-        plain.print(renderable)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

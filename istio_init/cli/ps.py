@@ -6,10 +6,10 @@ import json
 import os
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from istio_init.cli.console import show
 from istio_init.errors import IstioInitError
 from istio_init.inspector.explain import explain
 from istio_init.kernel import namespaces
@@ -19,7 +19,8 @@ from istio_init.kernel.workers import spread
 from istio_init.report.ps_row import PsRow, ps_json, ps_row, unreadable_row
 
 STATE_STYLE = {"captured": "green", "broken": "bold red", "not captured": "dim", "unknown": "yellow"}
-PLAIN_WIDTH = 140
+PLAIN_WIDTH = 1000
+"""Where there is no terminal: a namespace is one line, whatever it holds."""
 
 
 @click.command("ps")
@@ -38,10 +39,7 @@ def ps(form: str) -> int:
     if form == "json":
         click.echo(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
         return 0
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PLAIN_WIDTH, color_system=None)
-    console.print(_table(rows))
+    show(_table(rows), plain_width=PLAIN_WIDTH)
     return 0
 
 

@@ -13,10 +13,12 @@ from istio_init.cli.expect import expected_config
 from istio_init.config.model import Surroundings
 from istio_init.dialects.save import SaveError, parse_save, with_texts
 from istio_init.errors import IstioInitError
+from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Interface, Snapshot
 from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
 from istio_init.model.netfilter import Family
+from istio_init.model.rules import RuleSet
 from istio_init.policy import sidecar
 from istio_init.roles.recognise import recognise
 
@@ -79,3 +81,27 @@ def config_snapshot(line: str) -> Snapshot:
     built = sidecar.rules(config, around)
     rules = {("nft", family): with_texts(each) for family, each in built.items()}
     return Snapshot(f"configuration {line!r}", rules, interfaces=(Interface("lo", True),), is_live=False)
+
+
+def rules_of(
+    pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None
+) -> dict[Family, RuleSet]:
+    """The rule sets of the one source that is given; of the namespace that we are in where none is.
+
+    Raises:
+        click.UsageError: more than one is given.
+    """
+    if len([each for each in (pid, netns, file or file6, expect) if each is not None]) > 1:
+        raise click.UsageError("give one of --pid, --netns, --file, --expect")
+    return View(snapshot_of(pid, netns, file, file6, expect)).rules
+
+
+def snapshot_of(
+    pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None
+) -> Snapshot:
+    """The snapshot of the source that is given."""
+    if expect is not None:
+        return config_snapshot(expect)
+    if file is not None or file6 is not None:
+        return file_snapshot(file, file6)
+    return live_snapshot(None, pid, netns)

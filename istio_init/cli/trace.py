@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from istio_init.cli.source import NAMESPACE_OPTIONS, config_snapshot, file_snapshot, live_snapshot
+from istio_init.cli.source import NAMESPACE_OPTIONS, snapshot_of
 from istio_init.cli.targets import with_options
 from istio_init.config import values
 from istio_init.errors import IstioInitError
@@ -68,7 +68,7 @@ def trace(
         raise click.UsageError("give one of --pid, --netns, --file, --expect")
     if (batch is None) == (destination is None):
         raise click.UsageError("give a direction, a protocol and a destination, or --batch")
-    snapshot = _snapshot(pid, netns, file, file6, expect)
+    snapshot = snapshot_of(pid, netns, file, file6, expect)
     rules = View(snapshot).rules
     tracers = {family: Tracer(rules.get(family, RuleSet(family))) for family in Family}
     if batch is not None:
@@ -86,14 +86,6 @@ def trace(
     else:
         click.echo("\n".join(trace_lines(found, hinges)))
     return 0
-
-
-def _snapshot(pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None) -> Snapshot:
-    if expect is not None:
-        return config_snapshot(expect)
-    if file is not None or file6 is not None:
-        return file_snapshot(file, file6)
-    return live_snapshot(None, pid, netns)
 
 
 def _hinges(

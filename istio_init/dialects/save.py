@@ -9,7 +9,7 @@ from istio_init.model.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from istio_init.model.rules import Rule
 
@@ -37,7 +37,7 @@ def parse_save(text: str, family: Family, known: Mapping[str, Rule] | None = Non
     entries: dict[str, list[Entry]] = {}
     comments: list[str] = []
     chains: dict[str, Chain] | None = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in _lines(text):
         kind = line[:1]
         if kind in ("-", "[") and chains is not None:
             chain, entry = _parse_entry(line, number, known or {})
@@ -65,6 +65,20 @@ def parse_save(text: str, family: Family, known: Mapping[str, Rule] | None = Non
     if chains is not None:
         raise SaveError("the text ends before its table's COMMIT")
     return Document(RuleSet(family, tables), tuple(comments))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers. A line break within quotes, as a comment may hold, ends none."""
+    begun = ""
+    for number, part in enumerate(text.split("\n"), 1):
+        line = begun + part
+        if '"' in line and line.replace("\\\\", "").replace('\\"', "").count('"') % 2:
+            begun = line + "\n"
+        else:
+            begun = ""
+            yield number, line.removesuffix("\r")
+    if begun:
+        yield number, begun
 
 
 def _parse_chain(line: str, number: int) -> Chain:

@@ -80,6 +80,17 @@ class Explanation(Value):
         return self.snapshot.of(self.backend)
 
     @property
+    def facts(self) -> str:
+        """What is there, in a line."""
+        nothing = "no redirection, as far as the rules could be read" if self.snapshot.partial else "no redirection"
+        facts = [{"none": nothing, "ambient": "ambient mesh"}.get(self.mode, f"sidecar, {self.mode}")]
+        if self.families:
+            facts += [self.backend, " and ".join(family.value for family in self.families)]
+        if self.release:
+            facts.append(f"rules as of {self.release}")
+        return ", ".join(facts)
+
+    @property
     def is_broken(self) -> bool:
         """Whether there is an error, or drift."""
         errors = any(finding.kind.severity.value == "error" for finding in self.findings)

@@ -57,14 +57,18 @@ def flow(rules: RuleSet) -> tuple[HookFlow, ...]:
     return tuple(found)
 
 
-def _steps(chain: Chain, chains: Mapping[str, Chain], above: tuple[str, ...]) -> tuple[Step, ...]:
+def _steps(
+    chain: Chain, chains: Mapping[str, Chain], above: tuple[str, ...], *, is_shared: bool = False
+) -> tuple[Step, ...]:
+    """The steps of a chain. Its counters are left out where it is shared: they are those of all its callers."""
     steps = []
     for first, group in _groups(chain):
         called = group[0].rule.called_chain
         inner: tuple[Step, ...] = ()
         if called in chains and called is not None and called not in above and is_istio_chain(called):
-            inner = _steps(chains[called], chains, (*above, called))
-        counted = [entry.counters.packets for entry in group if entry.counters is not None]
+            shared = is_shared or _callers(called, chains) > 1
+            inner = _steps(chains[called], chains, (*above, called), is_shared=shared)
+        counted = [entry.counters.packets for entry in group if entry.counters is not None and not is_shared]
         steps.append(
             Step(
                 (first, first + len(group) - 1),
@@ -76,6 +80,10 @@ def _steps(chain: Chain, chains: Mapping[str, Chain], above: tuple[str, ...]) ->
             )
         )
     return tuple(steps)
+
+
+def _callers(name: str, chains: Mapping[str, Chain]) -> int:
+    return sum(rule.called_chain == name for chain in chains.values() for rule in chain.rules)
 
 
 def _groups(chain: Chain) -> list[tuple[int, list[Entry]]]:

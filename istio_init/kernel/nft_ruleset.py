@@ -1,4 +1,4 @@
-"""The chains of nf_tables that are not iptables': what ``nft -j list ruleset`` tells beside iptables-nft's tables."""
+"""What ``nft -j list ruleset`` tells and iptables-nft does not: other tables' chains, and rules it cannot print."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from istio_init.model.netfilter import Family
 IPTABLES_FAMILIES = {"ip": Family.IPV4, "ip6": Family.IPV6}
 TIMEOUT = 30.0
 
+Native = tuple[tuple[NativeChain, ...], tuple[NftRule, ...]]
+"""Chains of tables that are not iptables', and rules in its tables that it did not write."""
 
-# What iptables-nft writes (nft_rule_to_iptables_command_state and its writing counterpart, 1.8.9): every match and target
-# without a form of its own is "xt". Whatever else stands in its tables was put there by nft.
-WRITTEN = frozenset("match counter xt accept drop return jump goto continue limit log queue".split())
+# What iptables-nft writes (1.8.9, nft-shared.c): all matches and targets without a form of their own are "xt".
+# Whatever else stands in its tables was put there by nft.
+WRITTEN = frozenset("counter xt accept drop return jump goto continue limit log queue".split())
 WRITTEN_META = frozenset("iifname oifname iif oif l4proto mark".split())
 WRITTEN_PAYLOADS = frozenset("ip ip6 tcp udp udplite sctp dccp icmp icmpv6 th".split())
 
 
-def read() -> tuple[tuple[NativeChain, ...], tuple[NftRule, ...]]:
+def read() -> Native:
     """The chains of every table that iptables-nft does not show, and the rules in its own that it did not write.
 
     Raises:
@@ -35,7 +37,7 @@ def read() -> tuple[tuple[NativeChain, ...], tuple[NftRule, ...]]:
     return parse_ruleset(completed.stdout)
 
 
-def parse_ruleset(text: str) -> tuple[tuple[NativeChain, ...], tuple[NftRule, ...]]:
+def parse_ruleset(text: str) -> Native:
     """What `read` gives, from the JSON of ``nft -j list ruleset`` (libnftables-json(5))."""
     chains: dict[tuple[str, str, str], dict[str, object]] = {}
     counts: dict[tuple[str, str, str], int] = {}
@@ -64,6 +66,8 @@ def _is_iptables(key: tuple[str, str, str]) -> bool:
 
 def _is_written(expression: dict[str, Any]) -> bool:
     """Whether iptables-nft writes such an expression."""
+    if "mangle" in expression:
+        return bool(expression["mangle"]["key"] == {"meta": {"key": "nftrace"}})  # the target TRACE
     if "match" not in expression:
         return expression.keys() <= WRITTEN
     left, right = expression["match"]["left"], expression["match"]["right"]
@@ -79,7 +83,33 @@ def _is_written(expression: dict[str, Any]) -> bool:
 
 
 def _shown(expressions: list[dict[str, Any]]) -> str:
-    return json.dumps([each for each in expressions if "counter" not in each])
+    """A rule nearly as nft prints it."""
+    words = []
+    for expression in expressions:
+        [(kind, value)] = expression.items()
+        if kind == "match":
+            operator = "" if value["op"] in ("==", "in") else f"{value['op']} "
+            words.append(f"{_operand(value['left'])} {operator}{_operand(value['right'])}")
+        elif kind != "counter":
+            words.append(kind if value is None else f"{kind} {_operand(value)}")
+    return " ".join(words)
+
+
+def _operand(value: object) -> str:
+    match value:
+        case {"payload": {"protocol": protocol, "field": field}}:
+            return f"{protocol} {field}"
+        case {"meta": {"key": key}}:
+            return f"meta {key}"
+        case {"ct": {"key": key}}:
+            return f"ct {key}"
+        case {"set": list(items)}:
+            return "{ " + ", ".join(map(_operand, items)) + " }"
+        case {"range": [first, last]}:
+            return f"{first}-{last}"
+        case str() | int():
+            return str(value)
+    return json.dumps(value)
 
 
 def _text(value: object) -> str | None:

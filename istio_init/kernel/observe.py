@@ -11,11 +11,12 @@ from ipaddress import ip_address
 import psutil
 
 from istio_init.backends.detect import backends
+from istio_init.backends.nft import SAVE as NFT_SAVE
+from istio_init.dialects.save import SaveError, parse_save
 from istio_init.errors import IstioInitError
 from istio_init.inspector.snapshot import Interface, Listener, Process, Snapshot
-from istio_init.kernel import netlink, process, routing, sockets
+from istio_init.kernel import netlink, nft_ruleset, process, routing, sockets
 from istio_init.kernel.namespaces import Place, is_host
-from istio_init.kernel.nft_ruleset import native_chains
 from istio_init.kernel.resolv import name_servers
 from istio_init.model.netfilter import Family
 from istio_init.model.routing import LiveRouting
@@ -38,6 +39,9 @@ SYSCTLS = (
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.conf.all.route_localnet",
 )
+READING = 60.0
+"""Seconds for a program that prints rules."""
+
 PROGRAMS = ("iptables-nft-save", "iptables-legacy-save", "nft")
 
 
@@ -52,51 +56,75 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         try:
             return read()
         except (IstioInitError, OSError, psutil.Error) as error:
-            reason = error.message if isinstance(error, IstioInitError) else str(error)
-            unread.append(f"{what}: {reason}")
+            unread.append(f"{what}: {_reason(error)}")
             return otherwise
 
-    warnings: list[str] = []
     no_processes: tuple[Process, ...] = ()
     no_sockets: list[sockets.Socket] = []
+    no_native: nft_ruleset.Native = ((), ())
     processes = attempt("processes", _processes, no_processes) if known is None else known
     found_sockets = attempt("sockets", sockets.sockets, no_sockets)
+    native, nft_rules = attempt("native nftables", nft_ruleset.read, no_native)
+    rules, partial = _rules(unread)
     return Snapshot(
         label=place.label,
-        rules=_rules(attempt, warnings),
+        rules=rules,
         routing=attempt("routing", lambda: routing.read(frozenset([133])), LiveRouting()),
         interfaces=attempt("interfaces", _interfaces, ()),
         listeners=_listeners(found_sockets, processes),
         connections=sum(each.state == sockets.ESTABLISHED for each in found_sockets),
         processes=processes,
-        native=attempt("native nftables", native_chains, ()),
+        native=native,
+        nft_rules=nft_rules,
         sysctls=_sysctls(),
         invalid_packets=attempt("connection tracking statistics", netlink.invalid_packets, 0),
         dns_servers=name_servers(place.resolv_conf),
         is_host=is_host(),
         programs=_programs() if versions else {},
-        warnings=tuple(warnings),
         unread=tuple(unread),
+        partial=partial,
     )
 
 
-def _rules(
-    attempt: Callable[[str, Callable[[], RuleSet], RuleSet], RuleSet], warnings: list[str]
-) -> dict[tuple[str, Family], RuleSet]:
+def _rules(unread: list[str]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
+    """The rules of both backends, and the families of which not all could be read."""
     found: dict[tuple[str, Family], RuleSet] = {}
+    partial: set[Family] = set()
     for backend in backends(wait=1.0):
         try:
             families = backend.families()
-        except IstioInitError as error:
-            warnings.append(error.message)
+        except (IstioInitError, OSError) as error:
+            unread.append(f"{backend.name} rules: {_reason(error)}")
+            partial.update(Family)
             continue
         for family in families:
+            try:
+                rules = backend.read(family, counters=True)
+            except (IstioInitError, OSError, SaveError) as error:
+                unread.append(f"{backend.name} rules of {family.value}: {_reason(error)}")
+                partial.add(family)
+                rules = _what_can_be_read(backend.name, family)
+            found[backend.name, family] = recognise(rules)
+    return found, frozenset(partial)
 
-            def read(family: Family = family) -> RuleSet:
-                return recognise(backend.read(family, counters=True))  # noqa: B023 - called before the next turn
 
-            found[backend.name, family] = attempt(f"{backend.name} rules of {family.value}", read, RuleSet(family))
-    return found
+def _what_can_be_read(backend: str, family: Family) -> RuleSet:
+    """The tables that iptables-nft prints beside one that it cannot print."""
+    if backend == "nft":
+        try:
+            completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
+            return parse_save(completed.stdout, family).rules
+        except (IstioInitError, SaveError):
+            pass
+    return RuleSet(family)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    text = error.message if isinstance(error, IstioInitError) else str(error)
+    return text.partition("\n")[0]
 
 
 def _processes() -> tuple[Process, ...]:

@@ -41,7 +41,7 @@ def explanation_html(explanation: Explanation) -> str:
     label = escape(explanation.snapshot.label)
     parts = [
         f"<h1>{label}</h1>",
-        f'<p class="dim">{escape(_facts(explanation))}</p>',
+        f'<p class="dim">{escape(explanation.facts)}</p>',
         "<h2>Findings</h2>",
         *(map(_finding, explanation.findings) if explanation.findings else ['<p class="ok">None.</p>']),
         *_drift(explanation),
@@ -57,13 +57,6 @@ def explanation_html(explanation: Explanation) -> str:
         f"<title>istio-init explain: {label}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
-
-
-def _facts(explanation: Explanation) -> str:
-    mode = {"none": "no redirection", "ambient": "ambient mesh"}.get(explanation.mode, f"sidecar, {explanation.mode}")
-    facts = [mode, *([explanation.backend] if explanation.families else [])]
-    facts += [" and ".join(family.value for family in explanation.families)] if explanation.families else []
-    return ", ".join([*facts, *([f"rules as of {explanation.release}"] if explanation.release else [])])
 
 
 def _finding(finding: Finding) -> str:

@@ -36,13 +36,7 @@ def explanation_text(explanation: Explanation) -> RenderableType:
 
 
 def _heading(explanation: Explanation) -> Text:
-    mode = {"none": "no redirection", "ambient": "ambient mesh"}.get(explanation.mode, f"sidecar, {explanation.mode}")
-    facts = [mode]
-    if explanation.families:
-        facts += [explanation.backend, " and ".join(family.value for family in explanation.families)]
-    if explanation.release:
-        facts.append(f"rules as of {explanation.release}")
-    return Text.assemble((explanation.snapshot.label, "bold"), ": ", ", ".join(facts))
+    return Text.assemble((explanation.snapshot.label, "bold"), ": ", explanation.facts)
 
 
 def _section(title: str, *parts: RenderableType) -> list[RenderableType]:

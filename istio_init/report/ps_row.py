@@ -32,7 +32,8 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
     usable = [str(each) for each in addresses if not (each.is_loopback or each.is_link_local) and str(each) != "::6"]
     captured = explanation.mode != "none"
     errors = any(finding.kind.severity.value == "error" for finding in explanation.findings)
-    state = "broken" if errors else "captured" if captured else "not captured"
+    unread = explanation.snapshot.unread if explanation.snapshot.partial and not captured else ()
+    state = "broken" if errors else "captured" if captured else "unknown" if unread else "not captured"
     return PsRow(
         pod.inode,
         pod.pid,
@@ -43,6 +44,7 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
         explanation.backend if explanation.families else "-",
         state,
         len(explanation.findings),
+        "; ".join(unread) or None,
     )
 
 

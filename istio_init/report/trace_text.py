@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.save import entry_text
 from istio_init.inspector.words import action
-from istio_init.report.trace_words import because, missed, verdict_words
+from istio_init.report.trace_words import because, endpoint, missed, verdict_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,18 +27,12 @@ def trace_lines(trace: Trace, depends_on: tuple[str, ...] = ()) -> list[str]:
 def _packet(packet: Packet) -> str:
     who = f", user {packet.uid}, group {packet.gid}" if packet.uid is not None else ""
     mark = f", mark {packet.mark:#x}" if packet.mark else ""
-    source, destination = (
-        _endpoint(str(packet.source), packet.source_port),
-        _endpoint(str(packet.destination), packet.destination_port),
-    )
+    source = endpoint(packet.source, packet.source_port)
+    destination = endpoint(packet.destination, packet.destination_port)
     return (
         f"{packet.direction.value} {packet.protocol} {source} -> {destination}"
         f" by {packet.interface}{who}{mark}, {packet.ctstate}"
     )
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _leg(leg: Leg) -> list[str]:

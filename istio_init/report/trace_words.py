@@ -10,7 +10,10 @@ from istio_init.roles.catalogue import CATALOGUE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
     from istio_init.trace.engine import Hop, Trace
+    from istio_init.trace.packet import Packet
 
 PROXY_PORTS = {15001: "Envoy's outbound listener", 15006: "Envoy's inbound listener", 15053: "the proxy's DNS listener"}
 
@@ -62,3 +65,22 @@ def _part(hop: Hop) -> str:
         case _:
             alone = Rule(matches=(part,))  # type: ignore[arg-type]
     return f"“{conditions(phrases(alone))}”"
+
+
+def packet_arguments(packet: Packet) -> str:
+    """The packet as arguments of ``istio-init trace``."""
+    source, destination = (
+        endpoint(packet.source, packet.source_port),
+        endpoint(packet.destination, packet.destination_port),
+    )
+    words = [packet.direction.value, packet.protocol, destination, "--src", source, "--interface", packet.interface]
+    if packet.uid is not None:
+        words += ["--uid", str(packet.uid), "--gid", str(packet.gid)]
+    if packet.mark:
+        words += ["--mark", f"{packet.mark:#x}"]
+    return " ".join(words)
+
+
+def endpoint(address: IPv4Address | IPv6Address, port: int) -> str:
+    """Address and port, IPv6 in brackets."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -34,7 +34,7 @@ def mesh_bypassed(view: View) -> Iterator[Finding]:
 
 
 def no_listener(view: View) -> Iterator[Finding]:
-    """A port that rules redirect to has no TCP listener."""
+    """A port that rules redirect to has no TCP listener in the family."""
     config = view.inferred.config if view.inferred else None
     if config is None or not view.snapshot.is_live:
         return
@@ -46,11 +46,18 @@ def no_listener(view: View) -> Iterator[Finding]:
     missing = [
         f"nobody listens on tcp {port}; {place}"
         for port, role in wanted
-        if not _tcp(view, (port,))
-        for place in view.with_role(role)[:1]
+        for place in view.with_role(role)
+        if not any(_hears(each, place.family) for each in _tcp(view, (port,)))
     ]
     if missing:
         yield Finding(catalogue.NO_LISTENER, tuple(missing))
+
+
+def _hears(listener: Listener, family: Family) -> bool:
+    """Whether connections of a family can reach a listener; one on :: mostly hears both."""
+    if family is Family.IPV6:
+        return listener.address.version == 6
+    return listener.address.version == 4 or listener.address.is_unspecified
 
 
 def exempt_process(view: View) -> Iterator[Finding]:

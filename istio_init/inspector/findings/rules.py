@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.snapshot import NftRule
+    from istio_init.model.matches import PortRange
 
 TPROXY_ROLES = (Role.TPROXY_SAVE_MARK, Role.TPROXY_RESTORE_MARK, Role.TPROXY_CAPTURE, Role.TPROXY_PROXY_LOOPBACK)
 OUTBOUND_CAPTURE = (Role.OUTBOUND_CAPTURE_ALL, Role.OUTBOUND_INCLUDED_RANGE, Role.OUTBOUND_INCLUDED_PORT)
@@ -195,8 +196,12 @@ def exclude_without_all(view: View) -> Iterator[Finding]:
     """Excluded inbound ports in a configuration that does not include all; no rule shows them."""
     config = view.expected
     if config is not None and config.inbound_exclude_ports and config.inbound_ports is not ALL:
-        excluded, included = (",".join(map(str, ports)) for ports in (config.inbound_exclude_ports, config.inbound_ports))
-        yield Finding(catalogue.EXCLUDE_WITHOUT_ALL, (f"expected: -d {excluded}, with -b '{included}'",))
+        excluded, included = map(_listed, (config.inbound_exclude_ports, config.inbound_ports))
+        yield Finding(catalogue.EXCLUDE_WITHOUT_ALL, (f"expected: -d {excluded} with -b '{included}'",))
+
+
+def _listed(ports: tuple[PortRange, ...]) -> str:
+    return ",".join(map(str, ports))
 
 
 def no_inbound_capture(view: View) -> Iterator[Finding]:
@@ -252,10 +257,10 @@ def unfaithful_reader(view: View) -> Iterator[Finding]:
 
 def _printed(view: View, rule: NftRule) -> str:
     """What iptables made of a rule of nftables' own."""
+    wanted = "nft", rule.family, rule.table, rule.chain, rule.number
     for place in view.places:
-        if (place.backend, place.family, place.table.value) == ("nft", rule.family, rule.table):
-            if (place.chain.name, place.number) == (rule.chain, rule.number):
-                return f"-A {rule.chain} {entry_text(place.entry)}"
+        if (place.backend, place.family, place.table.value, place.chain.name, place.number) == wanted:
+            return f"-A {rule.chain} {entry_text(place.entry)}"
     return "nothing"
 
 

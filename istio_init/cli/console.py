@@ -1,0 +1,22 @@
+"""Prints what rich draws: in colour on a terminal, else as plain text that a log or a pipe can take."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from rich.console import Console, RenderableType
+
+
+def show(renderable: RenderableType, *, plain_width: int) -> None:
+    """Print to stdout; ``plain_width`` is the width where there is neither a terminal nor ``$COLUMNS``."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isascii() and columns.isdigit() and int(columns) else plain_width
+    plain = Console(highlight=False, width=width, color_system=None, force_terminal=False)
+    with plain.capture() as captured:
+        plain.print(renderable)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

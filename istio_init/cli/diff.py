@@ -1,0 +1,80 @@
+"""``istio-init diff``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from istio_init.cli.source import rules_of
+from istio_init.model.netfilter import Family
+from istio_init.model.rules import RuleSet
+from istio_init.report.region_words import outcome_words, region_words
+from istio_init.report.trace_words import packet_arguments
+from istio_init.trace.classes import Difference, differences
+from istio_init.trace.packet import Direction
+from istio_init.trace.space import Space
+
+DIFFERENT = 3
+
+
+@click.command("diff")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def diff(before: str, after: str, form: str) -> int:
+    """Compare two rule sets by what they do, not by their text.
+
+    Each is a process id, the name or path of a network namespace, a file of
+    iptables-save text (FILE or FILE,FILE6), or a configuration as
+    istio-iptables arguments ("-b '*' -i '*'"). Exit status 0 where they are
+    equal in behaviour, 3 where they are not.
+    """
+    one, other = _rules(before), _rules(after)
+    found: list[tuple[Family, Space, Difference]] = []
+    for family in Family:
+        for direction in Direction:
+            empty = RuleSet(family)
+            space, differing = differences(one.get(family, empty), other.get(family, empty), direction)
+            found += [(family, space, each) for each in differing]
+    if form == "json":
+        objects = [_json(*each) for each in found]
+        click.echo(json.dumps({"schema": 1, "equal": not found, "differences": objects}, indent=2))
+    else:
+        _print(found)
+    return DIFFERENT if found else 0
+
+
+def _rules(text: str) -> dict[Family, RuleSet]:
+    """The rule sets that an argument names."""
+    if text.lstrip().startswith("-") or " " in text.strip():
+        return rules_of(None, None, None, None, text)
+    if text.isdigit():
+        return rules_of(int(text), None, None, None, None)
+    paths = text.split(",")
+    if Path(paths[0]).is_file() and not paths[0].startswith(("/run/netns/", "/var/run/netns/", "/proc/")):
+        return rules_of(None, None, paths[0], paths[1] if len(paths) > 1 else None, None)
+    return rules_of(None, text, None, None, None)
+
+
+def _print(found: list[tuple[Family, Space, Difference]]) -> None:
+    if not found:
+        click.echo("equal: every new connection has the same outcome")
+        return
+    for family, space, each in found:
+        click.secho(f"{space.direction.value}, {family.value}: ", bold=True, nl=False)
+        click.echo(f"{outcome_words(each.before)} in A, {outcome_words(each.after)} in B")
+        click.echo(f"  {region_words(space, each.region)}")
+        click.echo(f"  for example: istio-init trace {packet_arguments(each.witness)}")
+
+
+def _json(family: Family, space: Space, each: Difference) -> dict[str, object]:
+    return {
+        "direction": space.direction.value,
+        "family": family.value,
+        "before": {"kind": each.before.kind, "port": each.before.port},
+        "after": {"kind": each.after.kind, "port": each.after.port},
+        "conditions": region_words(space, each.region),
+        "witness": packet_arguments(each.witness),
+    }
