@@ -19,9 +19,10 @@ from istio_init.trace.space import Space
 DIFFERENT = 3
 
 
-@click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+# A configuration begins with a dash, so there are no short options that it could be mistaken for.
+@click.command("diff", context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("before", metavar="A", type=click.UNPROCESSED)
+@click.argument("after", metavar="B", type=click.UNPROCESSED)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def diff(before: str, after: str, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.

@@ -69,10 +69,8 @@ def _part(hop: Hop) -> str:
 
 def packet_arguments(packet: Packet) -> str:
     """The packet as arguments of ``istio-init trace``."""
-    source, destination = (
-        endpoint(packet.source, packet.source_port),
-        endpoint(packet.destination, packet.destination_port),
-    )
+    source = endpoint(packet.source, packet.source_port)
+    destination = endpoint(packet.destination, packet.destination_port)
     words = [packet.direction.value, packet.protocol, destination, "--src", source, "--interface", packet.interface]
     if packet.uid is not None:
         words += ["--uid", str(packet.uid), "--gid", str(packet.gid)]
