@@ -17,6 +17,7 @@ from istio_init.kernel.observe import observe
 from istio_init.kernel.pods import PodNamespace, pod_namespaces
 from istio_init.kernel.workers import spread
 from istio_init.report.ps_row import PsRow, ps_json, ps_row, unreadable_row
+from istio_init.report.visible import visible
 
 STATE_STYLE = {"captured": "green", "broken": "bold red", "not captured": "dim", "unknown": "yellow"}
 PLAIN_WIDTH = 1000
@@ -60,7 +61,7 @@ def _table(rows: list[PsRow]) -> Table:
         table.add_row(
             str(row.inode),
             str(row.pid),
-            row.process,
+            visible(row.process),
             (row.container or "-")[:12],
             " ".join(row.addresses) or "-",
             row.mode,

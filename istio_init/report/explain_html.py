@@ -9,6 +9,7 @@ from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.flow import flow
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.flow_svg import flow_svg
+from istio_init.report.visible import visible
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1d232b; --dim: #66707c; --line: #d5dae0; --card: #f6f8fa;
@@ -38,10 +39,10 @@ td.number { text-align: right; white-space: nowrap; } td.rule { word-break: brea
 
 def explanation_html(explanation: Explanation) -> str:
     """The page."""
-    label = escape(explanation.snapshot.label)
+    label = _escape(explanation.snapshot.label)
     parts = [
         f"<h1>{label}</h1>",
-        f'<p class="dim">{escape(explanation.facts)}</p>',
+        f'<p class="dim">{_escape(explanation.facts)}</p>',
         "<h2>Findings</h2>",
         *(map(_finding, explanation.findings) if explanation.findings else ['<p class="ok">None.</p>']),
         *_drift(explanation),
@@ -49,7 +50,7 @@ def explanation_html(explanation: Explanation) -> str:
         *_diagrams(explanation),
         *_rules(explanation),
     ]
-    parts += [f'<p class="dim">Not read: {escape(line)}</p>' for line in explanation.snapshot.unread]
+    parts += [f'<p class="dim">Not read: {_escape(line)}</p>' for line in explanation.snapshot.unread]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -59,13 +60,17 @@ def explanation_html(explanation: Explanation) -> str:
     )
 
 
+def _escape(text: str) -> str:
+    return escape(visible(text))
+
+
 def _finding(finding: Finding) -> str:
     kind = finding.kind
-    evidence = escape("\n".join(finding.evidence))
+    evidence = "\n".join(map(_escape, finding.evidence))
     return (
         f'<div class="finding {kind.severity.value}"><p><span class="severity">{kind.severity.value}</span>'
-        f'<strong>{escape(kind.title)}</strong> <code class="dim">{kind.code}</code></p><pre>{evidence}</pre>'
-        f"<p>{escape(kind.why)}</p><p><strong>What to do:</strong> {escape(kind.fix)}</p></div>"
+        f'<strong>{_escape(kind.title)}</strong> <code class="dim">{kind.code}</code></p><pre>{evidence}</pre>'
+        f"<p>{_escape(kind.why)}</p><p><strong>What to do:</strong> {_escape(kind.fix)}</p></div>"
     )
 
 
@@ -80,7 +85,7 @@ def _drift(explanation: Explanation) -> list[str]:
         for change in family.changes:
             where = f"{family.family.value} {change.table.value}"
             lines.append(f"{DRIFT_NAMES[change.kind.value]}: {where}: -A {change.chain} {change.text}")
-    return ["<h2>Drift</h2>", f"<pre>{escape(chr(10).join(lines))}</pre>"]
+    return ["<h2>Drift</h2>", "<pre>" + "\n".join(map(_escape, lines)) + "</pre>"]
 
 
 def _configuration(explanation: Explanation) -> list[str]:
@@ -88,10 +93,10 @@ def _configuration(explanation: Explanation) -> list[str]:
         return []
     parts = [
         "<h2>Configuration behind the rules</h2>",
-        f"<pre>istio-iptables {escape(str(explanation.arguments))}</pre>",
+        f"<pre>istio-iptables {_escape(str(explanation.arguments))}</pre>",
     ]
     if explanation.dns_servers:
-        parts.append(f"<p>With the name servers {escape(', '.join(explanation.dns_servers))}.</p>")
+        parts.append(f"<p>With the name servers {_escape(', '.join(explanation.dns_servers))}.</p>")
     if not explanation.exact:
         parts.append("<p>These arguments give other rules today: see the release above, or the findings.</p>")
     return parts
@@ -112,7 +117,7 @@ def _rules(explanation: Explanation) -> list[str]:
     for row in explanation.rows:
         chains.setdefault(f"{row.family.value} {row.table.value} {row.chain} ({row.backend})", []).append(row)
     for title, rows in chains.items():
-        parts.append(f"<h3>{escape(title)}</h3>")
+        parts.append(f"<h3>{_escape(title)}</h3>")
         cells = "".join(map(_row, rows))
         parts.append(f"<table><tr><th>#</th><th>Packets</th><th>Rule</th><th>Why</th></tr>{cells}</table>")
     return parts
@@ -123,5 +128,5 @@ def _row(row: Row) -> str:
     kind = ' class="foreign"' if row.foreign else ""
     return (
         f'<tr{kind}><td class="number">{row.number}</td><td class="number">{packets}</td>'
-        f'<td class="rule">{escape(row.text)}</td><td>{escape(row.why)}</td></tr>'
+        f'<td class="rule">{_escape(row.text)}</td><td>{_escape(row.why)}</td></tr>'
     )

@@ -14,6 +14,7 @@ from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.flow import HookFlow, Step, flow
 from istio_init.model.netfilter import Family
 from istio_init.report.explain_json import DRIFT_NAMES
+from istio_init.report.visible import visible
 
 SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 DRIFT_STYLE = {"missing": "red", "extra": "red", "moved": "yellow", "foreign": "dim"}
@@ -31,12 +32,12 @@ def explanation_text(explanation: Explanation) -> RenderableType:
     if explanation.families:
         parts += [*_flow(explanation), *_rules(explanation)]
     for line in explanation.snapshot.unread:
-        parts.append(Text(f"not read: {line}", style="yellow"))
+        parts.append(Text(f"not read: {visible(line)}", style="yellow"))
     return Group(*parts)
 
 
 def _heading(explanation: Explanation) -> Text:
-    return Text.assemble((explanation.snapshot.label, "bold"), ": ", explanation.facts)
+    return Text.assemble((visible(explanation.snapshot.label), "bold"), ": ", explanation.facts)
 
 
 def _section(title: str, *parts: RenderableType) -> list[RenderableType]:
@@ -45,7 +46,8 @@ def _section(title: str, *parts: RenderableType) -> list[RenderableType]:
 
 def _findings(explanation: Explanation) -> list[RenderableType]:
     if not explanation.findings:
-        return _section("Findings", Text("none", style="green"))
+        none = Text("none, in what could be read", style="yellow") if explanation.snapshot.partial else None
+        return _section("Findings", none or Text("none", style="green"))
     return _section("Findings", *(_finding(finding) for finding in explanation.findings))
 
 
@@ -55,12 +57,12 @@ def _finding(finding: Finding) -> RenderableType:
         (kind.severity.value.upper(), SEVERITY_STYLE[kind.severity.value]), f" {kind.title} ", (f"[{kind.code}]", "dim")
     )
     told = [*finding.evidence, f"Why it matters: {kind.why}", f"What to do: {kind.fix}"]
-    return Group(heading, *(Padding(Text(line, overflow="fold"), (0, 0, 0, 2)) for line in told))
+    return Group(heading, *(Padding(Text(visible(line), overflow="fold"), (0, 0, 0, 2)) for line in told))
 
 
 def _configuration(explanation: Explanation) -> list[RenderableType]:
     assert explanation.arguments is not None
-    lines = [Text(f"istio-iptables {' '.join(_words(explanation))}", style="green", overflow="fold")]
+    lines = [Text(f"istio-iptables {visible(' '.join(_words(explanation)))}", style="green", overflow="fold")]
     if explanation.dns_servers:
         lines.append(Text(f"with the name servers {', '.join(explanation.dns_servers)}"))
     if not explanation.exact:
@@ -79,12 +81,12 @@ def _words(explanation: Explanation) -> list[str]:
 def _drift(drift: Drift) -> list[RenderableType]:
     if drift.is_equal:
         return _section("Drift", Text("none: the rules are those of the expected configuration", style="green"))
-    lines: list[RenderableType] = [Text(drift.note, style="yellow")] if drift.note else []
+    lines: list[RenderableType] = [Text(visible(drift.note), style="yellow")] if drift.note else []
     for family in drift.families:
         for change in family.changes:
             name = DRIFT_NAMES[change.kind.value]
             text = f"{name}: {family.family.value} {change.table.value}: -A {change.chain} {change.text}"
-            lines.append(Text(text, style=DRIFT_STYLE[name]))
+            lines.append(Text(visible(text), style=DRIFT_STYLE[name]))
     return _section("Drift", *lines)
 
 
@@ -114,7 +116,7 @@ def _grow(tree: Tree, steps: tuple[Step, ...]) -> None:
         style = "dim" if step.foreign else _ACTION_STYLE.get(step.action.split()[0], "")
         packets = f"  [{step.packets} packets]" if step.packets else ""
         note = "  (foreign)" if step.foreign else ""
-        text = Text.assemble(step.tests, (" ─► ", "dim"), (step.action, style), (packets + note, "dim"))
+        text = Text.assemble(visible(step.tests), (" ─► ", "dim"), (visible(step.action), style), (packets + note, "dim"))
         _grow(tree.add(text), step.steps)
 
 
@@ -125,7 +127,7 @@ def _rules(explanation: Explanation) -> list[RenderableType]:
     parts: list[RenderableType] = []
     chains: dict[tuple[str, Family, str, str], list[Row]] = {}
     for row in explanation.rows:
-        chains.setdefault((row.backend, row.family, row.table.value, row.chain), []).append(row)
+        chains.setdefault((row.backend, row.family, row.table.value, visible(row.chain)), []).append(row)
     for (backend, family, table, chain), rows in chains.items():
         if all(row.foreign for row in rows):
             parts.append(Text(f"{family.value} {table} {chain} ({backend}): {len(rows)} foreign rules", style="dim"))
@@ -139,7 +141,7 @@ def _rules(explanation: Explanation) -> list[RenderableType]:
             counters = row.entry.counters
             seen = f"{counters.packets} pkts" if counters else ""
             why = Text(f"\n{row.why}", style="dim")
-            grid.add_row(str(row.number), seen, Text(row.text, style="dim" if row.foreign else "").append_text(why))
+            grid.add_row(str(row.number), seen, Text(visible(row.text), style="dim" if row.foreign else "").append_text(why))
         parts.append(Padding(grid, (0, 0, 0, 2)))
         if len(rows) > SHOWN_RULES:
             parts.append(Text(f"  and {len(rows) - SHOWN_RULES} more rules", style="dim"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from istio_init.report.visible import visible
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.inspector.flow import HookFlow, Step
@@ -30,6 +32,7 @@ class _Canvas:
 
     def text(self, x: float, words: str, *, style: str = "") -> float:
         """Draw words in the current row; the x at which they end."""
+        words = visible(words)
         self.shapes.append(f'<text x="{x:.0f}" y="{self.y + 19}" fill="var(--fg)"{style}>{escape(words)}</text>')
         end = x + len(words) * TEXT
         self.width = max(self.width, end)
@@ -37,6 +40,7 @@ class _Canvas:
 
     def pill(self, x: float, words: str, colour: str) -> None:
         """Draw words in a rounded box."""
+        words = visible(words)
         width = len(words) * TEXT + 18
         self.shapes.append(
             f'<rect x="{x:.0f}" y="{self.y + 3}" width="{width:.0f}" height="23" rx="11" '

@@ -27,6 +27,7 @@ from istio_init.model.targets import (
     Tproxy,
     Verdict,
 )
+from istio_init.report.visible import visible
 from istio_init.roles.recognise import is_istio_chain, is_ours
 
 TYPE_CHECKING = False
@@ -52,10 +53,10 @@ def listing(explanation: Explanation) -> str:
             for chain in chains.values():
                 if chain.policy is not None and not chain.entries:
                     continue
-                lines += [_title(chain, rules, chains), HEADING]
+                lines += [visible(_title(chain, rules, chains)), HEADING]
                 for number, entry in enumerate(chain.entries, 1):
                     row = whys[backend, family, table, chain.name, number]
-                    lines.append(f"{_columns(number, entry.rule, family)}  # {row.why}")
+                    lines.append(f"{visible(_columns(number, entry.rule, family))}  # {row.why}")
                 lines.append("")
     return "\n".join(lines).rstrip() + "\n" if lines else ""
 

@@ -244,6 +244,8 @@ _ADDRESSES = {
 
 
 def _ordinary(dimension: int, found: Intervals, family: Family) -> int:
+    if dimension == INTERFACE:
+        return found[-1][1]  # The last one stands for all that no rule names.
     preferred = _PREFERRED.get(dimension) or _ADDRESSES.get((family, dimension)) or ()
     return next((number for number in preferred if contains(found, number)), found[0][0])
 
