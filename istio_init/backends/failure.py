@@ -39,7 +39,7 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
 def _refused_line(said: str, text: str) -> str | None:
     """The line that the program complains of: ``line 12 failed`` or ``Error occurred at line: 12``."""
     words = said.replace(":", " ").split()
-    lines = text.splitlines()
+    lines = text.split("\n")
     for word, following in pairwise(words):
         if word == "line" and following.isdigit() and 0 < int(following) <= len(lines):
             return lines[int(following) - 1]

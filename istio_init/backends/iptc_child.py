@@ -149,12 +149,12 @@ def commit(family: Family, text: str, wait: float) -> None:
 def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
     name = ""
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("*"):
             name, lines = line[1:], []
         elif line == "COMMIT":
             yield name, lines
-        else:
+        elif line:
             lines.append(line)
 
 

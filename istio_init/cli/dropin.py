@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.cli.log import LEVELS, Log, parse_level
+from istio_init.cli.log import LEVELS, Log, LogTargetError, parse_level
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import values
 from istio_init.config.parse import gather, parse, parse_option, shown
@@ -76,6 +76,9 @@ def run(argv: list[str]) -> int:
         return FAILED
     except IstioInitError as error:
         log.error(str(error))
+        return FAILED
+    except LogTargetError as error:
+        sys.stderr.write(f"{error}\n")
         return FAILED
     return 0
 

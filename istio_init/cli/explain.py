@@ -14,6 +14,7 @@ from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapsho
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
 from istio_init.dialects.save import render_save
+from istio_init.errors import IstioInitError
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.kernel.names import FileNames
 
@@ -67,7 +68,12 @@ def explain_command(
 def _expected(line: str | None, path: Path | None) -> Config | None:
     if line is None and path is None:
         return None
-    text = line if line is not None else Path(path or "").read_text(encoding="utf-8")
+    if line is not None and path is not None:
+        raise click.UsageError("give one of --expect and --expect-file")
+    try:
+        text = line if line is not None else Path(path or "").read_text(encoding="utf-8")
+    except OSError as error:
+        raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expected_config(text, FileNames())
     for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
@@ -80,7 +86,7 @@ def _show(explanation: Explanation, form: str, *, check: bool) -> int:
 
         show(explanation_text(explanation), plain_width=PLAIN_WIDTH)
     else:
-        click.echo(_formatted(explanation, form), nl=False)
+        click.echo(_formatted(explanation, form).encode(errors="surrogateescape"), nl=False)
     return PROBLEMS_FOUND if check and explanation.is_broken else 0
 
 

@@ -8,6 +8,10 @@ import time
 LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
 
 
+class LogTargetError(Exception):
+    """The log's file cannot be written; the argument says why, and what was to be logged."""
+
+
 class Log:
     """Writes lines of Istio's form: time, level, message; or JSON objects."""
 
@@ -33,8 +37,11 @@ class Log:
             stream.write(text)
             stream.flush()
         else:
-            with open(self.target, "a", encoding="utf-8") as file:
-                file.write(text)
+            try:
+                with open(self.target, "a", encoding="utf-8") as file:
+                    file.write(text)
+            except OSError as error:
+                raise LogTargetError(f"--log_target {self.target}: {error.strerror}\n{text}") from error
 
     def error(self, message: str) -> None:
         """What made the run fail."""
@@ -55,11 +62,12 @@ class Log:
 
 def parse_level(text: str) -> str | None:
     """The level of ``level`` or ``scope:level,…``; of several scopes, that of ``default`` or ``all``, else the last."""
-    found = None
+    main = last = None
     for item in text.split(","):
         scope, colon, level = item.strip().rpartition(":")
         if level not in LEVELS or (colon and not scope):
             return None
-        if found is None or scope in ("", "default", "all"):
-            found = level
-    return found
+        if scope in ("", "default", "all"):
+            main = level
+        last = level
+    return main or last

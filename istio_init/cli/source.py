@@ -12,6 +12,7 @@ import click
 from istio_init.cli.expect import expected_config
 from istio_init.config.model import Surroundings
 from istio_init.dialects.save import SaveError, parse_save, with_texts
+from istio_init.dialects.sections import sections
 from istio_init.errors import IstioInitError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Interface, Snapshot
@@ -52,18 +53,21 @@ def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Sna
 
 
 def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
-    """A snapshot of the rules in files.
+    """A snapshot of the rules in files; one file may hold the saves of both families and backends.
 
     Raises:
         IstioInitError: a file cannot be read, or is no text of iptables-save.
     """
+    if file == file6 == "-":
+        raise click.UsageError("only one of --file and --file6 can be standard input")
     rules = {}
     for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
         if path is None:
             continue
         try:
             text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-            rules["nft", family] = recognise(parse_save(text, family).rules)
+            for (backend, each), part in sections(text, family).items():
+                rules[backend, each] = recognise(parse_save(part, each).rules)
         except OSError as error:
             raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
         except SaveError as error:

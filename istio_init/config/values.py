@@ -180,7 +180,7 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1
 def duration(text: str, _: object = None) -> float:
     """Seconds of a duration as Go writes it, such as ``5s`` or ``1m30s``."""
     rest, total = text, 0.0
-    while rest and rest != "0":
+    while rest and text != "0":
         digits = len(rest) - len(rest.lstrip("0123456789."))
         unit_length = len(rest[digits:]) - len(rest[digits:].lstrip("nuµμmsh"))
         number, unit = rest[:digits], rest[digits : digits + unit_length]

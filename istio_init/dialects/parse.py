@@ -234,6 +234,7 @@ _MATCHES: dict[str, Callable[[str, _Options], Match]] = {
     "mark": _mark,
     "connmark": _mark,
     "conntrack": _conntrack,
+    "state": _conntrack,
     "comment": _comment,
 }
 

@@ -93,10 +93,11 @@ def _parse_chain(line: str, number: int) -> Chain:
 def _parse_entry(line: str, number: int, known: Mapping[str, Rule]) -> tuple[str, Entry]:
     try:
         counters = None
+        command = line
         if line.startswith("["):
-            shown, _, line = line.partition(" ")
+            shown, _, command = line.partition(" ")
             counters = _counters(shown)
-        flag, chain, *rest = line.split(" ", 2)
+        flag, chain, *rest = command.split(" ", 2)
         if flag != "-A":
             raise ValueError(flag)
     except ValueError:

@@ -68,14 +68,16 @@ def of_pid(pid: int) -> Place:
     """
     label = f"pid {pid}"
     gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again")
+    if pid <= 0:
+        raise NamespaceError(f"{label}: not the id of a process", fix="give a number above 0")
     try:
         pidfd = os.pidfd_open(pid)
-    except (ProcessLookupError, ValueError, OverflowError):
+    except (ProcessLookupError, OverflowError):
         raise gone from None
     except OSError as error:
-        if error.errno == errno.EINVAL:
+        if error.errno in (errno.EINVAL, errno.ENOENT):  # ENOENT since Linux 6.15
             raise NamespaceError(f"{label}: not a process, but a thread of one", fix="give the process's id") from None
-        raise
+        raise NamespaceError(f"{label}: {error.strerror}") from None
     try:
         netns = _open(f"/proc/{pid}/ns/net", label)
         if select.select([pidfd], [], [], 0)[0]:

@@ -62,7 +62,8 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
         ToolError: the kernel refused; says which part and why.
     """
     for route in unwanted.mark_routes:
-        if (route.family, route.table) in live.local_tables:
+        place = route.family, route.table
+        if place in live.local_tables and place not in unwanted.shared_tables:
             what = f"the local default route cannot be removed from table {route.table}"
             _change(what, _route, "del", route)
         for _ in range(live.rules.count((route.family, route.mark, route.table))):

@@ -24,6 +24,9 @@ class Routing(Value):
     passthrough_ipv6: bool = False
     """``::6/128`` is an address of lo, so that Envoy can bind it as the source of inbound passthrough connections."""
 
+    shared_tables: frozenset[tuple[Family, int]] = frozenset()
+    """Of what is to be removed: tables whose route stays, because another routing rule leads to them."""
+
 
 class LiveRouting(Value):
     """What the namespace's routing holds, as far as the redirection could own it.

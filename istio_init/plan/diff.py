@@ -104,13 +104,16 @@ def _edit_shared(live: Chain, wanted: tuple[Entry, ...]) -> tuple[list[Step], li
     """Deletions and insertions for a chain that others use too."""
     if [entry.rule for entry in live.entries if is_ours(live.name, entry)] == [entry.rule for entry in wanted]:
         return [], []
-    kept = {id(entry) for entry in merge(live, wanted)}
-    deletions = [entry_text(entry) for entry in live.entries if id(entry) not in kept]
-    left = list(live.entries)
-    for text in deletions:
-        left.pop(next(index for index, entry in enumerate(left) if entry_text(entry) == text))
-    remaining = live.replace(entries=tuple(left))
-    present = {id(entry) for entry in left}
+    deletions: list[str] = []
+    remaining = live
+    while leaving := _leaving(remaining, wanted):
+        # Removal by text takes the first of equal rules, which may be another one than the one that was to go.
+        left = list(remaining.entries)
+        for text in leaving:
+            left.pop(next(index for index, entry in enumerate(left) if entry_text(entry) == text))
+        remaining = live.replace(entries=tuple(left))
+        deletions += leaving
+    present = {id(entry) for entry in remaining.entries}
     additions: list[Step] = []
     merged = merge(remaining, wanted)
     for number, entry in enumerate(merged, 1):
@@ -119,6 +122,12 @@ def _edit_shared(live: Chain, wanted: tuple[Entry, ...]) -> tuple[list[Step], li
             text = entry_text(entry)
             additions.append(Append(live.name, text) if at_end else Insert(live.name, number, text))
     return [Delete(live.name, text) for text in deletions], additions
+
+
+def _leaving(live: Chain, wanted: tuple[Entry, ...]) -> list[str]:
+    """The texts of the rules that do not stay where they are."""
+    kept = {id(entry) for entry in merge(live, wanted)}
+    return [entry_text(entry) for entry in live.entries if id(entry) not in kept]
 
 
 def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...]) -> list[Change]:

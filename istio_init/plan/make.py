@@ -58,7 +58,7 @@ def make_plan(
         _backend_plan(live, backend, {**nothing, **wanted}, rewrite=rewrite),
         tuple(_backend_plan(live, other, nothing, rewrite=False) for other in others),
         routing_plan.to_add(live.routing, wanted_routing),
-        routing_plan.to_remove(owned, wanted_routing),
+        routing_plan.to_remove(owned, wanted_routing, live.routing),
     )
 
 

@@ -53,10 +53,15 @@ def to_add(live: LiveRouting, wanted: Routing) -> Routing:
     return Routing(tuple(routes), wanted.passthrough_ipv6 and not live.passthrough_ipv6)
 
 
-def to_remove(owned: Routing, wanted: Routing) -> Routing:
-    """What is ours and not wanted."""
+def to_remove(owned: Routing, wanted: Routing, live: LiveRouting | None = None) -> Routing:
+    """What is ours and not wanted. The route of a table stays while another rule, or a wanted one, leads to it."""
     routes = tuple(route for route in owned.mark_routes if route not in wanted.mark_routes)
-    return Routing(routes, owned.passthrough_ipv6 and not wanted.passthrough_ipv6)
+    leaving = {(route.family, route.mark, route.table) for route in routes}
+    others = () if live is None else live.rules
+    used = {(family, table) for family, mark, table in others if (family, mark, table) not in leaving}
+    used |= {(route.family, route.table) for route in wanted.mark_routes}
+    shared = frozenset((route.family, route.table) for route in routes) & used
+    return Routing(routes, owned.passthrough_ipv6 and not wanted.passthrough_ipv6, shared)
 
 
 def _marks(rules: RuleSet) -> set[int]:

@@ -116,7 +116,8 @@ def _grow(tree: Tree, steps: tuple[Step, ...]) -> None:
         style = "dim" if step.foreign else _ACTION_STYLE.get(step.action.split()[0], "")
         packets = f"  [{step.packets} packets]" if step.packets else ""
         note = "  (foreign)" if step.foreign else ""
-        text = Text.assemble(visible(step.tests), (" ─► ", "dim"), (visible(step.action), style), (packets + note, "dim"))
+        tests, done = visible(step.tests), visible(step.action)
+        text = Text.assemble(tests, (" ─► ", "dim"), (done, style), (packets + note, "dim"))
         _grow(tree.add(text), step.steps)
 
 
@@ -140,8 +141,8 @@ def _rules(explanation: Explanation) -> list[RenderableType]:
         for row in rows[:SHOWN_RULES]:
             counters = row.entry.counters
             seen = f"{counters.packets} pkts" if counters else ""
-            why = Text(f"\n{row.why}", style="dim")
-            grid.add_row(str(row.number), seen, Text(visible(row.text), style="dim" if row.foreign else "").append_text(why))
+            rule = Text(visible(row.text), style="dim" if row.foreign else "")
+            grid.add_row(str(row.number), seen, rule.append(f"\n{row.why}", style="dim"))
         parts.append(Padding(grid, (0, 0, 0, 2)))
         if len(rows) > SHOWN_RULES:
             parts.append(Text(f"  and {len(rows) - SHOWN_RULES} more rules", style="dim"))

@@ -35,7 +35,8 @@ def _routing(verb: str, routing: Routing) -> list[str]:
     lines = []
     for route in routing.mark_routes:
         flag = IP_FLAG[route.family]
-        lines.append(f"ip {flag} route {verb} local default dev lo table {route.table}")
+        if (route.family, route.table) not in routing.shared_tables:
+            lines.append(f"ip {flag} route {verb} local default dev lo table {route.table}")
         lines.append(f"ip {flag} rule {verb} fwmark {route.mark:#x} lookup {route.table}")
     if routing.passthrough_ipv6:
         lines.append(f"ip -6 addr {verb} ::6/128 dev lo")

@@ -43,4 +43,7 @@ def _option_lines(option: Option) -> list[str]:
         detail += f" Default: {option.default}."
     if option.env and flags:
         detail += f" [{', '.join(option.env)}]"
-    return [head, *wrap(detail, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)]
+    return [
+        head,
+        *wrap(detail, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT, break_on_hyphens=False),
+    ]
