@@ -124,8 +124,8 @@ class _Session:
         now = self.read()
         from istio_init.plan.diff import diff, ours_alone
 
-        for (name, family), before in self.before.rules.items():
-            back = diff(now.of(name, family), ours_alone(before))
+        for name, family in {**self.before.raw, **now.raw}:
+            back = diff(now.of(name, family), ours_alone(self.before.of(name, family)))
             if back.edits:
                 self.by_name[name].commit(family, back.edits)
         routing.put_back(self.before.routing, now.routing)
