@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Exit status: 0 done, 1 refused by the kernel or a tool, 2 bad usage or configuration, "
-    "4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables.",
+    "3 problems or differences found, 4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables.",
 )
 @click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
 def cli() -> None:

@@ -60,7 +60,7 @@ def _shaping_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand, short_help="Redirect a namespace's traffic to a sidecar proxy.")
 @with_options(TARGET_OPTIONS)
 @click.option(
     "--reconcile/--no-reconcile",

@@ -9,7 +9,7 @@ from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers,
 from istio_init.surroundings import NOTHING
 
 
-@click.command()
+@click.command(short_help="Remove everything that is ours.")
 @with_options(TARGET_OPTIONS)
 @with_options(RUN_OPTIONS)
 def clean(

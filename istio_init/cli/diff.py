@@ -20,7 +20,11 @@ DIFFERENT = 3
 
 
 # A configuration begins with a dash, so there are no short options that it could be mistaken for.
-@click.command("diff", context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.command(
+    "diff",
+    short_help="Compare what two rule sets do.",
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+)
 @click.argument("before", metavar="A", type=click.UNPROCESSED)
 @click.argument("after", metavar="B", type=click.UNPROCESSED)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)

@@ -23,7 +23,7 @@ PROBLEMS_FOUND = 3
 PLAIN_WIDTH = 100
 
 
-@click.command("explain")
+@click.command("explain", short_help="Say what live rules do, and what is wrong.")
 @click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
 @with_options(NAMESPACE_OPTIONS)
 @click.option("--expect", metavar="ARGS", help="Compare with the rules of these istio-iptables arguments.")

@@ -17,7 +17,7 @@ from istio_init.trace.space import Space
 KINDS = ["redirect", "tproxy", "direct", "drop", "unknown"]
 
 
-@click.command("map")
+@click.command("map", short_help="Divide all connections by what becomes of them.")
 @with_options(NAMESPACE_OPTIONS)
 @click.option("--expect", metavar="ARGS", help="The rules of these istio-iptables arguments, applied nowhere.")
 @click.option(

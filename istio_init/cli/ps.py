@@ -24,7 +24,7 @@ PLAIN_WIDTH = 1000
 """Where there is no terminal: a namespace is one line, whatever it holds."""
 
 
-@click.command("ps")
+@click.command("ps", short_help="List the node's network namespaces.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def ps(form: str) -> int:
     """List every network namespace of this node and the state of its redirection.

@@ -30,7 +30,7 @@ FIELDS = {"src": "source", "sport": "source_port", "uid": "uid", "gid": "gid", "
           "ctstate": "ctstate"}  # fmt: skip
 
 
-@click.command("trace")
+@click.command("trace", short_help="Follow a packet through the rules.")
 @click.argument("direction", required=False, type=click.Choice([each.value for each in Direction]))
 @click.argument("protocol", required=False)
 @click.argument("destination", required=False, metavar="[DST[:PORT]]")
