@@ -78,11 +78,15 @@ class _Session:
         self.manner = manner
         nft, legacy = backends(manner.wait)
         self.by_name: dict[str, Backend] = {"nft": nft, "legacy": legacy}
-        self.before = self.read()
+        self.before = self._read(None)
         legacy_rules = [self.before.of("legacy", family) for family in Family]
         self.backend, self.other = choose(nft, legacy, legacy_rules, manner.backend)
 
     def read(self) -> Live:
+        """What is live by now; what was foreign at the beginning counts as foreign still."""
+        return self._read(self.before)
+
+    def _read(self, before: Live | None) -> Live:
         """What is live in both backends and the routing; tables that do not exist are not looked into."""
         rules = {
             (backend.name, family): backend.read(family, self.wanted.known)
@@ -90,7 +94,7 @@ class _Session:
             for family in backend.families()
         }
         tables = frozenset(route.table for route in self.wanted.routing.mark_routes)
-        return Live(rules, routing.read(tables))
+        return Live(rules, routing.read(tables), before)
 
     def holds_wanted(self, live: Live) -> bool:
         """Whether the live state is, to the letter, the wanted one and nothing else: the usual end of a run."""

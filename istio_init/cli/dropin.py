@@ -65,6 +65,14 @@ def run(argv: list[str]) -> int:
 
         print(dropin_help(), end="")
         return 0
+    try:
+        return _logged(argv)
+    except LogTargetError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
+
+
+def _logged(argv: list[str]) -> int:
     log = Log()
     try:
         given = gather(parse_flags(argv, ALL_OPTIONS), os.environ, apply=False, options=ALL_OPTIONS)
@@ -76,9 +84,6 @@ def run(argv: list[str]) -> int:
         return FAILED
     except IstioInitError as error:
         log.error(str(error))
-        return FAILED
-    except LogTargetError as error:
-        sys.stderr.write(f"{error}\n")
         return FAILED
     return 0
 

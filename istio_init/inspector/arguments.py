@@ -17,11 +17,14 @@ class Arguments(Value):
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
 
-    def __str__(self) -> str:
+    def words(self, *command: str) -> list[str]:
+        """The words of a shell's command, quoted: variables, the command if one is given, arguments."""
         from shlex import quote
 
-        words = [*(f"{name}={quote(value)}" for name, value in self.env), *map(quote, self.argv)]
-        return " ".join(words)
+        return [*(f"{name}={quote(value)}" for name, value in self.env), *command, *map(quote, self.argv)]
+
+    def __str__(self) -> str:
+        return " ".join(self.words())
 
 
 def arguments(config: Config) -> Arguments:

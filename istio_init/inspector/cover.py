@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Chain
 
 
-def shadowed_by(chain: Chain, index: int, chains: Mapping[str, Chain]) -> int | None:
-    """The index of an earlier rule after which the rule at ``index`` sees no packet; None if there is none.
-
-    ``chains`` are those of the same table, to follow jumps.
-    """
-    later = chain.entries[index].rule
-    for earlier in range(index):
-        rule = chain.entries[earlier].rule
-        if covers(rule, later) and ends(rule, later, chains):
-            return earlier
-    return None
-
-
 def ends(rule: Rule, packet: Rule, chains: Mapping[str, Chain]) -> bool:
     """Whether a rule that matches ends the way of the packets through its chain.
 
@@ -76,8 +63,8 @@ def _ends_within(chain: Chain, packet: Rule, chains: Mapping[str, Chain], depth:
 def covers(earlier: Rule, later: Rule) -> bool:
     """Whether every packet that ``later`` matches passes all tests of ``earlier``. False where that cannot be told."""
     return (
-        _address(earlier.source, later.source)
-        and _address(earlier.destination, later.destination)
+        covers_address(earlier.source, later.source)
+        and covers_address(earlier.destination, later.destination)
         and _interface(earlier.in_interface, later.in_interface)
         and _interface(earlier.out_interface, later.out_interface)
         and _protocol(earlier.protocol, later.protocol)
@@ -85,7 +72,8 @@ def covers(earlier: Rule, later: Rule) -> bool:
     )
 
 
-def _address(earlier: Address | None, later: Address | None) -> bool:
+def covers_address(earlier: Address | None, later: Address | None) -> bool:
+    """Whether every address that passes ``later`` passes ``earlier``."""
     if earlier is None or earlier == later:
         return True
     if later is None or earlier.network.version != later.network.version:
@@ -123,10 +111,7 @@ def _implied(match: Match, later: Rule) -> bool:
         case PortMatch(protocol, None, None):
             return later.protocol == Protocol(protocol)
         case PortMatch():
-            others = [each for each in later.matches if isinstance(each, PortMatch)]
-            return any(
-                _port(match.source, each.source) and _port(match.destination, each.destination) for each in others
-            )
+            return any(_covers_ports(match, each) for each in later.matches if isinstance(each, PortMatch))
         case Multiport("destination", ports, negated):
             others = [each for each in later.matches if isinstance(each, PortMatch)]
             return any(_in_set(ports, negated, each.destination) for each in others)
@@ -141,7 +126,12 @@ def _implied(match: Match, later: Rule) -> bool:
     return False
 
 
-def _port(earlier: PortTest | None, later: PortTest | None) -> bool:
+def _covers_ports(earlier: PortMatch, later: PortMatch) -> bool:
+    return covers_port(earlier.source, later.source) and covers_port(earlier.destination, later.destination)
+
+
+def covers_port(earlier: PortTest | None, later: PortTest | None) -> bool:
+    """Whether every port that passes ``later`` passes ``earlier``."""
     if earlier is None or earlier == later:
         return True
     if later is None:

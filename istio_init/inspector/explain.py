@@ -13,7 +13,7 @@ from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import Entry, RuleSet
 from istio_init.model.value import Value
 from istio_init.roles.catalogue import CATALOGUE
-from istio_init.roles.recognise import is_ours
+from istio_init.roles.recognise import is_istio_chain, is_ours, resembles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Row(Value):
     number: int
     entry: Entry
     foreign: bool
+    resembles: Role | None = None
+    """What an older release would have had the foreign rule for."""
 
     @property
     def text(self) -> str:
@@ -49,6 +51,8 @@ class Row(Value):
         """Why it exists, in one sentence."""
         if self.entry.role is not None:
             return CATALOGUE[self.entry.role].why
+        if self.resembles is not None:
+            return f"Foreign, as its table has no chain of Istio's; but: {CATALOGUE[self.resembles].why}"
         if self.foreign:
             return "Foreign: somebody else's rule."
         return "In a chain of Istio's, but of no kind that is known."
@@ -124,5 +128,8 @@ def _mode(view: View) -> str:
 
 def _rows(snapshot: Snapshot) -> Iterator[Row]:
     for (backend, family), rules in snapshot.rules.items():
+        captured = any(is_istio_chain(chain.name) for _, chain in rules.chains())
         for table, chain, number, entry in rules.entries():
-            yield Row(backend, family, table, chain.name, number, entry, not is_ours(chain.name, entry))
+            foreign = not is_ours(chain.name, entry)
+            older = resembles(table, chain.name, entry.rule) if foreign and captured else None
+            yield Row(backend, family, table, chain.name, number, entry, foreign, older)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import Chain, Entry, RuleSet
 
-LISTED = 4
-"""Values of merged rules that are named; the rest is counted."""
+LISTED, LISTED_LENGTH = 4, 60
+"""Values that are named, and their characters together; the rest is counted."""
 
 HOOKS = (
     ("inbound", "PREROUTING", "what enters the pod"),
@@ -72,7 +72,7 @@ def _steps(
         steps.append(
             Step(
                 (first, first + len(group) - 1),
-                conditions(_merged([phrases(entry.rule) for entry in group])),
+                conditions(_collapsed(_merged([phrases(entry.rule) for entry in group]))),
                 action(group[0].rule),
                 not is_ours(chain.name, group[0]),
                 sum(counted) if counted else None,
@@ -112,10 +112,27 @@ def _alike(group: list[Entry], entry: Entry) -> bool:
 
 
 def _merged(all_phrases: list[list[Phrase]]) -> list[Phrase]:
+    """One list of phrases for several rules, with all values where they differ."""
     merged = []
     for column in zip(*all_phrases, strict=True):
         kind, head, _ = column[0]
-        values = list(dict.fromkeys(value for _, _, value in column))
-        more = f" and {len(values) - LISTED} more" if len(values) > LISTED else ""
-        merged.append((kind, head, ", ".join(values[:LISTED]) + more))
+        merged.append((kind, head, _listed(list(dict.fromkeys(value for _, _, value in column)))))
     return merged
+
+
+def _collapsed(found: list[Phrase]) -> list[Phrase]:
+    """One phrase for those of a rule that test the same thing again and again, as for many groups."""
+    collapsed: dict[tuple[str, str], list[str]] = {}
+    for kind, head, value in found:
+        collapsed.setdefault((kind, head), []).append(value)
+    return [(kind, head, _listed(values)) for (kind, head), values in collapsed.items()]
+
+
+def _listed(values: list[str]) -> str:
+    named = values[:1]
+    for value in values[1:LISTED]:
+        if len(", ".join([*named, value])) > LISTED_LENGTH:
+            break
+        named.append(value)
+    more = f" and {len(values) - len(named)} more" if len(values) > len(named) else ""
+    return ", ".join(named) + more

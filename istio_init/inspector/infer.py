@@ -9,15 +9,18 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from istio_init.config.model import ALL, Config, Everything, InterceptionMode, Surroundings
+from istio_init.inspector.release import is_older, release_span
 from istio_init.model.matches import IdRange, IPNetwork, Mark, Owner, PortMatch, PortRange
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import RuleSet
 from istio_init.model.targets import Redirect, Tproxy
 from istio_init.model.value import Value
+from istio_init.plan.diff import diff
+from istio_init.plan.model import Kind
 from istio_init.policy import sidecar
 from istio_init.policy.builder import OUTPUT
 from istio_init.roles import Role
-from istio_init.roles.recognise import is_istio_chain
+from istio_init.roles.recognise import is_istio_chain, recognise, resembles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,24 +51,45 @@ def infer(live: Mapping[Family, RuleSet], routing: LiveRouting | None = None) ->
 
     ``routing`` tells the routing table of TPROXY mode, which no rule names.
     """
-    families = tuple(family for family in Family if family in live and _has_chains(live[family]))
-    if not any(_entries(live[family], Role.OUTBOUND_REDIRECT) for family in families):
+    captured = {family: live[family] for family in Family if family in live and _has_chains(live[family])}
+    if not any(_entries(rules, Role.OUTBOUND_REDIRECT) for rules in captured.values()):
         return None
-    main = max([live[family] for family in families], key=_known_rules)
+    # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
+    readings: list[tuple[int, Inferred]] = []
+    for source in ({family: _without_repeats(rules) for family, rules in captured.items()}, captured):
+        for main in sorted(source.values(), key=_known_rules, reverse=True):
+            reading = _read(main, source, routing)
+            distance = _distance(captured, reading)
+            if not distance:
+                return reading.replace(exact=True)
+            readings.append((distance, reading))
+    return min(readings, key=lambda each: each[0])[1]
+
+
+def _read(main: RuleSet, live: Mapping[Family, RuleSet], routing: LiveRouting | None) -> Inferred:
+    """The configuration as one family tells it, with the ranges and name servers of all."""
+    families = tuple(live)
     fields = {**_inbound(main), **_outbound(main, live, families), **_owners(main), **_interfaces(main)}
     mark = _tproxy_mark(main)
     fields["tproxy_mark"] = mark or 1337
     fields["tproxy_table"] = _table(routing, mark)
-    fields["drop_invalid"] = bool(_entries(main, Role.DROP_INVALID_JUMP) or _entries(main, Role.OLDER_DROP_INVALID))
+    fields["drop_invalid"] = _drops_invalid(main, older=is_older(release_span(live)))
     fields["dual_stack"] = Family.IPV6 in families
     fields["redirect_dns"] = _captures_dns(main)
     servers = _dns_servers(live, families)
     fields["capture_all_dns"] = None in servers
-    config = Config(**fields)  # type: ignore[arg-type]
     around = Surroundings(Family.IPV6 in families, tuple(server for server in servers if server is not None))
-    built = sidecar.rules(config, around)
-    exact = all(_same(live[family], built.get(family)) for family in families) and set(built) == set(families)
-    return Inferred(config, around, exact)
+    return Inferred(Config(**fields), around, exact=False)  # type: ignore[arg-type]
+
+
+def _distance(live: Mapping[Family, RuleSet], reading: Inferred) -> int:
+    """How many rules the policy would change to make its own of the live ones; 0 where it gives just these."""
+    distance = 0
+    for family, built in sidecar.rules(reading.config, reading.around).items():
+        plan = diff(live.get(family, RuleSet(family)), built)
+        if plan.edits:
+            distance += max(1, sum(change.kind not in (Kind.KEEP, Kind.FOREIGN) for change in plan.changes))
+    return distance
 
 
 def _has_chains(rules: RuleSet) -> bool:
@@ -73,16 +97,19 @@ def _has_chains(rules: RuleSet) -> bool:
 
 
 def _known_rules(rules: RuleSet) -> int:
-    """How much a family tells: a damaged one tells less than a whole one."""
     return sum(entry.role is not None for *_, entry in rules.entries())
 
 
-def _same(live: RuleSet, built: RuleSet | None) -> bool:
-    if built is None:
-        return False
-    from istio_init.plan.diff import diff
-
-    return not diff(live, built).edits
+def _without_repeats(rules: RuleSet) -> RuleSet:
+    """The rules without those that stand in their chain a second time."""
+    tables = {
+        table: {
+            name: chain.replace(entries=tuple({entry.rule: entry for entry in reversed(chain.entries)}.values())[::-1])
+            for name, chain in chains.items()
+        }
+        for table, chains in rules.tables.items()
+    }
+    return recognise(RuleSet(rules.family, tables))
 
 
 def _entries(rules: RuleSet, role: Role, table: Table | None = None, chain: str | None = None) -> list[Entry]:
@@ -95,6 +122,14 @@ def _entries(rules: RuleSet, role: Role, table: Table | None = None, chain: str 
 
 def _rules(rules: RuleSet, role: Role) -> list[Rule]:
     return [entry.rule for entry in _entries(rules, role)]
+
+
+def _drops_invalid(rules: RuleSet, *, older: bool) -> bool:
+    """Older releases made no chain for it, so that in REDIRECT mode nothing else tells whose the rule is."""
+    if _entries(rules, Role.DROP_INVALID_JUMP) or _entries(rules, Role.OLDER_DROP_INVALID):
+        return True
+    found = {resembles(table, chain.name, entry.rule) for table, chain, _, entry in rules.entries()}
+    return older and Role.OLDER_DROP_INVALID in found
 
 
 def _redirect_port(rules: Iterable[Rule], default: int) -> int:

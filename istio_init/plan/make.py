@@ -8,7 +8,7 @@ from istio_init.model.rules import RuleSet
 from istio_init.plan import routing as routing_plan
 from istio_init.plan.diff import diff
 from istio_init.plan.model import BackendPlan, Plan
-from istio_init.roles.recognise import recognise
+from istio_init.roles.recognise import keep_foreign, recognise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,21 +18,34 @@ if TYPE_CHECKING:
 
 
 class Live:
-    """What a namespace holds: rules by backend and family, and the routing. Rules are recognised when asked for."""
+    """What a namespace holds: rules by backend and family, and the routing. Rules are recognised when asked for.
 
-    __slots__ = ("_recognised", "raw", "routing")
+    ``before`` is what it held when a run began: what was foreign then stays foreign, though the run's own chains now
+    stand beside it and make it look like a rule of ours.
+    """
 
-    def __init__(self, rules: Mapping[tuple[str, Family], RuleSet], routing: LiveRouting) -> None:
+    __slots__ = ("_before", "_recognised", "raw", "routing")
+
+    def __init__(
+        self, rules: Mapping[tuple[str, Family], RuleSet], routing: LiveRouting, before: Live | None = None
+    ) -> None:
         self.raw = rules
         self.routing = routing
+        self._before = before
         self._recognised: dict[tuple[str, Family], RuleSet] = {}
 
     @property
     def rules(self) -> Mapping[tuple[str, Family], RuleSet]:
         """The rules with their roles."""
         if not self._recognised:
-            self._recognised = {key: recognise(each) for key, each in self.raw.items()}
+            self._recognised = {key: self._recognise(key, each) for key, each in self.raw.items()}
         return self._recognised
+
+    def _recognise(self, key: tuple[str, Family], rules: RuleSet) -> RuleSet:
+        recognised = recognise(rules)
+        if self._before is None or key not in self._before.raw:
+            return recognised
+        return keep_foreign(recognised, self._before.rules[key])
 
     def of(self, backend: str, family: Family) -> RuleSet:
         """The rules of one backend and family."""

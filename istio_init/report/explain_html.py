@@ -93,7 +93,7 @@ def _configuration(explanation: Explanation) -> list[str]:
         return []
     parts = [
         "<h2>Configuration behind the rules</h2>",
-        f"<pre>istio-iptables {_escape(str(explanation.arguments))}</pre>",
+        f"<pre>{_escape(' '.join(explanation.arguments.words('istio-iptables')))}</pre>",
     ]
     if explanation.dns_servers:
         parts.append(f"<p>With the name servers {_escape(', '.join(explanation.dns_servers))}.</p>")

@@ -13,6 +13,7 @@ from istio_init.inspector.explain import Explanation, Row
 from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.flow import HookFlow, Step, flow
 from istio_init.model.netfilter import Family
+from istio_init.model.rules import RuleSet
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.visible import visible
 
@@ -62,7 +63,7 @@ def _finding(finding: Finding) -> RenderableType:
 
 def _configuration(explanation: Explanation) -> list[RenderableType]:
     assert explanation.arguments is not None
-    lines = [Text(f"istio-iptables {visible(' '.join(_words(explanation)))}", style="green", overflow="fold")]
+    lines = [Text(visible(" ".join(_words(explanation))), style="green", overflow="fold")]
     if explanation.dns_servers:
         lines.append(Text(f"with the name servers {', '.join(explanation.dns_servers)}"))
     if not explanation.exact:
@@ -74,7 +75,7 @@ def _configuration(explanation: Explanation) -> list[RenderableType]:
 
 def _words(explanation: Explanation) -> list[str]:
     assert explanation.arguments is not None
-    words = str(explanation.arguments).split(" ")
+    words = explanation.arguments.words("istio-iptables")
     return [word if len(word) <= 200 else f"{word[:180]}…({len(word)} characters)" for word in words]
 
 
@@ -92,16 +93,19 @@ def _drift(drift: Drift) -> list[RenderableType]:
 
 def _flow(explanation: Explanation) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    families = [family for family in explanation.families if family in explanation.rules]
-    main = families[0]
-    for hook in flow(explanation.rules[main]):
-        parts.append(_tree(hook))
-    if len(families) > 1 and explanation.exact:
-        parts.append(Text(f"{Family.IPV6.value}: the same way, with its own addresses"))
-    elif len(families) > 1:
-        for family in families[1:]:
-            parts += [Text(family.value, style="bold"), *(_tree(hook) for hook in flow(explanation.rules[family]))]
+    main, *others = explanation.families
+    parts += map(_tree, flow(explanation.rules[main]))
+    for family in others:
+        if _roles(explanation.rules[family]) == _roles(explanation.rules[main]):
+            parts.append(Text(f"{family.value}: the same way, with its own addresses"))
+        else:
+            parts += [Text(family.value, style="bold"), *map(_tree, flow(explanation.rules[family]))]
     return _section("Where traffic goes", *parts)
+
+
+def _roles(rules: RuleSet) -> list[tuple[object, ...]]:
+    """What decides whether traffic of two families goes the same way."""
+    return [(table, chain.name, entry.role or entry.rule) for table, chain, _, entry in rules.entries()]
 
 
 def _tree(hook: HookFlow) -> Tree:

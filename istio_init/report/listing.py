@@ -74,7 +74,7 @@ def _columns(number: int, rule: Rule, family: Family) -> str:
     protocol = "all" if rule.protocol is None else ("!" if rule.protocol.negated else "") + rule.protocol.name
     source, destination = _address(rule.source, family), _address(rule.destination, family)
     extra = " ".join(part for part in (*map(_match, rule.matches), *_interfaces(rule), _target(rule)) if part)
-    return f"{number:<4} {target:<10} {protocol:<4} --  {source:<20} {destination:<20} {extra}".rstrip()
+    return f"{number:<4} {target:<9}  {protocol:<4} -- {source:<20} {destination:<20}  {extra}".rstrip()
 
 
 def _target_name(rule: Rule) -> str:
@@ -96,11 +96,12 @@ def _target_name(rule: Rule) -> str:
 
 
 def _address(address: Address | None, family: Family) -> str:
+    """An address with the place for its negation before it."""
     if address is None:
-        return ANYWHERE[family]
+        return f" {ANYWHERE[family]}"
     network = address.network
     single = network.prefixlen == network.max_prefixlen
-    return ("!" if address.negated else "") + str(network.network_address if single else network)
+    return ("!" if address.negated else " ") + str(network.network_address if single else network)
 
 
 def _interfaces(rule: Rule) -> list[str]:
@@ -130,7 +131,7 @@ def _match(match: Match) -> str:
                 f"{'! ' if neg else ''}owner {name} match {ids}" for name, ids, neg in ids if ids is not None
             )
         case Mark(value, mask, negated):
-            return f"mark match {'!' if negated else ''}{_masked(value, mask)}"
+            return f"mark match {'! ' if negated else ''}{_masked(value, mask)}"
         case Connmark(value, mask, negated):
             return f"connmark match {'!' if negated else ''} {_masked(value, mask)}"
         case Ctstate(states, negated):

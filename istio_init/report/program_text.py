@@ -26,12 +26,11 @@ def result_line(command: str, label: str, done: Done, *, verbose: bool = False) 
     else:
         past = {"apply": "applied", "clean": "cleaned"}[command]
         verb = past if done.written else f"would {command}"
-        kinds = [
-            (Kind.ADD, "added"),
-            (Kind.REMOVE, "removed"),
-            (Kind.MOVE, "moved"),
-            (Kind.FOREIGN, "foreign left alone"),
-        ]
+        kinds = [(Kind.ADD, "added"), (Kind.REMOVE, "removed"), (Kind.MOVE, "moved")]
         counts = [f"{count(done.plan, kind)} {name}" for kind, name in kinds if count(done.plan, kind)]
-        line = f"{label}: {verb} {where}: {', '.join(counts) or 'routing only'}"
+        if not counts:
+            counts = ["routing only" if done.plan.rules.is_empty else "rules written again"]
+        if foreign := count(done.plan, Kind.FOREIGN):
+            counts.append(f"{foreign} foreign left alone")
+        line = f"{label}: {verb} {where}: {', '.join(counts)}"
     return f"{line}\n  through {done.means}" if verbose else line

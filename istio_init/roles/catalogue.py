@@ -149,7 +149,7 @@ CATALOGUE: dict[Role, Reason] = {
     Role.AMBIENT_MARK_SAVE: Reason("Connections that ztunnel opened are remembered by its mark."),
     Role.AMBIENT_MARK_RESTORE: Reason("Answers of such connections get the mark, so that they go back to ztunnel."),
     Role.AMBIENT_PROBE: Reason("The kubelet's health probes, from a host-side address, bypass ztunnel."),
-    Role.AMBIENT_INBOUND: Reason("Inbound connections in plain text go to ztunnel's port 15006."),
+    Role.AMBIENT_INBOUND: Reason("Inbound connections go to ztunnel: plain text to port 15006, tunnels to 15008."),
     Role.AMBIENT_OUTBOUND: Reason("Outbound connections go to ztunnel's port 15001."),
     Role.AMBIENT_DNS: Reason("DNS queries go to ztunnel's port 15053."),
     Role.AMBIENT_DNS_ZONE: Reason("ztunnel's own DNS queries are tracked apart from the application's."),

@@ -6,10 +6,10 @@ catalogue and its table, in its family, holds a chain of Istio's.
 
 from __future__ import annotations
 
-from istio_init.model.matches import Owner, PortMatch
+from istio_init.model.matches import Owner, PortMatch, PortRange
 from istio_init.model.netfilter import Table
 from istio_init.model.rules import Chain, Entry, Rule, RuleSet, is_builtin
-from istio_init.model.targets import RETURN
+from istio_init.model.targets import RETURN, CtZone, Redirect
 from istio_init.roles import Role
 from istio_init.roles.shapes import AMBIENT_CHAIN, AMBIENT_SHAPES, SHAPES, shape
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from istio_init.model.matches import IdRange
 
 PREFIX = "ISTIO_"
+SIDECAR_CHAIN = "ISTIO_INBOUND"
 
 _DNS_PORTS = (53, 15053)
+_OLDER_ROLES = (Role.OLDER_DROP_INVALID, Role.OLDER_DNS_ZONE)
 
 
 def is_istio_chain(name: str) -> bool:
@@ -35,11 +37,12 @@ def is_ours(chain: str, entry: Entry) -> bool:
 def recognise(rules: RuleSet) -> RuleSet:
     """The rule set with the role of each rule that is ours; None for what is foreign or not in the catalogue."""
     tables = {}
+    ambient = any(AMBIENT_CHAIN in chains for chains in rules.tables.values())
     for table, chains in rules.tables.items():
         if not any(map(is_istio_chain, chains)):
             tables[table] = dict(chains)
             continue
-        if AMBIENT_CHAIN in chains:
+        if AMBIENT_CHAIN in chains or (ambient and SIDECAR_CHAIN not in chains):
             tables[table] = {
                 name: _by_shape(chain, AMBIENT_SHAPES.get((table, name))) for name, chain in chains.items()
             }
@@ -47,6 +50,17 @@ def recognise(rules: RuleSet) -> RuleSet:
         excluded = _excluded_interfaces(chains.get("OUTPUT"))
         tables[table] = {name: _recognise_chain(table, chain, excluded) for name, chain in chains.items()}
     return RuleSet(rules.family, tables)
+
+
+def resembles(table: Table, chain: str, rule: Rule) -> Role | None:
+    """What an older release's rule would be for, in a built-in chain of a table that holds no chain of Istio's.
+
+    Nothing tells there whose it is, so it counts as foreign.
+    """
+    if not is_builtin(table, chain):
+        return None
+    role = SHAPES.get((table, chain), {}).get(shape(rule))
+    return role if role in _OLDER_ROLES and _values_fit(role, rule) else None
 
 
 def _recognise_chain(table: Table, chain: Chain, excluded: list[str]) -> Chain:
@@ -88,12 +102,10 @@ def _values_fit(role: Role | None, rule: Rule) -> bool:
     """Whether the values of a rule in a built-in chain are such as Istio's rules have: DNS rules name DNS's ports."""
     if role not in (Role.OLDER_DNS_PROXY_BYPASS, Role.OLDER_DNS_REDIRECT, Role.OLDER_DNS_ZONE):
         return True
-    tests = [
-        test for match in rule.matches if isinstance(match, PortMatch) for test in (match.source, match.destination)
-    ]
-    return all(
-        test is None or (test.ports.first == test.ports.last and test.ports.first in _DNS_PORTS) for test in tests
-    )
+    tests = [match.source or match.destination for match in rule.matches if isinstance(match, PortMatch)]
+    if not all(test is not None and test.ports.first == test.ports.last in _DNS_PORTS for test in tests):
+        return False
+    return rule.target in (RETURN, Redirect(PortRange(15053, 15053)), CtZone(1), CtZone(2))
 
 
 def _excluded_interfaces(output: Chain | None) -> list[str]:
@@ -140,3 +152,24 @@ def _tell_owners_apart(entries: list[Entry]) -> list[Entry]:
                 entry = entry.replace(role=Role.PROXY_BYPASS)
         told.append(entry)
     return told
+
+
+def keep_foreign(rules: RuleSet, before: RuleSet) -> RuleSet:
+    """The recognised rule set, where what was foreign in an earlier state of built-in chains is foreign still."""
+    tables = {}
+    for table, chains in rules.tables.items():
+        kept = dict(chains)
+        for name, chain in chains.items():
+            earlier = before.chain(table, name)
+            if earlier is None or not is_builtin(table, name):
+                continue
+            foreign = [entry.rule for entry in earlier.entries if not is_ours(name, entry)]
+            entries = []
+            for entry in chain.entries:
+                if entry.role is not None and entry.rule in foreign:
+                    foreign.remove(entry.rule)
+                    entry = entry.replace(role=None)
+                entries.append(entry)
+            kept[name] = chain.replace(entries=tuple(entries))
+        tables[table] = kept
+    return RuleSet(rules.family, tables)

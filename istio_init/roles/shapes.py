@@ -245,14 +245,24 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
 AMBIENT_SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
     **{(table, "PREROUTING"): {">ISTIO_PRERT": Role.AMBIENT_JUMP} for table in (Table.RAW, Table.MANGLE, Table.NAT)},
     **{(table, "OUTPUT"): {">ISTIO_OUTPUT": Role.AMBIENT_JUMP} for table in (Table.RAW, Table.MANGLE, Table.NAT)},
-    (Table.MANGLE, "ISTIO_PRERT"): {"mark CONNMARK": Role.AMBIENT_MARK_SAVE},
+    (Table.MANGLE, "ISTIO_PRERT"): {
+        "mark CONNMARK": Role.AMBIENT_MARK_SAVE,
+        # Up to Istio 1.24 inbound connections were handed over here, by TPROXY.
+        "-s -p tcp tcp ACCEPT": Role.AMBIENT_PROBE,
+        "!-d -i -p tcp ACCEPT": Role.AMBIENT_SELF,
+        "-p tcp dport !mark TPROXY": Role.AMBIENT_INBOUND,
+        "-p tcp ctstate=RELATED,ESTABLISHED ACCEPT": Role.AMBIENT_ANSWER,
+        "!-d -p tcp !mark TPROXY": Role.AMBIENT_INBOUND,
+    },
     (Table.MANGLE, "ISTIO_OUTPUT"): {"connmark RESTORE": Role.AMBIENT_MARK_RESTORE},
     (Table.NAT, "ISTIO_PRERT"): {
         "-s -p tcp ACCEPT": Role.AMBIENT_PROBE,
+        "-s -p tcp tcp ACCEPT": Role.AMBIENT_PROBE,
         "!-d -p tcp !dport !mark REDIRECT": Role.AMBIENT_INBOUND,
     },
     (Table.NAT, "ISTIO_OUTPUT"): {
         "-d -p tcp ACCEPT": Role.AMBIENT_PROBE,
+        "-d -p tcp tcp ACCEPT": Role.AMBIENT_PROBE,
         "!-o -p udp !mark dport REDIRECT": Role.AMBIENT_DNS,
         "!-o -p udp dport !mark REDIRECT": Role.AMBIENT_DNS,
         "!-d -p tcp dport !mark REDIRECT": Role.AMBIENT_DNS,
@@ -270,6 +280,6 @@ AMBIENT_SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
         "-p udp mark dport ZONE": Role.AMBIENT_DNS_ZONE,
     },
 }
-"""The same for tables that hold the chain ISTIO_PRERT: a pod of an ambient mesh."""
+"""The same for the tables of a pod of an ambient mesh, which the chain ISTIO_PRERT gives away."""
 
 AMBIENT_CHAIN = "ISTIO_PRERT"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.save import entry_text
-from istio_init.inspector.cover import ends, shadowed_by
+from istio_init.inspector.cover import ends
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, Place, View
 from istio_init.inspector.release import is_older, release_span
+from istio_init.inspector.shadow import shadows
 from istio_init.model.matches import Protocol
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import Rule, RuleSet, is_builtin
-from istio_init.model.targets import DROP, Jump, Redirect
+from istio_init.model.targets import DROP, Goto, Jump, Redirect
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
 from istio_init.policy import sidecar
@@ -20,11 +21,12 @@ from istio_init.roles.recognise import is_istio_chain, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.snapshot import NftRule
     from istio_init.model.matches import PortRange
+    from istio_init.model.rules import Chain
 
 TPROXY_ROLES = (Role.TPROXY_SAVE_MARK, Role.TPROXY_RESTORE_MARK, Role.TPROXY_CAPTURE, Role.TPROXY_PROXY_LOOPBACK)
 OUTBOUND_CAPTURE = (Role.OUTBOUND_CAPTURE_ALL, Role.OUTBOUND_INCLUDED_RANGE, Role.OUTBOUND_INCLUDED_PORT)
@@ -130,7 +132,7 @@ def foreign_ahead(view: View) -> Iterator[Finding]:
                 continue
             target = entry.rule.target
             taken = ends(entry.rule, entry.rule, chains) or (
-                isinstance(target, Jump) and _may_end(target.chain, chains, depth=8)
+                isinstance(target, Jump) and _may_end(target.chain, chains, set())
             )
             if taken or (target is not None and not isinstance(target, Jump) and _is_nat(target)):
                 found.append(str(Place(jump.backend, jump.family, jump.table, jump.chain, number, entry)))
@@ -154,15 +156,16 @@ def _is_nat(target: object) -> bool:
     )
 
 
-def _may_end(name: str, chains: object, depth: int) -> bool:
+def _may_end(name: str, chains: Mapping[str, Chain], seen: set[str]) -> bool:
     """Whether a called chain has any rule that gives a packet a verdict other than coming back."""
-    chain = chains.get(name) if isinstance(chains, dict) else None
-    if chain is None or not depth:
+    chain = chains.get(name)
+    if chain is None or name in seen:
         return False
+    seen.add(name)
     for entry in chain.entries:
         target = entry.rule.target
-        if isinstance(target, Jump):
-            if _may_end(target.chain, chains, depth - 1):
+        if isinstance(target, Jump | Goto):
+            if _may_end(target.chain, chains, seen):
                 return True
         elif target is not None and (_is_nat(target) or getattr(target, "name", "") in ("ACCEPT", "DROP")):
             return True
@@ -176,11 +179,13 @@ def shadowed(view: View) -> Iterator[Finding]:
         for table, chain in view.rules[family].chains():
             if not is_istio_chain(chain.name):
                 continue
-            for index, entry in enumerate(chain.entries):
-                earlier = shadowed_by(chain, index, view.rules[family].tables[table])
-                if earlier is not None and chain.entries[earlier].rule != entry.rule:
-                    place = Place(view.backend, family, table, chain, index + 1, entry)
-                    found.append(f"{place}, after rule {earlier + 1}")
+            for index, earlier in shadows(chain, view.rules[family].tables[table]).items():
+                entry = chain.entries[index]
+                # Istio 1.24 put the bypass for DNS behind the rule for everything that the proxy sends.
+                if entry.role is Role.OLDER_DNS_PROXY_BYPASS or chain.entries[earlier].rule == entry.rule:
+                    continue
+                place = Place(view.backend, family, table, chain, index + 1, entry)
+                found.append(f"{place}, after rule {earlier + 1}")
     if found:
         yield Finding(catalogue.SHADOWED_RULE, limited(found))
 

@@ -1,0 +1,206 @@
+"""The command group where it needs no kernel: help, version, completion, and refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from referencing import Registry, Resource
+
+import istio_init
+from istio_init.cli.app import COMMANDS, run
+from istio_init.options import OPTIONS
+
+jsonschema = pytest.importorskip("jsonschema")
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wide terminal, and nothing in the environment that could be meant for a command."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("ISTIO_INIT_ALLOW_HOST_NETWORK", raising=False)
+    for option in OPTIONS:
+        for name in option.env:
+            monkeypatch.delenv(name, raising=False)
+
+
+def validate(name: str, value: object) -> None:
+    """Check a value against a schema of the package, which may refer to the others."""
+    found = resources.files(istio_init) / "schemas"
+    schemas = {each.name: json.loads(each.read_text(encoding="utf-8")) for each in found.iterdir()}
+    registry: Registry[object] = Registry().with_resources(
+        [(each, Resource.from_contents(schema)) for each, schema in schemas.items()]
+    )
+    jsonschema.Draft202012Validator(schemas[name], registry=registry).validate(value)
+
+
+def test_the_version_is_the_packages(capsys: Output) -> None:
+    assert run(["--version"]) == 0
+
+    assert capsys.readouterr().out == f"istio-init {istio_init.__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_fits_80_columns_and_lists_every_command(flag: str, capsys: Output) -> None:
+    assert run([flag]) == 0
+
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_fits_80_columns(command: str, capsys: Output) -> None:
+    assert run([command, "--help"]) == 0
+
+    out = capsys.readouterr().out
+    assert out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_help_of_apply_lists_every_option_that_shapes_rules_under_its_group(capsys: Output) -> None:
+    run(["apply", "--help"])
+
+    out = capsys.readouterr().out
+    words = set(re.findall(r"[\w-]+", out))
+    for option in OPTIONS:
+        assert {name for name in (option.flag, option.short, *option.env) if name} <= words
+        if option.flag:
+            assert f"{option.group}:" in out
+    assert "15090,15021,15020" in " ".join(out.split())
+
+
+def test_the_help_of_apply_does_not_offer_what_is_the_drop_ins_alone(capsys: Output) -> None:
+    run(["apply", "--help"])
+
+    out = capsys.readouterr().out
+    for flag in ("--cleanup-only", "--skip-rule-apply", "--network-namespace", "--force-apply", "--native-nftables"):
+        assert flag not in out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_the_shell(shell: str, capsys: Output) -> None:
+    assert run(["completion", shell]) == 0
+
+    assert "_ISTIO_INIT_COMPLETE" in capsys.readouterr().out
+
+
+USAGE = {
+    "an unknown command": ["nonsense"],
+    "an unknown flag": ["--nonsense"],
+    "an unknown flag of apply": ["apply", "--nonsense"],
+    "a flag of the drop-in alone": ["apply", "--cleanup-only"],
+    "an unknown flag of clean": ["clean", "-b", "*"],
+    "a word too many": ["apply", "now"],
+    "a pid that is no number": ["apply", "--pid", "x"],
+    "a missing value": ["apply", "--netns"],
+    "another backend": ["apply", "--force-iptables-binary", "ipset"],
+    "another format": ["clean", "--format", "xml"],
+    "a wait that is no duration": ["apply", "--wait", "soon"],
+    "another shell": ["completion", "tcsh"],
+}
+
+
+@pytest.mark.parametrize("argv", USAGE.values(), ids=USAGE)
+def test_bad_usage_exits_with_2_and_says_why(argv: list[str], capsys: Output) -> None:
+    assert run(argv) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Error: " in err
+
+
+def test_a_bad_configuration_exits_with_2_and_lists_every_problem(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISTIO_OUTBOUND_OWNER_GROUPS", ",".join(map(str, range(50))))
+
+    assert run(["apply", "-b", "99999", "-m", "BOTH"]) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3 problems in the configuration" in err
+    for said in ("'99999'", "'BOTH'", "50 groups", "write REDIRECT or TPROXY"):
+        assert said in err
+
+
+def test_a_bad_configuration_is_a_failed_result_in_json(capsys: Output) -> None:
+    assert run(["apply", "-b", "99999", "--format", "json"]) == 2
+
+    value = json.loads(capsys.readouterr().out)
+    validate("apply.schema.json", value)
+    [result] = value["results"]
+    assert result["status"] == "failed"
+    assert result["error"]["exit_code"] == 2
+    assert "'99999'" in result["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["apply", "clean"])
+def test_targets_that_do_not_exist_exit_with_4_and_each_has_a_result(
+    command: str, tmp_path: Path, capsys: Output
+) -> None:
+    missing = str(tmp_path / "nowhere")
+
+    assert run([command, "--pid", "4194304", "--netns", missing, "--format", "json"]) == 4
+
+    value = json.loads(capsys.readouterr().out)
+    validate(f"{command}.schema.json", value)
+    assert [result["target"] for result in value["results"]] == ["pid 4194304", f"netns {missing}"]
+    assert {result["error"]["exit_code"] for result in value["results"]} == {4}
+
+
+def test_targets_with_different_failures_exit_with_1(tmp_path: Path, capsys: Output) -> None:
+    plain = tmp_path / "file"
+    plain.touch()
+
+    assert run(["apply", "-b", "99999", "--netns", "/proc/self/ns/net", "--netns", str(plain)]) == 1
+
+    err = capsys.readouterr().err
+    assert "'99999'" in err
+    assert "is not a network namespace" in err
+
+
+@pytest.mark.parametrize("value", ["-b=x", "--istio-inbound-ports=x", "-bx"])
+def test_flags_can_be_written_as_usual(value: str, capsys: Output) -> None:
+    assert run(["apply", value]) == 2
+
+    assert "-b/--istio-inbound-ports" in capsys.readouterr().err
+
+
+def test_a_file_of_values_that_cannot_be_read_exits_with_2(tmp_path: Path, capsys: Output) -> None:
+    assert run(["apply", "-x", f"@{tmp_path}/nowhere"]) == 2
+
+    assert "the file cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pid", ["0", "-1"])
+def test_a_number_that_is_no_pid_is_not_called_a_thread(pid: str, capsys: Output) -> None:
+    assert run(["apply", f"--pid={pid}"]) == 4
+
+    assert "not the id of a process" in capsys.readouterr().err
+
+
+def test_a_threads_id_is_not_a_process(capsys: Output) -> None:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    try:
+        code = run(["apply", "--pid", str(thread.native_id)])
+    finally:
+        release.set()
+        thread.join()
+
+    assert code == 4
+    assert "not a process, but a thread of one" in capsys.readouterr().err
+
+
+def test_every_schema_is_a_schema() -> None:
+    for each in (resources.files(istio_init) / "schemas").iterdir():
+        jsonschema.Draft202012Validator.check_schema(json.loads(each.read_text(encoding="utf-8")))

@@ -1,0 +1,220 @@
+"""Which routing is ours, and what of it has to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
+from istio_init.kernel.routing import exactly
+from istio_init.model.netfilter import Family, Table
+from istio_init.model.routing import LiveRouting, MarkRoute, Routing
+from istio_init.model.rules import RuleSet
+from istio_init.plan.make import Live, make_plan
+from istio_init.plan.model import BackendPlan, Plan
+from istio_init.plan.routing import ours, to_add, to_remove
+from istio_init.policy import sidecar
+from istio_init.report.handover import handover
+from istio_init.roles.recognise import recognise
+
+from .strategies import rule_set
+
+V4, V6 = Family.IPV4, Family.IPV6
+DEFAULT = MarkRoute(V4, 1337, 133)
+DEFAULT_V6 = MarkRoute(V6, 1337, 133)
+NOTHING = Routing()
+
+
+def live(
+    *rules: tuple[Family, int, int], tables: tuple[tuple[Family, int], ...] = (), passthrough: bool = False
+) -> LiveRouting:
+    return LiveRouting(rules, frozenset(tables), passthrough)
+
+
+def tproxy(mark: int, family: Family = V4) -> RuleSet:
+    """The recognised rules of TPROXY capture with a mark."""
+    config = Config(mode=InterceptionMode.TPROXY, inbound_ports=ALL, tproxy_mark=mark)
+    return recognise(sidecar.rules(config, Surroundings(ipv6=True))[family])
+
+
+REDIRECT_V6 = recognise(sidecar.rules(Config(), Surroundings(ipv6=True))[V6])
+FOREIGN = recognise(rule_set(V6, {Table.MANGLE: {"PREROUTING": ["-j MARK --set-xmark 0x5/0xffffffff"]}}))
+
+
+class TestOurs:
+    """By the mark in live rules, by Istio's own pair, and ``::6`` by what stands beside it."""
+
+    @pytest.mark.parametrize(
+        ("found", "rules", "expected"),
+        [
+            pytest.param(live(), [], NOTHING, id="nothing"),
+            pytest.param(live((V4, 1337, 133)), [], Routing((DEFAULT,)), id="istio's pair, without any rule"),
+            pytest.param(live((V6, 1337, 133)), [], Routing((DEFAULT_V6,)), id="the same for ipv6"),
+            pytest.param(live((V4, 5, 6)), [], NOTHING, id="another pair"),
+            pytest.param(live((V4, 5, 133), (V4, 1337, 6)), [], NOTHING, id="half of istio's pair"),
+            pytest.param(live((V4, 5, 6)), [tproxy(5)], Routing((MarkRoute(V4, 5, 6),)), id="the mark of our rules"),
+            pytest.param(live((V4, 5, 6)), [tproxy(7)], NOTHING, id="not the mark of our rules"),
+            pytest.param(
+                live((V4, 5, 6), (V4, 1337, 133)),
+                [tproxy(5)],
+                Routing((MarkRoute(V4, 5, 6), DEFAULT)),
+                id="both",
+            ),
+            pytest.param(live((V4, 1337, 133), (V4, 1337, 133)), [], Routing((DEFAULT,)), id="one rule twice"),
+            pytest.param(live((V6, 5, 6)), [FOREIGN], NOTHING, id="a mark that only others set"),
+            pytest.param(live(passthrough=True), [], NOTHING, id="::6 alone"),
+            pytest.param(live(passthrough=True), [FOREIGN], NOTHING, id="::6 beside rules of others"),
+            pytest.param(live(passthrough=True), [REDIRECT_V6], Routing((), True), id="::6 beside ipv6 capture"),
+            pytest.param(live(passthrough=True), [tproxy(5, V4)], NOTHING, id="::6 beside ipv4 capture alone"),
+            pytest.param(
+                live((V6, 1337, 133), passthrough=True),
+                [],
+                Routing((DEFAULT_V6,), True),
+                id="::6 beside such an ip rule",
+            ),
+            pytest.param(
+                live((V4, 1337, 133), passthrough=True), [], Routing((DEFAULT,)), id="::6 beside one of ipv4 alone"
+            ),
+        ],
+    )
+    def test_what_is_ours(self, found: LiveRouting, rules: list[RuleSet], expected: Routing) -> None:
+        assert ours(found, rules) == expected
+
+    @pytest.mark.parametrize("mark", [1, 1337, 1338, 0xFFFFFFFF])
+    def test_every_mark_is_found_in_the_rules_that_use_it(self, mark: int) -> None:
+        assert ours(live((V4, mark, 9)), [tproxy(mark)]).mark_routes == (MarkRoute(V4, mark, 9),)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "added", "removed"),
+    [
+        pytest.param(live(), NOTHING, NOTHING, NOTHING, id="nothing"),
+        pytest.param(live(), Routing((DEFAULT,), True), Routing((DEFAULT,), True), NOTHING, id="all missing"),
+        pytest.param(
+            live((V4, 1337, 133), tables=((V4, 133),), passthrough=True),
+            Routing((DEFAULT,), True),
+            NOTHING,
+            NOTHING,
+            id="all there",
+        ),
+        pytest.param(
+            live((V4, 1337, 133)), Routing((DEFAULT,)), Routing((DEFAULT,)), NOTHING, id="the route is missing"
+        ),
+        pytest.param(
+            live(tables=((V4, 133),)), Routing((DEFAULT,)), Routing((DEFAULT,)), NOTHING, id="the rule is missing"
+        ),
+        pytest.param(
+            live((V4, 1337, 133), tables=((V6, 133),)),
+            Routing((DEFAULT,)),
+            Routing((DEFAULT,)),
+            NOTHING,
+            id="the route is there in the other family alone",
+        ),
+        pytest.param(
+            live((V4, 1337, 133), (V6, 1337, 133), tables=((V4, 133), (V6, 133))),
+            Routing((DEFAULT,)),
+            NOTHING,
+            Routing((DEFAULT_V6,)),
+            id="a family too many",
+        ),
+        pytest.param(
+            live((V4, 1337, 133), (V4, 1337, 133), tables=((V4, 133),)),
+            NOTHING,
+            NOTHING,
+            Routing((DEFAULT,)),
+            id="one too many",
+        ),
+        pytest.param(live((V4, 9, 9), passthrough=True), NOTHING, NOTHING, NOTHING, id="others' routing stays"),
+    ],
+)
+def test_what_changes(found: LiveRouting, wanted: Routing, added: Routing, removed: Routing) -> None:
+    assert to_add(found, wanted) == added
+    assert to_remove(ours(found, []), wanted) == removed
+
+
+def test_the_exact_routing_is_what_would_be_read_after_adding_it() -> None:
+    wanted = Routing((DEFAULT, DEFAULT_V6), True)
+    there = exactly(wanted)
+
+    assert there == live((V4, 1337, 133), (V6, 1337, 133), tables=((V4, 133), (V6, 133)), passthrough=True)
+    assert to_add(there, wanted) == NOTHING
+    assert exactly(NOTHING) == live()
+
+
+class TestWholePlan:
+    """Rules of both backends and the routing, in one plan."""
+
+    wanted = sidecar.rules(Config(inbound_ports=ALL), Surroundings())
+
+    def plan(self, found: Live, *, rewrite: bool = False) -> Plan:
+        return make_plan(found, "nft", ("legacy",), self.wanted, NOTHING, rewrite=rewrite)
+
+    def test_a_fresh_namespace_gets_rules_in_one_backend_alone(self) -> None:
+        plan = self.plan(Live({}, live()))
+
+        assert not plan.is_empty
+        assert plan.only_adds
+        assert [family.family for family in plan.rules.families] == [V4]
+        assert plan.other_backends == (BackendPlan("legacy"),)
+
+    def test_rules_of_ours_in_the_other_backend_go(self) -> None:
+        plan = self.plan(Live({("legacy", V4): self.wanted[V4]}, live()))
+
+        assert not plan.other_backends[0].is_empty
+        assert not plan.only_adds
+
+    def test_a_family_that_is_not_wanted_any_more_goes(self) -> None:
+        plan = self.plan(Live({("nft", V4): self.wanted[V4], ("nft", V6): REDIRECT_V6}, live(passthrough=True)))
+
+        assert [family.family for family in plan.rules.families if family.edits] == [V6]
+        assert plan.remove_routing == Routing((), True)
+        assert not plan.only_adds
+
+    def test_what_is_as_wanted_is_written_again_only_when_asked_for(self) -> None:
+        found = Live({("nft", V4): self.wanted[V4]}, live())
+
+        assert self.plan(found).is_empty
+        assert not self.plan(found, rewrite=True).is_empty
+
+    def test_routing_that_is_left_over_is_more_than_adding(self) -> None:
+        plan = self.plan(Live({("nft", V4): self.wanted[V4]}, live((V4, 1337, 133))))
+
+        assert plan.rules.is_empty
+        assert not plan.is_empty
+        assert not plan.only_adds
+
+
+class TestHandover:
+    """What ``--dry-run`` of the drop-in prints is shell text that does the same."""
+
+    def test_routing_comes_first_as_ip_commands(self) -> None:
+        plan = Plan(BackendPlan("nft"), (), Routing((DEFAULT,), True), Routing((MarkRoute(V6, 5, 6),)))
+
+        assert handover(plan) == (
+            "ip -4 route add local default dev lo table 133\n"
+            "ip -4 rule add fwmark 0x539 lookup 133\n"
+            "ip -6 addr add ::6/128 dev lo\n"
+            "ip -6 route del local default dev lo table 6\n"
+            "ip -6 rule del fwmark 0x5 lookup 6\n"
+        )
+
+    def test_rules_come_as_the_input_of_the_restore_programs(self) -> None:
+        wanted = sidecar.rules(Config(), Surroundings(ipv6=True))
+        lines = handover(make_plan(Live({}, live()), "legacy", ("nft",), wanted, NOTHING)).splitlines()
+
+        assert [line for line in lines if "<<" in line] == [
+            "iptables-legacy-restore --noflush <<'END'",
+            "ip6tables-legacy-restore --noflush <<'END'",
+        ]
+        assert lines.count("END") == lines.count("COMMIT") == lines.count("*nat") == 2
+
+    def test_nothing_to_do_is_no_text(self) -> None:
+        assert handover(Plan(BackendPlan("nft"))) == ""
+
+    def test_a_table_that_stays_in_use_keeps_its_route(self) -> None:
+        found = Live({("nft", V4): tproxy(5)}, live((V4, 5, 133), tables=((V4, 133),)))
+        config = Config(mode=InterceptionMode.TPROXY, inbound_ports=ALL, tproxy_mark=6)
+        around = Surroundings()
+
+        plan = make_plan(found, "nft", (), sidecar.rules(config, around), sidecar.routing(config, around))
+
+        assert "ip -4 route del local default dev lo table 133" not in handover(plan)

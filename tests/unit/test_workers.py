@@ -1,0 +1,93 @@
+"""Child processes that bring back results, errors, and news of their own death."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from istio_init.errors import ConfigError, NamespaceError, ToolError
+from istio_init.kernel.workers import in_child, spread
+
+
+def test_a_result_comes_back_from_a_child() -> None:
+    pid, value = in_child(lambda: (os.getpid(), {"a": [1, 2]}))
+
+    assert value == {"a": [1, 2]}
+    assert pid != os.getpid()
+
+
+def test_an_error_comes_back_whole() -> None:
+    def fail() -> None:
+        raise NamespaceError("no such namespace", fix="look again")
+
+    with pytest.raises(NamespaceError, match="no such namespace") as caught:
+        in_child(fail)
+
+    assert (caught.value.message, caught.value.fix, caught.value.exit_code) == ("no such namespace", "look again", 4)
+
+
+def test_an_error_of_many_problems_comes_back_with_all_of_them() -> None:
+    def fail() -> None:
+        raise ConfigError(("one", "two"))
+
+    with pytest.raises(ConfigError) as caught:
+        in_child(fail)
+
+    assert caught.value.problems == ("one", "two")
+
+
+def test_a_child_that_dies_is_an_error() -> None:
+    def die() -> None:
+        os.kill(os.getpid(), 9)
+
+    with pytest.raises(ToolError, match="died"):
+        in_child(die)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 50])
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_many_results_come_in_order_however_many_children_work(count: int, workers: int) -> None:
+    assert list(spread(count, lambda number: number * number, workers=workers)) == [n * n for n in range(count)]
+
+
+def test_one_failure_does_not_stop_the_rest() -> None:
+    def some(number: int) -> int:
+        if number == 2:
+            raise ToolError("refused")
+        return number
+
+    results = list(spread(5, some, workers=2))
+
+    assert [0 if isinstance(each, ToolError) else each for each in results] == [0, 1, 0, 3, 4]
+    assert str(results[2]) == "refused"
+
+
+def test_of_a_child_that_dies_the_other_childrens_results_remain() -> None:
+    def some(number: int) -> int:
+        if number == 2:
+            os.kill(os.getpid(), 9)
+        return number
+
+    results = list(spread(6, some, workers=2))
+
+    assert [each for each in results if isinstance(each, int)] == [0, 1, 3, 5]
+    assert all(isinstance(results[number], ToolError) for number in (2, 4))
+
+
+def test_results_larger_than_a_pipe_come_back() -> None:
+    assert [len(each) for each in spread(4, lambda _: bytes(500_000), workers=2) if isinstance(each, bytes)] == [
+        500_000
+    ] * 4
+
+
+def test_no_child_and_no_descriptor_is_left() -> None:
+    before = os.listdir("/proc/self/fd")
+
+    list(spread(4, lambda number: number, workers=4))
+
+    assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert threading.active_count() == 1
