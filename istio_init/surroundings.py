@@ -34,7 +34,7 @@ def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
             f"{place.label}: no local address that could be captured (addresses: {found})",
             fix="run after the network is set up; loopback and link-local addresses do not count",
         )
-    servers = name_servers(place.resolv_conf) if config.redirect_dns else ()
+    servers = name_servers(place.resolv_conf, place.root) if config.redirect_dns else ()
     if config.redirect_dns and not servers and not config.capture_all_dns:
         warn(f"DNS capture is off: {place.resolv_conf} names no server; --capture-all-dns captures without one")
         config = config.replace(redirect_dns=False)

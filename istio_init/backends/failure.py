@@ -22,7 +22,9 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
     name = completed.argv[0].rpartition("/")[2]
     said = "\n".join(line for line in completed.stderr.splitlines() if not line.startswith("Try `")).strip()
     lowered = said.lower()
-    if completed.status == LOCK_HELD_STATUS or "xtables lock" in lowered:
+    # iptables-nft-restore exits so for any transaction that the kernel refuses.
+    held = completed.status == LOCK_HELD_STATUS and name == "python-iptables"
+    if held or "xtables lock" in lowered:
         return BusyError(f"{name}: another program holds the xtables lock", fix="try again, or give a longer --wait")
     if "permission denied" in lowered or "operation not permitted" in lowered:
         return PrivilegeError(f"{name}: {said}", fix="run as root, or with the capabilities NET_ADMIN and NET_RAW")

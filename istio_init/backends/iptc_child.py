@@ -96,8 +96,9 @@ def probe(family: Family) -> None:
     """
     iptc = load(family, [])
     for text in PROBE_RULES[family]:
-        back = iptc_rules.text_of(iptc_rules.build(iptc, family, parse_rule(text)))
-        if rule_text(parse_rule(back)) != text:
+        made = iptc_rules.build(iptc, family, parse_rule(text))
+        back = iptc_rules.text_of(made)
+        if rule_text(parse_rule(back)) != text or not iptc_rules.masks_are_whole(made, family):
             raise iptc_rules.CannotExpress(f"{text!r} came back as {back!r}")
 
 

@@ -38,6 +38,8 @@ def build(iptc: Any, family: Family, rule: Rule, chain: Any = None) -> Any:
         made.in_interface = _negatable(rule.in_interface.name, rule.in_interface.negated)
     if rule.out_interface is not None:
         made.out_interface = _negatable(rule.out_interface.name, rule.out_interface.negated)
+    if family is Family.IPV6:
+        _mend_interface_masks(made)
     if rule.protocol is not None:
         made.protocol = _negatable(rule.protocol.name, rule.protocol.negated)
     for match in rule.matches:
@@ -56,6 +58,19 @@ def build(iptc: Any, family: Family, rule: Rule, chain: Any = None) -> Any:
             _, name, *options = target_words(target)
             _set(made.create_target(name), _without_defaults(options))
     return made
+
+
+def _mend_interface_masks(made: Any) -> None:
+    """Set whole masks of interfaces: python-iptables sets a bit a byte for IPv6, and ``lo`` matched ``net1``."""
+    for side in ("iniface", "outiface"):
+        mask = getattr(made.entry.ipv6, f"{side}_mask")
+        setattr(made.entry.ipv6, f"{side}_mask", b"\xff" * len(mask))
+
+
+def masks_are_whole(made: Any, family: Family) -> bool:
+    """Whether each byte of the interfaces' masks has all its bits."""
+    header = made.entry.ip if family is Family.IPV4 else made.entry.ipv6
+    return not (set(header.iniface_mask) | set(header.outiface_mask)) - {0xFF}
 
 
 def _without_defaults(options: list[str]) -> list[str]:

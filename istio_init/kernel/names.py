@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.config.parse import Names
+from istio_init.kernel.rooted import read_text
 
 
 class FileNames(Names):
@@ -41,12 +42,8 @@ class FileNames(Names):
 
     def _id_in(self, file: str, name: str) -> int | None:
         """The number in the third field of passwd(5) and group(5)."""
-        try:
-            with open(f"{self.root}/etc/{file}", encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    fields = line.split(":")
-                    if fields[0] == name and len(fields) > 2 and fields[2].isdigit():
-                        return int(fields[2])
-        except OSError:
-            pass
+        for line in (read_text(self.root, f"/etc/{file}") or "").splitlines():
+            fields = line.split(":")
+            if fields[0] == name and len(fields) > 2 and fields[2].isdigit():
+                return int(fields[2])
         return None

@@ -39,7 +39,7 @@ class Place(Value):
     """A network namespace to work in, and whose files tell its names and name servers.
 
     ``netns`` and ``userns`` are open descriptors; None stands for the namespace that the process is in. ``resolv_conf``
-    is the file of name servers, ``own_files`` says that it is ours for want of a better one.
+    is the file of name servers below ``root``, ``own_files`` says that it is ours for want of a better one.
     """
 
     label: str
@@ -86,7 +86,7 @@ def of_pid(pid: int) -> Place:
     finally:
         os.close(pidfd)
     root = f"/proc/{pid}/root"
-    return Place(label, netns, _foreign_userns(netns), root, f"{root}/etc/resolv.conf")
+    return Place(label, netns, _foreign_userns(netns), root)
 
 
 def of_netns(name: str) -> Place:

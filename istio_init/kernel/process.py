@@ -16,6 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LONGEST = 2**31 - 1
+"""Milliseconds that poll(2) can wait for."""
+
 SIGKILL = 9
 """signal(7). The module ``signal`` builds enums of every signal at each start."""
 
@@ -87,7 +90,7 @@ def _wait(pid: int, name: str, timeout: float) -> int:
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        ended = poll.poll(timeout * 1000)
+        ended = poll.poll(min(timeout * 1000, LONGEST))
     except BaseException:
         os.kill(pid, SIGKILL)
         os.waitpid(pid, 0)

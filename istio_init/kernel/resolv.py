@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from istio_init.kernel.rooted import read_text
 
-def name_servers(path: str) -> tuple[IPv4Address | IPv6Address, ...]:
-    """The servers that a resolv.conf(5) names, in its order, each once; none where there is no such file."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse_resolv_conf(file.read())
-    except OSError:
-        return ()
+
+def name_servers(path: str, root: str = "/") -> tuple[IPv4Address | IPv6Address, ...]:
+    """The servers that a resolv.conf(5) names, in its order, each once; none where there is no such file.
+
+    ``path`` is looked for below ``root``.
+    """
+    return parse_resolv_conf(read_text(root, path) or "")
 
 
 def parse_resolv_conf(text: str) -> tuple[IPv4Address | IPv6Address, ...]:

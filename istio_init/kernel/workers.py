@@ -67,6 +67,8 @@ def _start(numbers: range, function: Callable[[int], T]) -> tuple[int, BinaryIO]
                     result = function(number)
                 except IstioInitError as error:
                     result = error
+                except Exception as error:  # A bug in one of them must not take the others with it.
+                    result = ToolError(f"{type(error).__name__}: {error}", fix="this is a bug: please report it")
                 pickle.dump(result, pipe)
                 pipe.flush()
         status = 0

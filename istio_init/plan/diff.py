@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from istio_init.dialects.save import entry_text
 from istio_init.model.netfilter import Table
-from istio_init.model.rules import Chain, Entry, RuleSet
+from istio_init.model.rules import Chain, Entry, Rule, RuleSet
 from istio_init.plan.merge import merge
 from istio_init.plan.model import (
     Append,
@@ -135,17 +135,22 @@ def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...]) -> list[Chang
     ours = [entry for entry in live.entries if is_ours(live.name, entry)]
     pairs = common_pairs([entry.rule for entry in ours], [entry.rule for entry in wanted])
     kept_old, kept_new = {old for old, _ in pairs}, {new for _, new in pairs}
-    leaving = [entry for index, entry in enumerate(ours) if index not in kept_old]
+    leaving: dict[Rule, list[Entry]] = {}
+    for index, entry in enumerate(ours):
+        if index not in kept_old:
+            leaving.setdefault(entry.rule, []).append(entry)
     changes = []
     for entry in live.entries:
         if not is_ours(live.name, entry):
             changes.append(Change(Kind.FOREIGN, table, live.name, entry_text(entry)))
     for index, entry in enumerate(wanted):
         kind = Kind.KEEP if index in kept_new else Kind.ADD
-        moved = next((each for each in leaving if each.rule == entry.rule), None) if kind is Kind.ADD else None
-        if moved is not None:
-            leaving.remove(moved)
+        if kind is Kind.ADD and leaving.get(entry.rule):
+            leaving[entry.rule].pop(0)
             kind = Kind.MOVE
         changes.append(Change(kind, table, live.name, entry_text(entry), entry.role))
-    changes += [Change(Kind.REMOVE, table, live.name, entry_text(entry), entry.role) for entry in leaving]
+    gone = {id(entry) for entries in leaving.values() for entry in entries}
+    for entry in ours:
+        if id(entry) in gone:
+            changes.append(Change(Kind.REMOVE, table, live.name, entry_text(entry), entry.role))
     return changes

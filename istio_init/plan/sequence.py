@@ -6,12 +6,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-CELLS_LIMIT = 4_000_000
-"""Beyond this many comparisons the middle of two long chains is rewritten instead of aligned."""
+CELLS_LIMIT = 250_000
+"""Beyond this many comparisons the middle of two long chains is aligned from the top, not as well as possible."""
 
 
 def common_pairs(old: Sequence[Hashable], new: Sequence[Hashable]) -> list[tuple[int, int]]:
     """Index pairs ``(old, new)`` of a longest common subsequence, in order."""
+    numbers: dict[Hashable, int] = {}
+    old = [numbers.setdefault(item, len(numbers)) for item in old]
+    new = [numbers.setdefault(item, len(numbers)) for item in new]
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
         start += 1
@@ -32,8 +35,10 @@ def is_subsequence(part: Sequence[Hashable], whole: Sequence[Hashable]) -> bool:
 
 
 def _table_pairs(old: Sequence[Hashable], new: Sequence[Hashable]) -> list[tuple[int, int]]:
-    if not old or not new or len(old) * len(new) > CELLS_LIMIT:
+    if not old or not new:
         return []
+    if len(old) * len(new) > CELLS_LIMIT:
+        return _first_pairs(old, new)
     lengths = [[0] * (len(new) + 1) for _ in range(len(old) + 1)]
     for i in range(len(old) - 1, -1, -1):
         for j in range(len(new) - 1, -1, -1):
@@ -48,4 +53,20 @@ def _table_pairs(old: Sequence[Hashable], new: Sequence[Hashable]) -> list[tuple
             i += 1
         else:
             j += 1
+    return pairs
+
+
+def _first_pairs(old: Sequence[Hashable], new: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Pairs of a common subsequence, found in one pass: each item with its next occurrence."""
+    places: dict[Hashable, list[int]] = {}
+    for index in range(len(new) - 1, -1, -1):
+        places.setdefault(new[index], []).append(index)
+    pairs, last = [], -1
+    for index, item in enumerate(old):
+        candidates = places.get(item, [])
+        while candidates and candidates[-1] <= last:
+            candidates.pop()
+        if candidates:
+            last = candidates.pop()
+            pairs.append((index, last))
     return pairs

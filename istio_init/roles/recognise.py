@@ -6,7 +6,7 @@ catalogue and its table, in its family, holds a chain of Istio's.
 
 from __future__ import annotations
 
-from istio_init.model.matches import Owner, PortMatch, PortRange
+from istio_init.model.matches import Comment, Owner, PortMatch, PortRange
 from istio_init.model.netfilter import Table
 from istio_init.model.rules import Chain, Entry, Rule, RuleSet, is_builtin
 from istio_init.model.targets import RETURN, CtZone, Redirect
@@ -57,10 +57,11 @@ def resembles(table: Table, chain: str, rule: Rule) -> Role | None:
 
     Nothing tells there whose it is, so it counts as foreign.
     """
-    if not is_builtin(table, chain):
+    shapes = SHAPES.get((table, chain))
+    if shapes is None or not is_builtin(table, chain):
         return None
-    role = SHAPES.get((table, chain), {}).get(shape(rule))
-    return role if role in _OLDER_ROLES and _values_fit(role, rule) else None
+    role = shapes.get(shape(rule))
+    return role if role in _OLDER_ROLES and _may_be_ours(role, rule) else None
 
 
 def _recognise_chain(table: Table, chain: Chain, excluded: list[str]) -> Chain:
@@ -70,7 +71,7 @@ def _recognise_chain(table: Table, chain: Chain, excluded: list[str]) -> Chain:
     entries = []
     for entry in chain.entries:
         role = shapes.get(shape(entry.rule))
-        if is_builtin(table, chain.name) and not _values_fit(role, entry.rule):
+        if is_builtin(table, chain.name) and not _may_be_ours(role, entry.rule):
             role = None
         entries.append(entry.replace(role=role))
     if (table, chain.name) == (Table.NAT, "ISTIO_OUTPUT"):
@@ -98,8 +99,10 @@ def _tell_final_return(entries: list[Entry]) -> list[Entry]:
     return [*entries[:-1], entries[-1].replace(role=Role.OLDER_FINAL_RETURN)]
 
 
-def _values_fit(role: Role | None, rule: Rule) -> bool:
-    """Whether the values of a rule in a built-in chain are such as Istio's rules have: DNS rules name DNS's ports."""
+def _may_be_ours(role: Role | None, rule: Rule) -> bool:
+    """Whether a rule in a built-in chain is such as Istio's are: without a comment; DNS rules name DNS's ports."""
+    if any(isinstance(match, Comment) for match in rule.matches) and rule.called_chain is None:
+        return False
     if role not in (Role.OLDER_DNS_PROXY_BYPASS, Role.OLDER_DNS_REDIRECT, Role.OLDER_DNS_ZONE):
         return True
     tests = [match.source or match.destination for match in rule.matches if isinstance(match, PortMatch)]
