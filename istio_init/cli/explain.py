@@ -55,14 +55,18 @@ def explain_command(
     if file is not None or file6 is not None:
         explanation = explain(file_snapshot(file, file6), expected)
         return _show(explanation, form, check=check)
-    while True:
-        explanation = explain(live_snapshot(target, pid, netns), expected)
-        if watch is not None and form == "text":
-            click.clear()
-        status = _show(explanation, form, check=check)
-        if watch is None:
-            return status
-        time.sleep(max(watch, 0.1))
+    if watch is None:
+        return _show(explain(live_snapshot(target, pid, netns), expected), form, check=check)
+    status = 0
+    try:
+        while True:
+            explanation = explain(live_snapshot(target, pid, netns), expected)
+            if form == "text":
+                click.clear()
+            status = _show(explanation, form, check=check)
+            time.sleep(max(watch, 0.1))
+    except KeyboardInterrupt:
+        return status  # That is how one stops watching.
 
 
 def _expected(line: str | None, path: Path | None) -> Config | None:
@@ -71,7 +75,7 @@ def _expected(line: str | None, path: Path | None) -> Config | None:
     if line is not None and path is not None:
         raise click.UsageError("give one of --expect and --expect-file")
     try:
-        text = line if line is not None else Path(path or "").read_text(encoding="utf-8")
+        text = line if line is not None else Path(path or "").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expected_config(text, FileNames())

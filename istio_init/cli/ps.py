@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from istio_init.cli.console import show
-from istio_init.errors import IstioInitError
+from istio_init.errors import IstioInitError, NamespaceError
 from istio_init.inspector.explain import explain
 from istio_init.kernel import namespaces
+from istio_init.kernel.namespaces import Place
 from istio_init.kernel.observe import observe
 from istio_init.kernel.pods import PodNamespace, pod_namespaces
 from istio_init.kernel.workers import spread
@@ -33,9 +34,11 @@ def ps(form: str) -> int:
     """
     pods = pod_namespaces()
     processors = len(os.sched_getaffinity(0))
+    results = spread(len(pods), lambda n: _row(pods[n]), workers=processors)
     rows = [
         unreadable_row(pod, result) if isinstance(result, IstioInitError) else result
-        for pod, result in zip(pods, spread(len(pods), lambda n: _row(pods[n]), workers=processors), strict=True)
+        for pod, result in zip(pods, results, strict=True)
+        if result is not None
     ]
     if form == "json":
         click.echo(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
@@ -44,13 +47,30 @@ def ps(form: str) -> int:
     return 0
 
 
-def _row(pod: PodNamespace) -> PsRow:
-    place = namespaces.of_pid(pod.pid)
+def _row(pod: PodNamespace) -> PsRow | None:
+    """The line of a namespace; None where its processes ended meanwhile, and it with them."""
+    place = _enterable(pod)
+    if place is None:
+        return None
     try:
         snapshot = namespaces.call_in(place.replace(userns=None), lambda: observe(place, pod.processes, versions=False))
     finally:
         place.close()
     return ps_row(pod, explain(snapshot))
+
+
+def _enterable(pod: PodNamespace) -> Place | None:
+    """The namespace by the oldest of its processes that still lives, and is still in it."""
+    for process in pod.processes:
+        try:
+            place = namespaces.of_pid(process.pid)
+        except NamespaceError:
+            continue
+        assert place.netns is not None
+        if os.fstat(place.netns).st_ino == pod.inode:
+            return place
+        place.close()
+    return None
 
 
 def _table(rows: list[PsRow]) -> Table:

@@ -128,8 +128,8 @@ def _mode(view: View) -> str:
 
 def _rows(snapshot: Snapshot) -> Iterator[Row]:
     for (backend, family), rules in snapshot.rules.items():
-        captured = any(is_istio_chain(chain.name) for _, chain in rules.chains())
+        ours = {table for table, chain in rules.chains() if is_istio_chain(chain.name)}
         for table, chain, number, entry in rules.entries():
             foreign = not is_ours(chain.name, entry)
-            older = resembles(table, chain.name, entry.rule) if foreign and captured else None
+            older = resembles(table, chain.name, entry.rule) if ours and table not in ours else None
             yield Row(backend, family, table, chain.name, number, entry, foreign, older)

@@ -9,12 +9,15 @@ from istio_init.roles.recognise import is_istio_chain, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from istio_init.model.rules import Chain, Entry, RuleSet
 
 LISTED, LISTED_LENGTH = 4, 60
 """Values that are named, and their characters together; the rest is counted."""
+
+FOREIGN_DRAWN = 8
+"""Foreign rules in a row that are drawn one by one."""
 
 HOOKS = (
     ("inbound", "PREROUTING", "what enters the pod"),
@@ -79,7 +82,25 @@ def _steps(
                 inner,
             )
         )
-    return tuple(steps)
+    return tuple(_shortened(steps))
+
+
+def _shortened(steps: list[Step]) -> Iterator[Step]:
+    """The steps, of many foreign ones in a row only the first."""
+    run: list[Step] = []
+    for step in [*steps, None]:
+        if step is not None and step.foreign:
+            run.append(step)
+            continue
+        named = run if len(run) <= FOREIGN_DRAWN else run[: FOREIGN_DRAWN - 1]
+        yield from named
+        if rest := run[len(named) :]:
+            seen = [each.packets for each in rest if each.packets is not None]
+            numbers = rest[0].numbers[0], rest[-1].numbers[1]
+            yield Step(numbers, f"{len(rest)} more rules", "not drawn", True, sum(seen) if seen else None)
+        run = []
+        if step is not None:
+            yield step
 
 
 def _callers(name: str, chains: Mapping[str, Chain]) -> int:

@@ -24,7 +24,7 @@ from istio_init.roles.recognise import is_istio_chain, recognise, resembles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from istio_init.model.routing import LiveRouting
     from istio_init.model.rules import Entry, Rule
@@ -54,16 +54,23 @@ def infer(live: Mapping[Family, RuleSet], routing: LiveRouting | None = None) ->
     captured = {family: live[family] for family in Family if family in live and _has_chains(live[family])}
     if not any(_entries(rules, Role.OUTBOUND_REDIRECT) for rules in captured.values()):
         return None
+    readings = []
+    for distance, reading in _readings(captured, captured, routing):
+        if not distance:
+            return reading.replace(exact=True)
+        readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
-    readings: list[tuple[int, Inferred]] = []
-    for source in ({family: _without_repeats(rules) for family, rules in captured.items()}, captured):
-        for main in sorted(source.values(), key=_known_rules, reverse=True):
-            reading = _read(main, source, routing)
-            distance = _distance(captured, reading)
-            if not distance:
-                return reading.replace(exact=True)
-            readings.append((distance, reading))
-    return min(readings, key=lambda each: each[0])[1]
+    unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
+    return min([*_readings(unrepeated, captured, routing), *readings], key=lambda each: each[0])[1]
+
+
+def _readings(
+    source: Mapping[Family, RuleSet], live: Mapping[Family, RuleSet], routing: LiveRouting | None
+) -> Iterator[tuple[int, Inferred]]:
+    """The configuration as each family tells it, the most telling first, and how far that is from what is live."""
+    for main in sorted(source.values(), key=_known_rules, reverse=True):
+        reading = _read(main, source, routing)
+        yield _distance(live, reading), reading
 
 
 def _read(main: RuleSet, live: Mapping[Family, RuleSet], routing: LiveRouting | None) -> Inferred:

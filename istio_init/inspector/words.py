@@ -89,6 +89,11 @@ def action(rule: Rule) -> str:
             return " ".join([name, *words])
 
 
+def packets(number: int) -> str:
+    """A number of packets."""
+    return f"{number} packet" if number == 1 else f"{number} packets"
+
+
 def _match(match: Match) -> list[Phrase]:
     match match:
         case PortMatch(_, source, destination):

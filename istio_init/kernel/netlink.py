@@ -27,7 +27,7 @@ NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
-NFT_GET_TABLES = (10 << 8) | 1
+NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
 FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
@@ -56,7 +56,7 @@ def addresses() -> list[LocalAddress]:
     found = []
     for body in _dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
         _, prefix_length, _, _, index = struct.unpack_from("=BBBBI", body)
-        attributes = _attributes(body, 8)
+        attributes = parse_attributes(body, 8)
         packed = attributes.get(2) or attributes.get(1)
         if packed and len(packed) in (4, 16):
             found.append(LocalAddress(ip_address(packed), prefix_length, index))
@@ -68,7 +68,7 @@ def mark_rules() -> list[MarkRule]:
     found = []
     for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
         family, table = body[0], body[4]
-        attributes = _attributes(body, 12)
+        attributes = parse_attributes(body, 12)
         if 10 in attributes and family in FAMILIES:
             mask = _number(attributes[16]) if 16 in attributes else 0xFFFFFFFF
             wide = _number(attributes[15]) if 15 in attributes else table
@@ -81,7 +81,7 @@ def local_default_tables() -> set[tuple[Family, int]]:
     found = set()
     for body in _dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
         family, prefix_length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
-        attributes = _attributes(body, 12)
+        attributes = parse_attributes(body, 12)
         if kind == RTN_LOCAL and prefix_length == 0 and family in FAMILIES and attributes.get(4) == _LO:
             found.add((FAMILIES[family], _number(attributes[15]) if 15 in attributes else table))
     return found
@@ -106,8 +106,23 @@ def nft_tables() -> set[tuple[Family, str]] | None:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
             return None
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
-    named = [(body[0], _attributes(body, 4)[1].rstrip(b"\0").decode()) for body in bodies]
+    named = [(body[0], parse_attributes(body, 4)[1].rstrip(b"\0").decode()) for body in bodies]
     return {(FAMILIES[family], name) for family, name in named if family in FAMILIES}
+
+
+def nft_rule_numbers() -> dict[tuple[Family, str, str, int], int]:
+    """The number in its chain, from 1, of each rule of the two IP families, by table, chain and handle."""
+    found: dict[tuple[Family, str, str, int], int] = {}
+    counts: dict[tuple[Family, str, str], int] = {}
+    for body in _dump(NETLINK_NETFILTER, NFT_GET_RULES, bytes(4)):
+        if body[0] not in FAMILIES:
+            continue
+        attributes = parse_attributes(body, 4)
+        table, chain = (attributes[kind].rstrip(b"\0").decode(errors="surrogateescape") for kind in (1, 2))
+        place = FAMILIES[body[0]], table, chain
+        counts[place] = counts.get(place, 0) + 1
+        found[*place, int.from_bytes(attributes[3], "big")] = counts[place]
+    return found
 
 
 def invalid_packets() -> int:
@@ -115,7 +130,7 @@ def invalid_packets() -> int:
     total = 0
     try:
         for body in _dump(NETLINK_NETFILTER, CT_GET_STATS, bytes(4)):
-            if CTA_STATS_INVALID in (attributes := _attributes(body, 4)):
+            if CTA_STATS_INVALID in (attributes := parse_attributes(body, 4)):
                 total += int.from_bytes(attributes[CTA_STATS_INVALID], "big")
     except OSError as error:
         raise ToolError(f"they cannot be read: {error.strerror}") from error
@@ -145,7 +160,8 @@ def _dump(protocol: int, request: int, header: bytes) -> Iterator[bytes]:
         channel.close()
 
 
-def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
+def parse_attributes(body: bytes, offset: int) -> dict[int, bytes]:
+    """The attributes that stand in a message's payload from an offset on, by their kind."""
     found = {}
     while offset + 4 <= len(body):
         length, kind = struct.unpack_from("=HH", body, offset)

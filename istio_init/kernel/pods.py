@@ -105,17 +105,26 @@ def _by_container(prefix: str) -> int:
 
 
 def _by_address(address: IPv4Address | IPv6Address) -> int:
-    for pod in pod_namespaces():
-        try:
-            place = namespaces.of_pid(pod.pid)
-        except IstioInitError:
-            continue
-        try:
-            addresses = namespaces.call_in(place.replace(userns=None), netlink.addresses)
-        except IstioInitError:
-            continue
-        finally:
-            place.close()
-        if any(each.address == address for each in addresses):
-            return pod.pid
-    raise NamespaceError(f"{address}: no network namespace here has this address", fix="list them with istio-init ps")
+    found = [pod.pid for pod in pod_namespaces() if address in _addresses(pod)]
+    if not found:
+        raise NamespaceError(
+            f"{address}: no network namespace here has this address", fix="list them with istio-init ps"
+        )
+    if len(found) > 1:
+        shown = ", ".join(f"pid {pid}" for pid in found)
+        raise NamespaceError(f"{address}: several network namespaces have it: {shown}", fix="give one of --pid")
+    return found[0]
+
+
+def _addresses(pod: PodNamespace) -> set[IPv4Address | IPv6Address]:
+    """The addresses of a namespace; none where it may not be entered, or ended meanwhile."""
+    try:
+        place = namespaces.of_pid(pod.pid)
+    except IstioInitError:
+        return set()
+    try:
+        return {each.address for each in namespaces.call_in(place.replace(userns=None), netlink.addresses)}
+    except IstioInitError:
+        return set()
+    finally:
+        place.close()

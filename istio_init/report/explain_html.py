@@ -13,9 +13,9 @@ from istio_init.report.visible import visible
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1d232b; --dim: #66707c; --line: #d5dae0; --card: #f6f8fa;
-  --error: #c62828; --warning: #a05a00; --info: #1565c0; --ok: #2e7d32; }
+  --wire: #b4bcc6; --error: #c62828; --warning: #a05a00; --info: #1565c0; --ok: #2e7d32; }
 @media (prefers-color-scheme: dark) { :root { --bg: #14181d; --fg: #e3e7ec; --dim: #96a0ac; --line: #333b45;
-  --card: #1d232a; --error: #ff7b72; --warning: #e3a45a; --info: #79b8ff; --ok: #7ee08a; } }
+  --card: #1d232a; --wire: #525d69; --error: #ff7b72; --warning: #e3a45a; --info: #79b8ff; --ok: #7ee08a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 72rem; background: var(--bg); color: var(--fg);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -31,10 +31,14 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
 .error .severity { color: var(--error); } .warning .severity { color: var(--warning); } .ok { color: var(--ok); }
 .diagram { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
   background: var(--card); }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .6rem; vertical-align: top;
-  border-bottom: 1px solid var(--line); } th { color: var(--dim); font-weight: 600; font-size: .8rem; }
-td.number { text-align: right; white-space: nowrap; } td.rule { word-break: break-word; } tr.foreign { opacity: .6; }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; }
+td, th { text-align: left; padding: .3rem .6rem; vertical-align: top; border-bottom: 1px solid var(--line); }
+th { color: var(--dim); font-weight: 600; font-size: .8rem; }
+td.number, th.number { text-align: right; white-space: nowrap; } th.number { width: 3rem; } th.packets { width: 7rem; }
+th.rule { width: 52%; } td.rule { word-break: break-word; } tr.foreign { opacity: .6; }
 """
+
+HEADINGS = '<th class="number">#</th><th class="number packets">Packets</th><th class="rule">Rule</th><th>Why</th>'
 
 
 def explanation_html(explanation: Explanation) -> str:
@@ -119,7 +123,7 @@ def _rules(explanation: Explanation) -> list[str]:
     for title, rows in chains.items():
         parts.append(f"<h3>{_escape(title)}</h3>")
         cells = "".join(map(_row, rows))
-        parts.append(f"<table><tr><th>#</th><th>Packets</th><th>Rule</th><th>Why</th></tr>{cells}</table>")
+        parts.append(f"<table><tr>{HEADINGS}</tr>{cells}</table>")
     return parts
 
 

@@ -12,6 +12,7 @@ from istio_init.inspector.drift import Drift
 from istio_init.inspector.explain import Explanation, Row
 from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.flow import HookFlow, Step, flow
+from istio_init.inspector.words import packets
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.report.explain_json import DRIFT_NAMES
@@ -118,10 +119,10 @@ def _tree(hook: HookFlow) -> Tree:
 def _grow(tree: Tree, steps: tuple[Step, ...]) -> None:
     for step in steps:
         style = "dim" if step.foreign else _ACTION_STYLE.get(step.action.split()[0], "")
-        packets = f"  [{step.packets} packets]" if step.packets else ""
+        seen = f"  [{packets(step.packets)}]" if step.packets else ""
         note = "  (foreign)" if step.foreign else ""
         tests, done = visible(step.tests), visible(step.action)
-        text = Text.assemble(tests, (" ─► ", "dim"), (done, style), (packets + note, "dim"))
+        text = Text.assemble(tests, (" ─► ", "dim"), (done, style), (seen + note, "dim"))
         _grow(tree.add(text), step.steps)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from istio_init.inspector.words import packets
 from istio_init.report.visible import visible
 
 TYPE_CHECKING = False
@@ -38,8 +39,8 @@ class _Canvas:
         self.width = max(self.width, end)
         return end
 
-    def pill(self, x: float, words: str, colour: str) -> None:
-        """Draw words in a rounded box."""
+    def pill(self, x: float, words: str, colour: str) -> float:
+        """Draw words in a rounded box; the x at which it ends."""
         words = visible(words)
         width = len(words) * TEXT + 18
         self.shapes.append(
@@ -48,10 +49,12 @@ class _Canvas:
             f'<text x="{x + 9:.0f}" y="{self.y + 19}" fill="{colour}">{escape(words)}</text>'
         )
         self.width = max(self.width, x + width)
+        return x + width
 
     def line(self, x1: float, y1: float, x2: float, y2: float) -> None:
         """Draw a connector."""
-        self.shapes.append(f'<path d="M{x1:.0f} {y1:.0f} V{y2:.0f} H{x2:.0f}" fill="none" stroke="var(--line)"/>')
+        way = f"M{x1:.0f} {y1:.0f} V{y2:.0f} H{x2:.0f}"
+        self.shapes.append(f'<path d="{way}" fill="none" stroke="var(--wire)" shape-rendering="crispEdges"/>')
 
 
 def flow_svg(hooks: tuple[HookFlow, ...]) -> str:
@@ -78,7 +81,9 @@ def _draw(canvas: _Canvas, steps: tuple[Step, ...], x: float, top: float) -> Non
         end = canvas.text(x + INDENT, step.tests, style=' opacity=".6"' if step.foreign else "")
         end = canvas.text(end + 8, "→")
         note = f"{step.action} (foreign)" if step.foreign else step.action
-        canvas.pill(end + 8, note, COLOURS.get(step.action.split()[0], "var(--info)"))
+        end = canvas.pill(end + 8, note, COLOURS.get(step.action.split()[0], "var(--info)"))
+        if step.packets:
+            canvas.text(end + 10, packets(step.packets), style=' opacity=".6"')
         inner_top = canvas.y + ROW - 4
         canvas.y += ROW
         _draw(canvas, step.steps, x + INDENT, inner_top)

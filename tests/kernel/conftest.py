@@ -36,7 +36,7 @@ def backend(request: pytest.FixtureRequest, real_kernel: None) -> str:
     with Namespace.create("probe") as namespace:
         for family in Family:
             try:
-                namespace.run(program(name, family), "-t", "nat", "-L", "-n")
+                namespace.run(program(name, family), "-w", "-t", "nat", "-L", "-n")
             except CommandError as error:
                 pytest.skip(f"{name} does not work here: {error}")
     return name

@@ -66,7 +66,7 @@ def reaches_inbound_listener(pod: Pod, port: int, family: Family) -> None:
         client = connect(pod.peer, ROOT, destination)
         accepted = proxy.accept()
         assert accepted.original == destination
-        assert accepted.peer == client.getsockname()[:2]
+        assert accepted.peer.host == HOSTS[family].peer
         talk(client, accepted.connection)
 
 
@@ -321,6 +321,20 @@ class TestDns:
 
     def test_other_connections_reach_the_outbound_listener(self, pod: Pod, family: Family) -> None:
         reaches_outbound_listener(pod, APP, Endpoint(HOSTS[family].peer, 80), family)
+
+
+def test_a_pod_with_addresses_of_one_family_is_captured_in_it(backend: str, family: Family) -> None:
+    with Pod.create(families=(family,)) as pod:
+        istio_init("apply", "--netns", pod.name, "--force-iptables-binary", backend).ok()
+        reaches_outbound_listener(pod, APP, Endpoint(HOSTS[family].far, 80), family)
+        reaches_inbound_listener(pod, 8080, family)
+
+
+def test_ipv6_of_a_dual_stack_pod_is_left_alone_unless_asked_for(pod: Pod, backend: str) -> None:
+    istio_init("apply", "--netns", pod.name, "--force-iptables-binary", backend).ok()
+    reaches_inbound_listener(pod, 8080, Family.IPV4)
+    reaches_application(pod, 8080, Family.IPV6)
+    reaches_peer(pod, APP, Endpoint(HOSTS[Family.IPV6].far, 80), Family.IPV6)
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

@@ -7,6 +7,7 @@ from enum import Enum
 from istio_init.dialects.save import entry_text
 from istio_init.inspector.infer import Inferred, infer
 from istio_init.inspector.snapshot import Snapshot
+from istio_init.inspector.words import packets
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.value import Value
 from istio_init.roles import Role
@@ -58,7 +59,7 @@ class Place(Value):
     def __str__(self) -> str:
         where = f"{self.family.value} {self.table.value} ({self.backend})"
         counters = self.entry.counters
-        seen = f"  [{counters.packets} packets]" if counters else ""
+        seen = f"  [{packets(counters.packets)}]" if counters else ""
         return f"{where}: {self.chain.name} {self.number}: {entry_text(self.entry)}{seen}"
 
 

@@ -6,6 +6,7 @@ from istio_init.config.model import InterceptionMode
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.inspector.words import packets
 from istio_init.model.netfilter import Family
 from istio_init.policy.dns import DNS_CAPTURE_PORT
 from istio_init.roles import Role
@@ -209,7 +210,7 @@ def conntrack_full(view: View) -> Iterator[Finding]:
 def invalid_packets(view: View) -> Iterator[Finding]:
     """Invalid packets came, and nothing drops them."""
     if view.captures and view.inferred and not view.inferred.config.drop_invalid and view.snapshot.invalid_packets:
-        yield Finding(catalogue.INVALID_PACKETS, (f"{view.snapshot.invalid_packets} invalid packets",))
+        yield Finding(catalogue.INVALID_PACKETS, (f"{packets(view.snapshot.invalid_packets)} called invalid",))
 
 
 def zero_counters(view: View) -> Iterator[Finding]:

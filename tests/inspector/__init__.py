@@ -1,0 +1,1 @@
+"""What explain and ps read, infer, find and print."""

@@ -1,0 +1,288 @@
+"""What ps lists of a node, and how explain finds a pod by its container or its address."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support.command import PROGRAM, execute, istio_init
+from support.netns import Namespace
+
+from istio_init.errors import NamespaceError
+from istio_init.inspector.explain import explain
+from istio_init.inspector.snapshot import Process, Snapshot
+from istio_init.kernel import pods
+from istio_init.kernel.pods import PodNamespace, find, parse_cgroup
+from istio_init.model.netfilter import Family
+from istio_init.report.ps_row import ps_row
+
+from .sidecar import Sidecar
+from .test_inference import ambient, explained
+
+V4, V6 = Family
+ID = "".join(f"{number:02x}" for number in range(32))
+OTHER = ID[:12] + "f" * 52
+
+
+def rows() -> dict[int, dict[str, Any]]:
+    """What ps says, by the inode of the namespace."""
+    said = json.loads(istio_init("ps", "--format", "json").ok().stdout)
+    return {row["inode"]: row for row in said["namespaces"]}
+
+
+def inode(namespace: Namespace) -> int:
+    return namespace.path.stat().st_ino
+
+
+@pytest.fixture(scope="module")
+def node(both_backends: None) -> Iterator[dict[str, Sidecar | Namespace]]:
+    """Namespaces in every state."""
+    with ExitStack() as stack:
+        captured = stack.enter_context(Sidecar.create("--dual-stack"))
+        legacy = stack.enter_context(Sidecar.create("-m", "TPROXY", backend="legacy", families=(V4,)))
+        broken = stack.enter_context(Sidecar.create(families=(V4,)))
+        broken.proxy.kill()
+        bare = stack.enter_context(Namespace.create("bare"))
+        bare.spawn("sleep", "300")
+        empty = stack.enter_context(Namespace.create("empty"))
+        yield {"captured": captured, "legacy": legacy, "broken": broken, "bare": bare, "empty": empty}
+
+
+class TestList:
+    """A line for each network namespace in which a process lives."""
+
+    @pytest.mark.parametrize(
+        ("name", "wanted"),
+        [
+            ("captured", (["10.77.0.2", "fd00:77::2"], "redirect", "nft", "captured", 0)),
+            ("legacy", (["10.77.0.2"], "tproxy", "legacy", "captured", 0)),
+            ("broken", (["10.77.0.2"], "redirect", "nft", "broken", 1)),
+            ("bare", ([], "-", "-", "not captured", 0)),
+        ],
+    )
+    def test_each_namespace_is_told_with_its_state(
+        self, node: dict[str, Sidecar | Namespace], name: str, wanted: tuple[object, ...]
+    ) -> None:
+        place = node[name]
+
+        row = rows()[inode(place.inside if isinstance(place, Sidecar) else place)]
+
+        assert tuple(row[key] for key in ("addresses", "mode", "backend", "state", "findings")) == wanted
+        assert row["container"] is None
+        assert row["error"] is None
+        if isinstance(place, Sidecar):
+            oldest = place.app if name == "broken" else place.proxy
+            assert (row["pid"], row["process"]) == (oldest.pid, "app" if name == "broken" else "envoy")
+
+    def test_a_namespace_without_a_process_is_not_listed(self, node: dict[str, Sidecar | Namespace]) -> None:
+        empty = node["empty"]
+        assert isinstance(empty, Namespace)
+
+        assert inode(empty) not in rows()
+
+    def test_the_own_namespace_is_listed(self, real_kernel: None) -> None:
+        assert os.stat("/proc/self/ns/net").st_ino in rows()
+
+    def test_the_text_has_one_line_for_each(self, node: dict[str, Sidecar | Namespace]) -> None:
+        captured, broken = node["captured"], node["broken"]
+        assert isinstance(captured, Sidecar) and isinstance(broken, Sidecar)
+
+        shown = istio_init("ps").ok().stdout
+
+        heading, *lines = shown.rstrip("\n").split("\n")
+        assert heading.split() == ["NETNS", "PID", "PROCESS", "CONTAINER", "ADDRESSES", "MODE", "BACKEND", "STATE",
+                                   "FINDINGS"]  # fmt: skip
+        by_inode = {line.split()[0]: line.split()[1:] for line in lines}
+        assert by_inode[str(inode(captured.inside))] == [
+            str(captured.proxy.pid), "envoy", "-", "10.77.0.2", "fd00:77::2", "redirect", "nft", "captured", "0"
+        ]  # fmt: skip
+        assert by_inode[str(inode(broken.inside))][-2:] == ["broken", "1"]
+        assert [line for line in (heading, *lines) if line != line.rstrip() or "\x1b" in line] == []
+
+    def test_what_may_not_be_read_is_told_as_such(self, real_kernel: None) -> None:
+        done = execute("setpriv", "--bounding-set=-all", "--inh-caps=-all", *PROGRAM, "ps", "--format", "json").ok()
+
+        [row] = [each for each in json.loads(done.stdout)["namespaces"]
+                 if each["inode"] == os.stat("/proc/self/ns/net").st_ino]  # fmt: skip
+        assert row["state"] == "unknown"
+        assert row["error"].endswith("it may not be entered")
+
+    def test_a_pod_of_an_ambient_mesh_is_captured(self) -> None:
+        pod = PodNamespace(1, (Process(7, "app", 1000, 1000),), ID)
+
+        row = ps_row(pod, explained(ambient(V4)))
+
+        assert (row.mode, row.backend, row.state, row.container) == ("ambient", "nft", "captured", ID)
+
+    def test_rules_that_could_not_be_read_leave_the_state_open(self) -> None:
+        snapshot = Snapshot("x", {}, unread=("nft rules: refused",), partial=frozenset(Family))
+
+        row = ps_row(PodNamespace(1, (Process(7, "app", 1000, 1000),), None), explain(snapshot))
+
+        assert (row.state, row.error) == ("unknown", "nft rules: refused")
+
+
+class TestVanishing:
+    """Namespaces come and go while they are listed."""
+
+    def test_the_next_process_stands_in_for_one_that_ended(self, real_kernel: None) -> None:
+        from istio_init.cli.ps import _enterable
+
+        with Namespace.create("two") as namespace:
+            here = namespace.spawn("sleep", "300").pid
+            gone, elsewhere = Process(2**22 - 1, "gone", 0, 0), Process(os.getpid(), "elsewhere", 0, 0)
+            processes = (gone, elsewhere, Process(here, "sleep", 0, 0))
+
+            place = _enterable(PodNamespace(inode(namespace), processes, None))
+            assert place is not None
+            place.close()
+            assert place.label == f"pid {here}"
+            assert _enterable(PodNamespace(inode(namespace), (gone, elsewhere), None)) is None
+
+
+CGROUPS = [
+    ("0::/\n", None),
+    ("", None),
+    ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+    (f"0::/kubepods.slice/kubepods-burstable.slice/kubepods-pod1.slice/cri-containerd-{ID}.scope\n", ID),
+    (f"0::/kubepods/besteffort/pod8c7e/{ID}\n", ID),
+    (f"0::/system.slice/docker-{ID}.scope\n", ID),
+    (f"0::/machine.slice/libpod-{ID}.scope/container\n", ID),
+    (f"12:memory:/kubepods/pod1/{ID}\n11:cpu,cpuacct:/kubepods/pod1/{ID}\n1:name=systemd:/kubepods/pod1/{ID}\n", ID),
+    (f"1:name=systemd:/kubepods/pod1/{ID}\n0::/\n", ID),
+    (f"4:memory:/docker/{OTHER}/kubepods/pod1/{ID}\n", ID),
+    (f"0::/kubepods/crio-{ID}.scope/crio-conmon\n", ID),
+    (f"0::/kubepods/{ID[:40]}\n", None),
+    (f"0::/kubepods/{ID.upper()}\n", None),
+]
+
+
+@pytest.mark.parametrize(("text", "wanted"), CGROUPS, ids=lambda value: str(value).strip()[:40] or "empty")
+def test_the_container_is_the_innermost_that_the_cgroups_name(text: str, wanted: str | None) -> None:
+    assert parse_cgroup(text) == wanted
+
+
+class Named(NamedTuple):
+    """A process as psutil lists it."""
+
+    pid: int
+
+
+class TestFind:
+    """A pod by what one has at hand: an address, or a container's id from kubectl or crictl."""
+
+    @pytest.fixture
+    def containers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Processes of three containers, of which two have ids that begin alike."""
+        ids = {11: ID, 12: ID, 13: OTHER, 14: "a" * 64, 15: None}
+        monkeypatch.setattr("psutil.process_iter", lambda _: map(Named, ids))
+        monkeypatch.setattr(pods, "container_of", ids.get)
+
+    @pytest.mark.parametrize(("target", "pid"), [(ID, 11), (OTHER, 13), (ID[:13], 11), ("aaaa", 14)])
+    def test_the_beginning_of_an_id_is_enough(self, containers: None, target: str, pid: int) -> None:
+        assert find(target) == pid
+
+    @pytest.mark.parametrize(
+        ("target", "said"),
+        [
+            (ID[:12], f"several containers begin so: {ID[:16]}, {OTHER[:16]}"),
+            ("bbbb", "bbbb: no process here is in such a container"),
+            ("aaa", "'aaa': neither an address nor a container id"),
+            ("my-pod", "'my-pod': neither an address nor a container id"),
+            ("", "'': neither an address nor a container id"),
+        ],
+    )
+    def test_what_names_none_or_several_is_refused(self, containers: None, target: str, said: str) -> None:
+        with pytest.raises(NamespaceError, match=said.replace("(", r"\(")) as caught:
+            find(target)
+        assert caught.value.exit_code == 4
+
+    def test_a_pod_is_found_by_its_address(self, real_kernel: None) -> None:
+        ipv4, ipv6 = _own_addresses()
+        with Namespace.create("address") as namespace:
+            namespace.run("ip", "addr", "add", f"{ipv4}/32", "dev", "lo")
+            namespace.run("ip", "addr", "add", f"{ipv6}/128", "dev", "lo", "nodad")
+            pid = namespace.spawn("sleep", "300").pid
+
+            for address in (ipv4, ipv6):
+                done = istio_init("explain", address, "--format", "json").ok()
+                assert json.loads(done.stdout)["target"] == f"pid {pid}"
+
+    def test_an_address_of_several_pods_or_of_none_is_refused(self, real_kernel: None) -> None:
+        ipv4, _ = _own_addresses()
+        with ExitStack() as stack:
+            absent = istio_init("explain", ipv4)
+            pids = []
+            for label in ("one", "two"):
+                namespace = stack.enter_context(Namespace.create(label))
+                namespace.run("ip", "addr", "add", f"{ipv4}/32", "dev", "lo")
+                pids.append(namespace.spawn("sleep", "300").pid)
+            several = istio_init("explain", ipv4)
+
+        assert (absent.status, several.status) == (4, 4)
+        assert f"{ipv4}: no network namespace here has this address" in absent.stderr
+        assert f"{ipv4}: several network namespaces have it: pid {pids[0]}, pid {pids[1]}" in several.stderr
+
+
+def _own_addresses() -> tuple[str, str]:
+    """Addresses that no other namespace of the machine has."""
+    one, two, three = secrets.token_bytes(3)
+    return f"100.{one}.{two}.{three}", f"fd00:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
+
+
+def _cgroup_root() -> Path | None:
+    """Where control groups of version 2 can be made."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, where, kind, options, *_ = line.split()
+        if kind == "cgroup2" and "rw" in options.split(",") and os.access(where, os.W_OK):
+            return Path(where)
+    return None
+
+
+ROOT = _cgroup_root()
+
+if ROOT is not None:
+
+    class TestRealContainer:
+        """A process in a control group that is named as a container runtime names them."""
+
+        @pytest.fixture
+        def join(self) -> Iterator[Callable[[int], str]]:
+            """Puts a process into a container of its own, and tells its id."""
+            made: list[Path] = []
+
+            def join(pid: int) -> str:
+                container = secrets.token_hex(32)
+                made.append(Path(str(ROOT), f"cri-containerd-{container}.scope"))
+                made[-1].mkdir()
+                (made[-1] / "cgroup.procs").write_text(str(pid))
+                return container
+
+            yield join
+            for path in made:
+                for pid in (path / "cgroup.procs").read_text().split():
+                    Path(str(ROOT), "cgroup.procs").write_text(pid)
+                path.rmdir()
+
+        def test_it_is_listed_and_found_by_its_container(
+            self, real_kernel: None, join: Callable[[int], str]
+        ) -> None:
+            with Sidecar.create("--dual-stack") as pod:
+                container = join(pod.app.pid)
+
+                row = rows()[inode(pod.inside)]
+                shown = istio_init("ps").ok().stdout
+                for target in (container, container[:12]):
+                    done = istio_init("explain", target, "--format", "json").ok()
+                    assert json.loads(done.stdout)["target"] == f"pid {pod.app.pid}"
+                    assert json.loads(done.stdout)["mode"] == "REDIRECT"
+
+            assert row["container"] == container
+            assert row["pid"] == pod.proxy.pid
+            assert f" {container[:12]} " in shown

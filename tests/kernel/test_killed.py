@@ -1,0 +1,183 @@
+"""Killing a switch at any moment: no table is left half done, and the next run finishes the work."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.command import PROGRAM, environment, istio_init
+from support.netns import ROOT, Namespace, User
+from support.pod import APP, HOSTS, Endpoint, Pod
+from support.rules import Tables, routing, tables
+from support.traffic import Listener, connect, talk
+
+from istio_init.model.netfilter import Family
+
+KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "300"))
+SHARES = {"nft": 0.9, "legacy": 0.1}
+"""Of all kills: a run through python-iptables takes several times as long."""
+
+CONVERGE_EVERY = 10
+SEED = 1337
+PORTS = (15001, 15006)
+"""Of the proxy's listeners: outbound, inbound."""
+
+CONFIGURATIONS = (
+    ("--redirect-dns", "--dual-stack"),
+    ("-m", "TPROXY", "-t", "77", "-r", "177", "-d", "15090,9000:9100", "-x", "192.0.2.0/24,2001:db8::/32",
+     "--dual-stack"),
+)  # fmt: skip
+"""Two that differ in every table, in both families and in the routing."""
+
+
+Rules = dict[Family, Tables]
+
+
+class Attempt(NamedTuple):
+    """One kill: when, as a share of a whole run, and whether the programs that the run started are killed with it."""
+
+    moment: float
+    whole_group: bool
+
+
+class Victim:
+    """A pod that is switched to and fro between two configurations whose effects are known."""
+
+    def __init__(self, pod: Pod, backend: str) -> None:
+        pod.inside.write_resolv_conf(*(hosts.peer for hosts in HOSTS.values()))
+        self.pod = pod
+        self.backend = backend
+        self.known: list[Rules] = []
+        self.known_routing: list[str] = []
+        for number, _ in enumerate(CONFIGURATIONS):
+            self.switch_to(number)
+            self.known.append(self.rules())
+            self.known_routing.append(routing(pod.inside))
+        self.duration = min(self.switch_to(0), self.switch_to(1), self.switch_to(0))
+
+    def _arguments(self, number: int) -> tuple[str, ...]:
+        return ("apply", "--netns", self.pod.name, "--force-iptables-binary", self.backend, *CONFIGURATIONS[number])
+
+    def switch_to(self, number: int) -> float:
+        """Apply a configuration, to the end; how long that took."""
+        began = time.monotonic()
+        istio_init(*self._arguments(number)).ok()
+        return time.monotonic() - began
+
+    def kill_on_the_way_to(self, number: int, attempt: Attempt) -> int:
+        """Begin to apply a configuration and kill that; its exit status."""
+        process = subprocess.Popen(
+            [*PROGRAM, *self._arguments(number)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            start_new_session=True,
+        )
+        try:
+            return process.wait(attempt.moment * self.duration)
+        except subprocess.TimeoutExpired:
+            (os.killpg if attempt.whole_group else os.kill)(process.pid, signal.SIGKILL)
+            return process.wait()
+        finally:
+            wait_for_stragglers(self.pod.inside)
+
+    def rules(self) -> Rules:
+        """What is there now."""
+        return {family: tables(self.pod.inside, self.backend, family) for family in Family}
+
+    def is_old_or_new(self, now: Rules) -> bool:
+        """Whether each table is wholly as one of the configurations wants it."""
+        return all(
+            now[family].get(table, {}) in [known[family].get(table, {}) for known in self.known]
+            for family in Family
+            for table in ("raw", "mangle", "nat", "filter", "security")
+        )
+
+
+class Watch:
+    """The proxy's listeners in a pod, which are to be reached whatever state it is in."""
+
+    def __init__(self, pod: Pod, stack: ExitStack) -> None:
+        self._calls: list[tuple[Namespace, User, Endpoint, Listener]] = []
+        for family in Family:
+            outbound, inbound = (
+                stack.enter_context(Listener(pod.inside, family, port, transparent=True)) for port in PORTS
+            )
+            hosts = HOSTS[family]
+            self._calls.append((pod.inside, APP, Endpoint(hosts.far, 80), outbound))
+            self._calls.append((pod.peer, ROOT, Endpoint(hosts.pod, 80), inbound))
+
+    def check(self) -> None:
+        """Check that connections get through, and to the proxy."""
+        for namespace, user, destination, listener in self._calls:
+            with connect(namespace, user, destination) as client, listener.accept().connection as accepted:
+                talk(client, accepted)
+
+
+def wait_for_stragglers(namespace: Namespace, timeout: float = 30) -> None:
+    """Wait until no process is left in a namespace: what a killed run had started may go on to its end."""
+    own = namespace.path.stat()
+    deadline = time.monotonic() + timeout
+    while any(_is_in(process, own) for process in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline, "a program that was started by a killed run does not end"
+        time.sleep(0.002)
+
+
+def _is_in(process: Path, namespace: os.stat_result) -> bool:
+    try:
+        return os.path.samestat((process / "ns/net").stat(), namespace)
+    except OSError:
+        return False
+
+
+def attempts(seed: int) -> Iterator[Attempt]:
+    """Random moments of a run, for ever; its latter half, when it writes, comes twice as often as the former."""
+    chance = random.Random(seed)
+    while True:
+        share = chance.choice((chance.uniform(0, 0.5), chance.uniform(0.5, 1), chance.uniform(0.5, 1)))
+        yield Attempt(share, whole_group=chance.random() < 0.5)
+
+
+@pytest.mark.timeout(1800)
+def test_a_killed_switch_leaves_no_table_half_done_and_the_next_run_converges(pod: Pod, backend: str) -> None:
+    with ExitStack() as stack:
+        kill_again_and_again(Victim(pod, backend), Watch(pod, stack))
+
+
+def kill_again_and_again(victim: Victim, watch: Watch) -> None:
+    """Kill switches until there were enough, checking after each."""
+    count = max(1, round(KILLS * SHARES[victim.backend]))
+    kills, outcomes = 0, Counter[str]()
+    aim = 1
+    for attempt in attempts(SEED):
+        status = victim.kill_on_the_way_to(aim, attempt)
+        now = victim.rules()
+        assert "-j DROP" not in str(now)
+        assert victim.is_old_or_new(now), f"{attempt}: {now}"
+        watch.check()
+        if status == 0:
+            aim = 1 - aim
+            continue  # It was quicker than usual.
+        assert status == -signal.SIGKILL
+        kills += 1
+        outcomes["done" if now == victim.known[aim] else "undone" if now == victim.known[1 - aim] else "between"] += 1
+        if kills % CONVERGE_EVERY == 0 or kills == count:
+            victim.switch_to(aim)
+            now = victim.rules()
+            assert now == victim.known[aim]
+            assert routing(victim.pod.inside) == victim.known_routing[aim]
+        if kills == count:
+            break
+        if now == victim.known[aim]:
+            aim = 1 - aim
+    print(f"{victim.backend}: {count} kills of runs of {victim.duration:.2f} s: {dict(outcomes)}")
+    assert count < 50 or set(outcomes) == {"done", "undone", "between"}

@@ -1,0 +1,1 @@
+"""Checks against recorded states of the reference implementation."""

@@ -1,0 +1,127 @@
+"""What the reference implementation left in the kernel, explained: every rule is known, and so is what made it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import drop_in
+from support.netns import ETC_NETNS, CommandError, Namespace
+from support.rules import BACKENDS, Tables, program, tables
+
+from istio_init.inspector.explain import Explanation, explain
+from istio_init.kernel import namespaces
+from istio_init.kernel.observe import observe
+from istio_init.model.netfilter import Family
+
+from .conftest import VARIABLE
+
+Case = dict[str, Any]
+
+KEYS = {Family.IPV4: "v4", Family.IPV6: "v6"}
+
+
+def recorded() -> list[Case]:
+    """The cases: arguments, addresses, name servers, and the state that came of them."""
+    cases: list[Case] = json.loads(Path(os.environ[VARIABLE], "cases.json").read_text())
+    return cases
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend that works here."""
+    if os.geteuid() != 0:
+        pytest.skip("tests against the kernel need root")
+    name: str = request.param
+    with Namespace.create("probe") as namespace:
+        try:
+            namespace.run(program(name, Family.IPV6), "-t", "nat", "-L", "-n")
+        except CommandError as error:
+            pytest.skip(f"{name} does not work here: {error}")
+    return name
+
+
+@contextlib.contextmanager
+def place(case: Case) -> Iterator[Namespace]:
+    """A namespace with the addresses and name servers of a case."""
+    with Namespace.create("case") as namespace:
+        commands = ["link add eth0 type veth peer name peer0", "link set eth0 up", "link set peer0 up"]
+        commands += [f"addr add {each} dev eth0{' nodad' * (':' in each)}" for each in case["addrs"]]
+        namespace.run("ip", "-batch", "-", stdin="\n".join(commands) + "\n")
+        if case["resolv_conf"] is not None:
+            namespace.write_resolv_conf()
+            (ETC_NETNS / namespace.name / "resolv.conf").write_text(case["resolv_conf"])
+        yield namespace
+
+
+def load(namespace: Namespace, backend: str, state: Any) -> None:
+    """Bring about a recorded state."""
+    for family, key in KEYS.items():
+        if state[key]:
+            namespace.run(program(backend, family, "restore"), "--noflush", stdin=_save(state[key]))
+    commands = []
+    for verb, lines in (("rule add", state["rules"]), ("route add", state["routes"]), ("addr add", state["lo"])):
+        for line in lines:
+            is_ipv6 = line.startswith("v6 ") or "::" in line
+            words = line.removeprefix("v6 ").removeprefix("from all ")
+            commands.append((is_ipv6, f"{verb} {words}{' dev lo' * (verb == 'addr add')}"))
+    for is_ipv6, command in commands:
+        namespace.run("ip", "-6" if is_ipv6 else "-4", *command.split())
+
+
+def _save(chains_by_table: dict[str, dict[str, list[str]]]) -> str:
+    lines = []
+    for table, chains in chains_by_table.items():
+        lines.append(f"*{table}")
+        lines += [f":{chain} - [0:0]" for chain in chains if chain.startswith("ISTIO_")]
+        lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
+        lines.append("COMMIT")
+    return "\n".join(lines) + "\n"
+
+
+def state_of(namespace: Namespace, backend: str) -> tuple[dict[Family, Tables], list[str]]:
+    """The rules, and the routing besides what every namespace has."""
+    script = """
+        for f in -4 -6; do
+            ip $f rule | grep -vE '^(0|32766|32767):' | sed 's/^[0-9]*://'
+            ip $f route show table all | grep ' table ' | grep -v 'table local'
+        done
+        ip -o addr show dev lo | awk '{print $4}'
+    """
+    routing = namespace.run("sh", "-c", script).split("\n")
+    return {family: tables(namespace, backend, family) for family in Family}, routing
+
+
+def explained(namespace: Namespace) -> Explanation:
+    """What explain says of a namespace."""
+    where = namespaces.of_netns(namespace.name)
+    try:
+        return namespace.call(lambda: explain(observe(where, (), versions=False)))
+    finally:
+        where.close()
+
+
+@pytest.mark.parametrize("case", recorded(), ids=lambda case: str(case["name"]))
+def test_every_rule_is_known_and_the_inferred_arguments_give_the_same_state(case: Case, backend: str) -> None:
+    with place(case) as original:
+        load(original, backend, case["expect"])
+        said = explained(original)
+        wanted = state_of(original, backend)
+
+    assert [row.text for row in said.rows if row.role is None] == []
+    assert said.snapshot.unread == ()
+    if not case["expect"]["v4"]:
+        assert (said.mode, said.arguments) == ("none", None)
+        return
+    assert said.arguments is not None
+    assert said.exact
+    assert said.backend == backend
+    forced = ("--force-iptables-binary", backend) if backend == "legacy" else ()
+    with place(case) as fresh:
+        drop_in(fresh, *said.arguments.argv, *forced, env=dict(said.arguments.env)).ok()
+        assert state_of(fresh, backend) == wanted
