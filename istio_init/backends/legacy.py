@@ -7,12 +7,13 @@ use is preceded by a look at which tables exist: opening one creates it.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from istio_init.backends.failure import LOCK_HELD_STATUS, failure
 from istio_init.dialects.restore import render_restore
 from istio_init.dialects.save import parse_save
-from istio_init.errors import ToolError
+from istio_init.errors import PrivilegeError, ToolError
 from istio_init.kernel import process
 from istio_init.kernel.process import Completed
 from istio_init.model.netfilter import Family, Table
@@ -34,13 +35,38 @@ CANNOT_WORK = 3
 """The child's exit status when python-iptables cannot work and nothing was changed."""
 
 
+_held: dict[Family, int] = {}
+
+
+def hold_table_names() -> None:
+    """Open the lists of the current namespace's tables now, for a process that will not be allowed to later.
+
+    They belong to the machine's root where the namespace was made before its user namespace had any user.
+    """
+    for family, path in TABLE_NAMES.items():
+        try:
+            _held[family] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+
+
 def existing_tables(family: Family) -> frozenset[Table]:
-    """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables."""
+    """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
+
+    Raises:
+        PrivilegeError: their list may not be read.
+    """
     try:
-        with open(TABLE_NAMES[family]) as names:
-            return frozenset(Table(name) for name in names.read().split())
+        names = os.open(TABLE_NAMES[family], os.O_RDONLY) if family not in _held else _held[family]
     except FileNotFoundError:
         return frozenset()
+    except PermissionError:
+        raise PrivilegeError(f"{TABLE_NAMES[family]} may not be read", fix="run as root") from None
+    try:
+        return frozenset(Table(name) for name in os.pread(names, 4096, 0).decode().split())
+    finally:
+        if family not in _held:
+            os.close(names)
 
 
 class IptablesLegacy:
@@ -70,10 +96,22 @@ class IptablesLegacy:
         names = [table.value for table in Table if table in tables]
         completed = self._through_binding(family, "read", *names)
         if completed is None:
-            completed = process.run([SAVE[family], *(["-c"] if counters else [])], timeout=TIMEOUT)
+            return self._read_with_program(family, names, known, counters=counters)
         if completed.status != 0:
             raise failure(completed)
         return parse_save(completed.stdout, family, known).rules
+
+    def _read_with_program(
+        self, family: Family, names: list[str], known: Mapping[str, Rule] | None, *, counters: bool
+    ) -> RuleSet:
+        """Read table by table: the program itself would read the list of tables, which it may not be allowed to."""
+        text = ""
+        for name in names:
+            completed = process.run([SAVE[family], "-t", name, *(["-c"] if counters else [])], timeout=TIMEOUT)
+            if completed.status != 0:
+                raise failure(completed)
+            text += completed.stdout
+        return parse_save(text, family, known).rules
 
     def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
         text = render_restore(edits)

@@ -209,9 +209,10 @@ def _in_owner(place: Place, function: Callable[[], T]) -> T:
     """Call a function inside a namespace and inside the user namespace that owns it."""
     assert place.netns is not None and place.userns is not None
     _preload()
+    _setns(place.netns, CLONE_NEWNET, place.label)
+    _hold_open()
     _setns(place.userns, CLONE_NEWUSER, place.label)
     _become_root(place.label)
-    _setns(place.netns, CLONE_NEWNET, place.label)
     return function()
 
 
@@ -221,6 +222,13 @@ def _preload() -> None:
         import_module(name)
     # The lock that the programs share belongs to the host's root. A namespace's own file serves as its lock.
     os.environ["XTABLES_LOCKFILE"] = "/proc/self/ns/net"
+
+
+def _hold_open() -> None:
+    """Open what only the machine's root may open."""
+    from istio_init.backends.legacy import hold_table_names
+
+    hold_table_names()
 
 
 def _become_root(label: str) -> None:
