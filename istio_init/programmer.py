@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from istio_init.backends.detect import backends, choose
@@ -147,6 +148,14 @@ def program(wanted: Wanted, manner: Manner, label: str = "this namespace") -> Do
     if not manner.allow_host:
         namespaces.refuse_host(label)
     _check_ids(wanted.config)
+    turn = namespaces.lock(manner.wait)
+    try:
+        return _program(wanted, manner)
+    finally:
+        os.close(turn)
+
+
+def _program(wanted: Wanted, manner: Manner) -> Done:
     session = _Session(wanted, manner)
     plan = session.plan(session.before, rewrite=manner.rewrite)
     if not (manner.reconcile or plan.only_adds or not wanted.rules):

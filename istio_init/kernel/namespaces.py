@@ -10,9 +10,10 @@ import errno
 import fcntl
 import os
 import select
+import time
 from importlib import import_module
 
-from istio_init.errors import NamespaceError, PrivilegeError
+from istio_init.errors import BusyError, NamespaceError, PrivilegeError
 from istio_init.model.value import Value
 
 TYPE_CHECKING = False
@@ -220,8 +221,8 @@ def _preload() -> None:
     """Import now what is imported when needed: the user about to be taken may not be allowed to read our files."""
     for name in PRELOADED:
         import_module(name)
-    # The lock that the programs share belongs to the host's root. A namespace's own file serves as its lock.
-    os.environ["XTABLES_LOCKFILE"] = "/proc/self/ns/net"
+    # The lock that the programs share belongs to the host's root. The user namespace's own file serves as its lock.
+    os.environ["XTABLES_LOCKFILE"] = "/proc/self/ns/user"
 
 
 def _hold_open() -> None:
@@ -242,6 +243,29 @@ def _become_root(label: str) -> None:
         os.setuid(0)
     except OSError:
         raise NamespaceError(f"{label}: its user namespace has no user 0", fix="map user and group 0 in it") from None
+
+
+def lock(seconds: float) -> int:
+    """Keep other runs of ours out of the current network namespace until the descriptor is closed.
+
+    The lock is on the namespace's own file, so that it needs no directory that all would have to share.
+
+    Raises:
+        BusyError: another run kept it for longer than ``seconds``.
+    """
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise BusyError(
+                    "another run of istio-init is at work in this namespace", fix="try again, or give a longer --wait"
+                ) from None
+            time.sleep(0.01)
 
 
 def unmapped_ids(ids: list[tuple[int, int]], *, groups: bool = False) -> list[tuple[int, int]]:
