@@ -7,16 +7,20 @@ from pathlib import Path
 
 import click
 
-from istio_init.cli.source import rules_of
+from istio_init.cli.source import Source, source_of
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
-from istio_init.report.region_words import outcome_words, region_words
+from istio_init.report.region_words import condition_words, fate_words
+from istio_init.report.trace_json import packet_json
 from istio_init.report.trace_words import packet_arguments
-from istio_init.trace.classes import Difference, differences
+from istio_init.trace.classes import NO_MARKS, Difference, Fate, differences
 from istio_init.trace.packet import Direction
 from istio_init.trace.space import Space
 
 DIFFERENT = 3
+
+SHOWN = 8
+"""Conditions of a difference that are printed; --format json has all."""
 
 
 # A configuration begins with a dash, so there are no short options that it could be mistaken for.
@@ -36,12 +40,13 @@ def diff(before: str, after: str, form: str) -> int:
     istio-iptables arguments ("-b '*' -i '*'"). Exit status 0 where they are
     equal in behaviour, 3 where they are not.
     """
-    one, other = _rules(before), _rules(after)
+    one, other = _source(before), _source(after)
     found: list[tuple[Family, Space, Difference]] = []
     for family in Family:
+        rules = [each.rules.get(family, RuleSet(family)) for each in (one, other)]
+        marks = [each.local_marks.get(family, NO_MARKS) for each in (one, other)]
         for direction in Direction:
-            empty = RuleSet(family)
-            space, differing = differences(one.get(family, empty), other.get(family, empty), direction)
+            space, differing = differences(rules[0], rules[1], direction, marks[0], marks[1])
             found += [(family, space, each) for each in differing]
     if form == "json":
         objects = [_json(*each) for each in found]
@@ -51,26 +56,30 @@ def diff(before: str, after: str, form: str) -> int:
     return DIFFERENT if found else 0
 
 
-def _rules(text: str) -> dict[Family, RuleSet]:
+def _source(text: str) -> Source:
     """The rule sets that an argument names."""
     if text.lstrip().startswith("-") or " " in text.strip():
-        return rules_of(None, None, None, None, text)
+        return source_of(None, None, None, None, text)
     if text.isdigit():
-        return rules_of(int(text), None, None, None, None)
+        return source_of(int(text), None, None, None, None)
     paths = text.split(",")
     if Path(paths[0]).is_file() and not paths[0].startswith(("/run/netns/", "/var/run/netns/", "/proc/")):
-        return rules_of(None, None, paths[0], paths[1] if len(paths) > 1 else None, None)
-    return rules_of(None, text, None, None, None)
+        return source_of(None, None, paths[0], paths[1] if len(paths) > 1 else None, None)
+    return source_of(None, text, None, None, None)
 
 
 def _print(found: list[tuple[Family, Space, Difference]]) -> None:
     if not found:
         click.echo("equal: every new connection has the same outcome")
         return
-    for family, space, each in found:
+    for family, space, each in sorted(found, key=lambda one: one[2].before.outcome == one[2].after.outcome):
         click.secho(f"{space.direction.value}, {family.value}: ", bold=True, nl=False)
-        click.echo(f"{outcome_words(each.before)} in A, {outcome_words(each.after)} in B")
-        click.echo(f"  {region_words(space, each.region)}")
+        click.echo(f"{fate_words(each.before, each.after)} in A, {fate_words(each.after, each.before)} in B")
+        lines = condition_words(space, each.regions)
+        for line in lines[:SHOWN]:
+            click.echo(f"  {line}")
+        if len(lines) > SHOWN:
+            click.echo(f"  and {len(lines) - SHOWN} conditions more")
         click.echo(f"  for example: istio-init trace {packet_arguments(each.witness)}")
 
 
@@ -78,8 +87,14 @@ def _json(family: Family, space: Space, each: Difference) -> dict[str, object]:
     return {
         "direction": space.direction.value,
         "family": family.value,
-        "before": {"kind": each.before.kind, "port": each.before.port},
-        "after": {"kind": each.after.kind, "port": each.after.port},
-        "conditions": region_words(space, each.region),
+        "before": _fate(each.before),
+        "after": _fate(each.after),
+        "conditions": condition_words(space, each.regions),
         "witness": packet_arguments(each.witness),
+        "packet": packet_json(each.witness),
     }
+
+
+def _fate(fate: Fate) -> dict[str, object]:
+    """A fate; a mark that rules left alone is null."""
+    return {"kind": fate.outcome.kind, "port": fate.outcome.port, "mark": fate.mark, "connmark": fate.connmark}

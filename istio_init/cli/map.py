@@ -6,13 +6,13 @@ import json
 
 import click
 
-from istio_init.cli.source import NAMESPACE_OPTIONS, rules_of
+from istio_init.cli.source import NAMESPACE_OPTIONS, source_of
 from istio_init.cli.targets import with_options
 from istio_init.model.netfilter import Family
-from istio_init.report.region_words import class_words, decider_words, outcome_words
+from istio_init.model.value import Value
+from istio_init.report.region_words import condition_words, decider_words, outcome_words
 from istio_init.trace.classes import TrafficClass, classes
 from istio_init.trace.packet import Direction
-from istio_init.trace.space import Space
 
 KINDS = ["redirect", "tproxy", "direct", "drop", "unknown"]
 
@@ -38,31 +38,42 @@ def map_command(
     Every connection is in exactly one class. Names of interfaces and protocols
     that no rule tests are told together, as any other.
     """
-    rule_sets = rules_of(pid, netns, file, file6, expect)
+    source = source_of(pid, netns, file, file6, expect)
     objects = []
-    for family, rules in rule_sets.items():
+    for family, rules in source.rules.items():
         for direction in Direction:
-            space, found = classes(rules, direction)
-            found = [each for each in found if only in (None, each.outcome.kind)]
-            found.sort(key=lambda each: (KINDS.index(each.outcome.kind), min(map(len, class_words(space, each)))))
+            space, every = classes(rules, direction, source.local_marks[family])
+            wanted = [each for each in every if only in (None, each.outcome.kind)]
+            found = [_Shown(each, condition_words(space, each.regions)) for each in wanted]
+            found.sort(key=lambda each: (KINDS.index(each.found.outcome.kind), len(each.lines[0])))
             if form == "json":
-                objects += [_json(family, direction, space, each) for each in found]
+                objects += [_json(family, direction, each) for each in found]
             else:
-                _print(family, direction, space, found)
+                _print(family, direction, found)
     if form == "json":
         click.echo(json.dumps({"schema": 1, "classes": objects}, indent=2))
     return 0
 
 
-def _print(family: Family, direction: Direction, space: Space, found: list[TrafficClass]) -> None:
+class _Shown(Value):
+    """A class of traffic and its conditions in words."""
+
+    found: TrafficClass
+    lines: list[str]
+
+
+def _print(family: Family, direction: Direction, found: list[_Shown]) -> None:
     click.secho(f"{direction.value}, {family.value}", bold=True)
     for each in found:
-        click.echo(f"  {outcome_words(each.outcome)}: {decider_words(each.decider)}")
-        for line in class_words(space, each):
+        click.echo(f"  {outcome_words(each.found.outcome)}: {decider_words(each.found.decider)}")
+        for line in each.lines:
             click.echo(f"    {line}")
+    if not found:
+        click.echo("  none")
 
 
-def _json(family: Family, direction: Direction, space: Space, found: TrafficClass) -> dict[str, object]:
+def _json(family: Family, direction: Direction, shown: _Shown) -> dict[str, object]:
+    found = shown.found
     decider = found.decider
     return {
         "direction": direction.value,
@@ -72,5 +83,5 @@ def _json(family: Family, direction: Direction, space: Space, found: TrafficClas
         "decided_by": None
         if decider is None
         else {"table": decider.table.value, "chain": decider.chain, "first": decider.first, "last": decider.last},
-        "conditions": class_words(space, found),
+        "conditions": shown.lines,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +18,14 @@ from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Interface, Snapshot
 from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
+from istio_init.kernel.namespaces import Place
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
+from istio_init.model.value import Value
 from istio_init.policy import sidecar
+from istio_init.report.visible import visible
 from istio_init.roles.recognise import recognise
+from istio_init.trace.assume import local_marks
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,15 +45,18 @@ def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Sna
         from istio_init.kernel.pods import find
 
         pid = find(target)
-    place = namespaces.HERE
-    if pid is not None:
-        place = namespaces.of_pid(pid)
-    elif netns is not None:
-        place = namespaces.of_netns(netns)
+    place = place_of(pid, netns)
     try:
         return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
     finally:
         place.close()
+
+
+def place_of(pid: int | None, netns: str | None) -> Place:
+    """The namespace of a process or of a name; the one that we are in where none is given."""
+    if pid is not None:
+        return namespaces.of_pid(pid)
+    return namespaces.HERE if netns is None else namespaces.of_netns(netns)
 
 
 def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
@@ -87,17 +94,47 @@ def config_snapshot(line: str) -> Snapshot:
     return Snapshot(f"configuration {line!r}", rules, interfaces=(Interface("lo", True),), is_live=False)
 
 
-def rules_of(
-    pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None
-) -> dict[Family, RuleSet]:
-    """The rule sets of the one source that is given; of the namespace that we are in where none is.
+class Source(Value):
+    """Rules to ask, and what is known of where they are: by family, also the marks that lead to this machine."""
+
+    snapshot: Snapshot
+    backend: str
+    rules: dict[Family, RuleSet]
+    local_marks: dict[Family, frozenset[int]]
+
+
+def source_of(pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None) -> Source:
+    """The one source that is given; the namespace that we are in where none is.
+
+    What is known to matter and is not looked at, is said as a warning.
 
     Raises:
         click.UsageError: more than one is given.
     """
     if len([each for each in (pid, netns, file or file6, expect) if each is not None]) > 1:
         raise click.UsageError("give one of --pid, --netns, --file, --expect")
-    return View(snapshot_of(pid, netns, file, file6, expect)).rules
+    snapshot = snapshot_of(pid, netns, file, file6, expect)
+    view = View(snapshot)
+    for caveat in _caveats(snapshot, view.backend):
+        click.secho(f"warning: {caveat}", fg="yellow", err=True)
+    marks = {family: local_marks(snapshot, rules) for family, rules in view.rules.items()}
+    return Source(snapshot, view.backend, view.rules, marks)
+
+
+def _caveats(snapshot: Snapshot, backend: str) -> Iterator[str]:
+    """What the kernel asks besides the rules that are looked at, or what could not be read of them."""
+    for (name, family), rules in snapshot.rules.items():
+        count = sum(1 for _ in rules.entries())
+        if name != backend and count:
+            yield f"{family.value}: the {count} rules of {name} count, too; only those of {backend} are looked at"
+    for chain in snapshot.native:
+        if chain.hook is not None and chain.rules:
+            what = f"{chain.family} {chain.table} {chain.name}"
+            yield f"the nftables chain {visible(what)} at hook {chain.hook} counts, too, and is not looked at"
+    for rule in snapshot.nft_rules:
+        yield f"not written by iptables, and perhaps not what it prints: {visible(str(rule))}"
+    for line in snapshot.unread:
+        yield f"not read: {visible(line)}"
 
 
 def snapshot_of(

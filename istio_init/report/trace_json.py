@@ -16,15 +16,16 @@ def trace_json(trace: Trace, depends_on: tuple[str, ...] = ()) -> dict[str, obje
     """The trace of one packet."""
     return {
         "schema": 1,
-        "packet": _packet(trace.packet),
+        "packet": packet_json(trace.packet),
         "legs": [_leg(leg) for leg in trace.legs],
-        "verdict": {**_outcome(trace.outcome), "because": because(trace)},
-        "delivered": _outcome(trace.delivered),
+        "verdict": {**_outcome(trace.outcome), "because": because(trace.outcome, trace.decided_by)},
+        "delivered": {**_outcome(trace.delivered), "because": because(trace.delivered, trace.delivered_by)},
         "depends_on": list(depends_on),
     }
 
 
-def _packet(packet: Packet) -> dict[str, object]:
+def packet_json(packet: Packet) -> dict[str, object]:
+    """A packet, as ``--batch`` reads it."""
     return {
         "direction": packet.direction.value,
         "family": packet.family.value,
@@ -42,13 +43,13 @@ def _packet(packet: Packet) -> dict[str, object]:
 
 
 def _leg(leg: Leg) -> dict[str, object]:
-    return {"hook": leg.hook, "interface": leg.interface, "hops": [_hop(leg, hop) for hop in leg.hops]}
+    return {"hook": leg.hook, "interface": leg.interface, "hops": [_hop(hop) for hop in leg.hops]}
 
 
-def _hop(leg: Leg, hop: Hop) -> dict[str, object]:
+def _hop(hop: Hop) -> dict[str, object]:
     entry = hop.rule.entry
     return {
-        "hook": leg.hook,
+        "hook": hop.hook,
         "table": hop.table.value,
         "chain": hop.rule.chain,
         "rule": hop.rule.number,

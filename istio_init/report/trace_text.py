@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from istio_init.dialects.save import entry_text
 from istio_init.inspector.words import action
-from istio_init.report.trace_words import because, endpoint, missed, verdict_words
+from istio_init.report.trace_words import conclusion, endpoint, missed
+from istio_init.report.visible import visible
+from istio_init.trace.packet import PORT_PROTOCOLS, Direction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,33 +18,41 @@ SIGNS = {True: "*", False: " ", None: "?"}
 
 def trace_lines(trace: Trace, depends_on: tuple[str, ...] = ()) -> list[str]:
     """The lines; the last one is the verdict."""
-    lines = [_packet(trace.packet)]
+    lines = [packet_line(trace.packet)]
     for leg in trace.legs:
         lines += _leg(leg)
-    hinges = f"; it hinges on {', '.join(depends_on)}, which was assumed" if depends_on else ""
-    lines.append(f"=> {verdict_words(trace)}: {because(trace).removesuffix('.')}{hinges}")
-    return lines
+    return [*lines, verdict_line(trace, depends_on)]
 
 
-def _packet(packet: Packet) -> str:
-    who = f", user {packet.uid}, group {packet.gid}" if packet.uid is not None else ""
+def verdict_line(trace: Trace, depends_on: tuple[str, ...] = ()) -> str:
+    """How it ends, why, and on what that hinges."""
+    assumed = "which was assumed" if len(depends_on) == 1 else "which were assumed"
+    hinges = f"; it hinges on {', '.join(depends_on)}, {assumed}" if depends_on else ""
+    return f"=> {conclusion(trace)}{hinges}"
+
+
+def packet_line(packet: Packet) -> str:
+    """The packet in a line."""
+    has_ports = packet.protocol in PORT_PROTOCOLS
+    source = endpoint(packet.source, packet.source_port if has_ports else None)
+    destination = endpoint(packet.destination, packet.destination_port if has_ports else None)
+    who = ""
+    if packet.direction is Direction.OUTBOUND:
+        who = ", no socket" if packet.uid is None else f", user {packet.uid}, group {packet.gid}"
     mark = f", mark {packet.mark:#x}" if packet.mark else ""
-    source = endpoint(packet.source, packet.source_port)
-    destination = endpoint(packet.destination, packet.destination_port)
-    return (
-        f"{packet.direction.value} {packet.protocol} {source} -> {destination}"
-        f" by {packet.interface}{who}{mark}, {packet.ctstate}"
-    )
+    direction, protocol, interface = packet.direction.value, visible(packet.protocol), visible(packet.interface)
+    return f"{direction} {protocol} {source} -> {destination} by {interface}{who}{mark}, {packet.ctstate}"
 
 
 def _leg(leg: Leg) -> list[str]:
-    lines = [f"{leg.hook} by {leg.interface}"]
-    place = ""
+    lines = [f"{leg.hook} by {visible(leg.interface)}"]
+    place: tuple[object, ...] = ()
     for hop in leg.hops:
-        where = f"{hop.table.value} {hop.rule.chain}"
+        where = hop.hook, hop.table, hop.rule.chain
         if where != place:
+            hook = f" ({hop.hook})" if hop.hook not in (leg.hook, hop.rule.chain) else ""
+            lines.append(f"  {hop.table.value} {visible(hop.rule.chain)}{hook}")
             place = where
-            lines.append(f"  {where}")
         lines.append(_hop(hop))
     if not leg.hops:
         lines.append("  no rule is looked at")
@@ -51,6 +61,6 @@ def _leg(leg: Leg) -> list[str]:
 
 def _hop(hop: Hop) -> str:
     entry = hop.rule.entry
-    said = action(entry.rule) if hop.matched else missed(hop)
+    said = visible(action(entry.rule)) if hop.matched else missed(hop)
     role = f"  # {entry.role.value}" if entry.role and hop.matched else ""
-    return f"  {SIGNS[hop.matched]} {hop.rule.number:>3} {entry_text(entry)}  => {said}{role}"
+    return f"  {SIGNS[hop.matched]} {hop.rule.number:>3} {visible(entry_text(entry))}  => {said}{role}"

@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
+import shlex
+
 from istio_init.dialects.save import entry_text
 from istio_init.inspector.words import conditions, phrases
 from istio_init.model.matches import Address, Interface, Protocol
 from istio_init.model.rules import Rule
+from istio_init.report.visible import visible
+from istio_init.roles import Role
 from istio_init.roles.catalogue import CATALOGUE
+from istio_init.trace.packet import PORT_PROTOCOLS, Direction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-    from istio_init.trace.engine import Hop, Trace
+    from istio_init.trace.engine import Hop, Outcome, Trace
     from istio_init.trace.packet import Packet
 
-PROXY_PORTS = {15001: "Envoy's outbound listener", 15006: "Envoy's inbound listener", 15053: "the proxy's DNS listener"}
+LISTENERS = {
+    Role.OUTBOUND_REDIRECT: "Envoy's outbound listener",
+    Role.INBOUND_REDIRECT: "Envoy's inbound listener",
+    Role.TPROXY_CAPTURE: "Envoy's inbound listener",
+    Role.DNS_REDIRECT: "the proxy's DNS listener",
+    Role.OLDER_DNS_REDIRECT: "the proxy's DNS listener",
+    Role.AMBIENT_OUTBOUND: "ztunnel's outbound listener",
+    Role.AMBIENT_INBOUND: "ztunnel's inbound listener",
+    Role.AMBIENT_DNS: "ztunnel's DNS listener",
+}
 
 
-def verdict_words(trace: Trace) -> str:
-    """For example: reaches Envoy's outbound listener, port 15001, original destination 10.0.0.5:443."""
-    packet, outcome = trace.packet, trace.delivered
-    shown = f"[{packet.destination}]" if packet.destination.version == 6 else str(packet.destination)
-    goal = f"{shown}:{packet.destination_port}" if packet.destination_port else shown
+def conclusion(trace: Trace) -> str:
+    """How it ends and why, for example: reaches Envoy's outbound listener 15001, original destination 10.0.0.5:443."""
+    packet, outcome, hop = trace.packet, trace.delivered, trace.delivered_by
+    goal = endpoint(packet.destination, packet.destination_port or None)
+    why = because(outcome, hop).removesuffix(".")
     match outcome.kind:
         case "redirect" | "tproxy":
-            listener = PROXY_PORTS.get(outcome.port or 0, "a listener of this machine")
+            role = hop.rule.entry.role if hop is not None else None
+            listener = LISTENERS.get(role, "this machine's port") if role is not None else "this machine's port"
             kept = ", both addresses kept" if outcome.kind == "tproxy" else ""
-            return f"reaches {listener}, port {outcome.port}, original destination {goal}{kept}"
+            return f"reaches {listener} {outcome.port}, original destination {goal}{kept}: {why}"
         case "drop":
-            return "is dropped"
+            return f"dropped by {why}"
         case "unknown":
-            return "cannot be told past this rule"
+            return f"cannot tell past this rule: {why}"
         case _:
-            return f"goes straight to {goal}"
+            return f"goes straight to {goal}: {why}"
 
 
-def because(trace: Trace) -> str:
+def because(outcome: Outcome, hop: Hop | None) -> str:
     """The rule that decided, and why it exists."""
-    hop = trace.decided_by
     if hop is None:
-        return "no rule takes it" if trace.outcome.kind != "drop" else "the chain's policy drops what no rule takes"
+        return "the policy of a chain, for what no rule takes" if outcome.kind == "drop" else "no rule takes it"
     entry = hop.rule.entry
-    why = f": {CATALOGUE[entry.role].why}" if entry.role is not None else ""
-    return f"rule {hop.rule.number} of {hop.table.value} {hop.rule.chain} ({entry_text(entry)}){why}"
+    why = CATALOGUE[entry.role].why if entry.role is not None else "a rule that is not Istio's"
+    text = visible(entry_text(entry))
+    return f"rule {hop.rule.number} of {hop.table.value} {visible(hop.rule.chain)} ({text}): {why}"
 
 
 def missed(hop: Hop) -> str:
@@ -64,21 +79,26 @@ def _part(hop: Hop) -> str:
             alone = Rule(in_interface=part) if part is rule.in_interface else Rule(out_interface=part)
         case _:
             alone = Rule(matches=(part,))  # type: ignore[arg-type]
-    return f"“{conditions(phrases(alone))}”"
+    return f"“{visible(conditions(phrases(alone)))}”"
 
 
 def packet_arguments(packet: Packet) -> str:
     """The packet as arguments of ``istio-init trace``."""
-    source = endpoint(packet.source, packet.source_port)
-    destination = endpoint(packet.destination, packet.destination_port)
+    has_ports = packet.protocol in PORT_PROTOCOLS
+    source = endpoint(packet.source, packet.source_port if has_ports else None)
+    destination = endpoint(packet.destination, packet.destination_port if has_ports else None)
     words = [packet.direction.value, packet.protocol, destination, "--src", source, "--interface", packet.interface]
     if packet.uid is not None:
         words += ["--uid", str(packet.uid), "--gid", str(packet.gid)]
+    elif packet.direction is Direction.OUTBOUND:
+        words += ["--no-socket"]
     if packet.mark:
         words += ["--mark", f"{packet.mark:#x}"]
-    return " ".join(words)
+    return shlex.join(words)
 
 
-def endpoint(address: IPv4Address | IPv6Address, port: int) -> str:
-    """Address and port, IPv6 in brackets."""
+def endpoint(address: IPv4Address | IPv6Address, port: int | None) -> str:
+    """Address and port, IPv6 in brackets; the address alone where there is no port."""
+    if port is None:
+        return str(address)
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from istio_init.model.netfilter import Family
-from istio_init.trace.packet import Direction, Packet
+from istio_init.model.matches import CTSTATES
+from istio_init.model.netfilter import MAX_MARK, Family
+from istio_init.model.targets import Tproxy
+from istio_init.trace.packet import PORT_PROTOCOLS, Direction, Packet, protocol_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from istio_init.inspector.snapshot import Snapshot
+    from istio_init.model.rules import RuleSet
 
 APP_ID = 1000
 """User and group of a connection of which nothing else is said: an application's."""
@@ -22,41 +26,114 @@ PEERS: dict[Family, IPv4Address | IPv6Address] = {
     Family.IPV6: IPv6Address("2001:db8::1"),
 }
 
+FIELDS = {"src": "source", "sport": "source_port", "dport": "destination_port", "uid": "uid", "gid": "gid",
+          "interface": "interface", "mark": "mark", "ctstate": "ctstate"}  # fmt: skip
+"""What people may leave out, and which field of the packet it is."""
 
-def filled(fields: dict[str, Any], snapshot: Snapshot) -> tuple[Packet, list[str]]:
-    """The packet of the given fields, and the names of those that had to be assumed."""
-    direction = Direction(fields["direction"])
-    destination = ip_address(fields["dst"])
+LIMITS = {"sport": 65535, "dport": 65535, "uid": 2**32 - 2, "gid": 2**32 - 2, "mark": MAX_MARK}
+TEXTS = ("direction", "proto", "dst", "src", "interface", "ctstate")
+
+
+def local_marks(snapshot: Snapshot, rules: RuleSet) -> frozenset[int]:
+    """The marks whose routing rule leads to this machine.
+
+    Of rules that are not live nothing is known of the routing; TPROXY's marks are taken to have the rule they need.
+    """
+    if snapshot.is_live:
+        routing = snapshot.routing
+        return frozenset(
+            mark
+            for family, mark, table in routing.rules
+            if family is rules.family and (family, table) in routing.local_tables
+        )
+    targets = [entry.rule.target for *_, entry in rules.entries()]
+    return frozenset(target.mark & target.mask for target in targets if isinstance(target, Tproxy))
+
+
+def filled(
+    fields: Mapping[str, Any], snapshot: Snapshot, marks: Mapping[Family, frozenset[int]]
+) -> tuple[Packet, list[str]]:
+    """The packet of the given fields, and the names of those that had to be assumed.
+
+    ``marks`` are the marks that lead to this machine.
+
+    Raises:
+        ValueError: a field is missing, not known, or has no possible value; says which.
+    """
+    _check(fields)
+    direction, destination = Direction(fields["direction"]), ip_address(fields["dst"])
     outbound = direction is Direction.OUTBOUND
-    local = destination.is_loopback or destination in snapshot.addresses
+    protocol = protocol_name(fields["proto"])
     family = Family.IPV4 if destination.version == 4 else Family.IPV6
-    interface = "lo" if outbound and local else "eth0"
-    uid = fields.get("uid", APP_ID if outbound else None)
+    local = destination.is_loopback or destination in snapshot.addresses
+    local |= fields.get("mark", 0) in marks.get(family, ())
+    has_socket = outbound and fields.get("socket", True)
+    uid = fields.get("uid", APP_ID) if has_socket else None
     defaults: dict[str, Any] = {
         "src": str(_source(outbound, destination, family, snapshot)),
-        "sport": SOME_PORT,
+        "sport": SOME_PORT if protocol in PORT_PROTOCOLS else 0,
+        "dport": 0,
         "uid": uid,
         "gid": uid,
-        "interface": interface,
+        "interface": "lo" if outbound and local else _link(snapshot),
         "mark": 0,
         "ctstate": "NEW",
     }
-    assumed = [name for name in defaults if name not in fields and (outbound or name not in ("uid", "gid"))]
-    all_fields = {**defaults, **fields}
+    given = {name: value for name, value in fields.items() if has_socket or name not in ("uid", "gid")}
+    values = {**defaults, **given}
+    source = ip_address(values["src"])
+    if source.version != destination.version:
+        raise ValueError(f"src {source} and dst {destination} are of different families")
     packet = Packet(
         direction,
-        all_fields["proto"],
-        ip_address(all_fields["src"]),
+        protocol,
+        source,
         destination,
-        all_fields["sport"],
-        all_fields.get("dport", 0),
-        all_fields["uid"],
-        all_fields["gid"],
-        all_fields["interface"],
-        all_fields["mark"],
-        all_fields["ctstate"],
+        **{FIELDS[name]: values[name] for name in defaults if name != "src"},
     )
-    return packet, assumed
+    return packet, [name for name in defaults if name not in fields and _can_differ(name, packet, snapshot)]
+
+
+def _check(fields: Mapping[str, Any]) -> None:
+    """Raise for the first field that is wrong."""
+    for name in ("direction", "proto", "dst"):
+        if name not in fields:
+            raise ValueError(f"{name} is missing")
+    for name, value in fields.items():
+        if name in LIMITS:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LIMITS[name]:
+                raise ValueError(f"{name} {value!r} is not a number from 0 to {LIMITS[name]}")
+        elif name in TEXTS:
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"{name} {value!r} is not a text")
+        elif name == "socket":
+            if not isinstance(value, bool):
+                raise ValueError(f"socket {value!r} is neither true nor false")
+        elif name != "family":
+            raise ValueError(f"{name!r} is not known")
+    if fields.get("ctstate", "NEW") not in CTSTATES[:5]:
+        raise ValueError(f"ctstate {fields['ctstate']!r} is not one of {', '.join(CTSTATES[:5])}")
+
+
+def _can_differ(name: str, packet: Packet, snapshot: Snapshot) -> bool:
+    """Whether a packet of this kind could have another value."""
+    if name in ("uid", "gid"):
+        return packet.uid is not None
+    if name == "interface":
+        local = packet.destination.is_loopback or (snapshot.is_live and packet.interface == "lo")
+        return not (packet.direction is Direction.OUTBOUND and local) and len(_links(snapshot)) != 1
+    return name not in ("sport", "dport") or packet.protocol in PORT_PROTOCOLS
+
+
+def _links(snapshot: Snapshot) -> list[str]:
+    """The interfaces that are up, as far as they are known, without lo."""
+    return [each.name for each in snapshot.interfaces if each.is_up and each.name != "lo"]
+
+
+def _link(snapshot: Snapshot) -> str:
+    """The interface by which the world is reached: eth0, or the first one that is up in a namespace without it."""
+    links = _links(snapshot)
+    return "eth0" if "eth0" in links or not links else links[0]
 
 
 def _source(
@@ -66,13 +143,7 @@ def _source(
     if outbound and destination.is_loopback:
         return ip_address("127.0.0.1" if family is Family.IPV4 else "::1")
     if outbound:
-        own = [
-            each
-            for each in snapshot.addresses
-            if each.version == destination.version
-            and not (each.is_loopback or each.is_link_local)
-            and str(each) != "::6"
-        ]
+        own = [each for each in snapshot.addresses if each.version == destination.version and is_usable(each)]
         if destination in own:
             return destination
         if own:

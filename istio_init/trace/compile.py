@@ -21,7 +21,7 @@ from istio_init.model.matches import (
     PortTest,
     Protocol,
 )
-from istio_init.trace.packet import State
+from istio_init.trace.packet import CT_BITS, PORT_PROTOCOLS, State, protocol_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Chain, Entry, Rule
 
     Test = Callable[[State], bool | None]
-
-PORT_PROTOCOLS = frozenset(["tcp", "udp", "udplite", "sctp", "dccp"])
-"""Protocols with ports, as multiport takes them (iptables-extensions(8))."""
 
 
 class CompiledRule:
@@ -71,7 +68,7 @@ def _compile(rule: Rule) -> list[tuple[object, Test]]:
 
 
 def _protocol(test: Protocol) -> Test:
-    name, negated = test.name, test.negated
+    name, negated = protocol_name(test.name), test.negated
     return lambda state: (state.protocol == name) is not negated
 
 
@@ -80,9 +77,9 @@ def _interface(test: Interface, field: str) -> Test:
     prefix = name[:-1] if name.endswith("+") else None
 
     def check(state: State) -> bool:
-        actual = getattr(state, field)
-        matches = actual is not None and (actual.startswith(prefix) if prefix is not None else actual == name)
-        return matches is not negated
+        # Where there is no interface the kernel compares with an empty name, which "+" alone matches.
+        actual: str = getattr(state, field) or ""
+        return (actual.startswith(prefix) if prefix is not None else actual == name) is not negated
 
     return check
 
@@ -106,7 +103,7 @@ def _match(match: Match) -> list[Test]:
         case Multiport():
             return [_multiport(match)]
         case Owner(uid, uid_negated, gid, gid_negated):
-            tests = [_owned]
+            tests = []
             if uid is not None:
                 tests.append(_id(uid, uid_negated, "uid"))
             if gid is not None:
@@ -115,9 +112,11 @@ def _match(match: Match) -> list[Test]:
         case Mark(value, mask, negated):
             return [lambda state: (state.mark & mask == value) is not negated]
         case Connmark(value, mask, negated):
-            return [lambda state: (state.connmark & mask == value) is not negated]
+            # Without a connection the test fails, negated or not (xt_connmark).
+            return [lambda state: state.tracked and (state.connmark & mask == value) is not negated]
         case Ctstate(states, negated):
-            return [lambda state: (state.ctstate in states) is not negated]
+            bits = sum(CT_BITS[each] for each in states)
+            return [lambda state: (state.ct & bits != 0) is not negated]
         case Comment():
             return []
         case OpaqueMatch():
@@ -144,12 +143,8 @@ def _multiport(match: Multiport) -> Test:
     return check
 
 
-def _owned(state: State) -> bool:
-    """A packet without a socket matches no owner test, negated or not (xt_owner, owner_mt)."""
-    return state.uid is not None
-
-
 def _id(ids: IdRange, negated: bool, field: str) -> Test:
+    """A packet without a socket fails a test and passes its negation (xt_owner, owner_mt)."""
     first, last = ids.first, ids.last
     if field == "uid":
         return lambda state: (state.uid is not None and first <= state.uid <= last) is not negated

@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
+from istio_init.model.matches import CTSTATES
 from istio_init.model.netfilter import Family
+from istio_init.model.targets import CtZone, RestoreMark, SaveMark, SetConnmark, SetMark
 from istio_init.model.value import Value
 
 
@@ -14,6 +16,34 @@ class Direction(Enum):
 
     OUTBOUND = "outbound"
     INBOUND = "inbound"
+
+    __hash__ = object.__hash__
+
+
+PORT_PROTOCOLS = frozenset(["tcp", "udp", "udplite", "sctp", "dccp"])
+"""Protocols with ports, as multiport takes them (iptables-extensions(8))."""
+
+_PROTOCOLS = {
+    "1": "icmp",
+    "2": "igmp",
+    "6": "tcp",
+    "17": "udp",
+    "33": "dccp",
+    "47": "gre",
+    "50": "esp",
+    "51": "ah",
+    "58": "ipv6-icmp",
+    "132": "sctp",
+    "136": "udplite",
+    "icmp6": "ipv6-icmp",
+    "icmpv6": "ipv6-icmp",
+}
+
+
+def protocol_name(text: str) -> str:
+    """The one name of a protocol, which rules and people write in several ways, also by number."""
+    name = text.lower()
+    return _PROTOCOLS.get(name, name)
 
 
 class Packet(Value):
@@ -41,12 +71,21 @@ class Packet(Value):
         return Family.IPV4 if self.destination.version == 4 else Family.IPV6
 
 
+CT_BITS = {name: 1 << number for number, name in enumerate(CTSTATES)}
+"""States of a connection as bits: a translated one is new, or established, and DNAT as well (xt_conntrack)."""
+
+INVALID, DNAT = CT_BITS["INVALID"], CT_BITS["DNAT"]
+
+
 class State:
-    """What rules look at while the packet is on its way: the packet, and what became of it so far."""
+    """What rules look at while the packet is on its way: the packet, and what became of it so far.
+
+    ``ct`` are the bits of its connection's state, ``tracked`` whether it has a connection at all.
+    """
 
     __slots__ = (
         "connmark",
-        "ctstate",
+        "ct",
         "destination",
         "dport",
         "gid",
@@ -56,6 +95,7 @@ class State:
         "protocol",
         "source",
         "sport",
+        "tracked",
         "uid",
     )
 
@@ -72,4 +112,22 @@ class State:
         self.gid = packet.gid if outbound else None
         self.mark = packet.mark
         self.connmark = 0
-        self.ctstate = packet.ctstate
+        self.ct = INVALID
+        self.tracked = False
+
+    def mark_by(self, target: SetMark | SetConnmark | SaveMark | RestoreMark | CtZone) -> None:
+        """Carry out a target that changes what marks the packet or its connection."""
+        match target:
+            case SetMark(value, mask):
+                self.mark = (self.mark & ~mask) ^ value
+            case SetConnmark(value, mask) if self.tracked:
+                self.connmark = (self.connmark & ~mask) ^ value
+            case SaveMark(nfmask, ctmask) if self.tracked:
+                self.connmark = (self.connmark & ~ctmask) ^ (self.mark & nfmask)
+            case RestoreMark(nfmask, ctmask) if self.tracked:
+                self.mark = (self.mark & ~nfmask) ^ (self.connmark & ctmask)
+            case CtZone() if not self.tracked:
+                # A template of a connection, which is new, stands in for the connection until it is looked up.
+                self.ct, self.tracked = CT_BITS["NEW"], True
+            case _:
+                pass

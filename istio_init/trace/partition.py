@@ -1,15 +1,12 @@
 """Divides all new connections by what becomes of them: the tracer's walk, with regions of packets instead of one.
 
 Each rule splits the regions that reach it into what matches and what goes on, so that every packet is in exactly one
-class. Rules in a row that do the same and differ in one dimension are taken as one, which keeps a thousand excluded
-ranges a single split.
+piece.
 """
 
 from __future__ import annotations
 
-from istio_init.model.matches import Mark
-from istio_init.model.netfilter import Table
-from istio_init.model.rules import Rule
+from istio_init.model.netfilter import MAX_MARK, Table
 from istio_init.model.targets import (
     CtZone,
     Goto,
@@ -23,78 +20,72 @@ from istio_init.model.targets import (
     Tproxy,
     Verdict,
 )
-from istio_init.model.value import Value
-from istio_init.trace.engine import (
+from istio_init.trace.engine import Outcome
+from istio_init.trace.hooks import (
     CONTINUING,
     INPUT_TABLES,
     LOOPBACK,
     LOOPBACK_TABLES,
     MAX_DEPTH,
     OUTPUT_TABLES,
+    POSTROUTING_TABLES,
     PREROUTING_TABLES,
-    Outcome,
+    REDIRECTIONS,
+    SOURCE_TARGETS,
 )
-from istio_init.trace.intervals import contains, difference, intersection, union
 from istio_init.trace.packet import Direction
+from istio_init.trace.pieces import Piece, merged
 from istio_init.trace.space import (
+    CONNMARK,
     DESTINATION,
     DPORT,
+    GID,
     INTERFACE,
     MARK,
-    Region,
+    NEW,
+    NO_ID,
+    TEMPLATE,
+    TRACKING,
+    TRANSLATED,
+    UID,
+    UNTRACKED,
     Space,
+    split,
 )
+from istio_init.trace.steps import Step, steps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.rules import Chain, RuleSet
-    from istio_init.trace.intervals import Intervals
-    from istio_init.trace.space import Test
+    from istio_init.model.rules import RuleSet
+
+    MarkTarget = SetMark | SetConnmark | SaveMark | RestoreMark
+
+MANY = 8
+"""From so many pieces on it pays to put together what can be."""
 
 
-class Decider(Value):
-    """The rules that decide: numbers ``first`` to ``last`` of a chain. None stands for no rule at all."""
-
-    table: Table
-    chain: str
-    first: int
-    last: int
-    rule: Rule
+def partition(rules: RuleSet, space: Space, local_marks: frozenset[int] = frozenset()) -> list[Piece]:
+    """Every new connection of the space, in disjoint pieces with what becomes of them in the end."""
+    return _Partition(rules, space, local_marks).run()
 
 
-class Piece(Value):
-    """Packets that share their fate so far: a region of packets as they began, and what was done to all of them.
+class _Ways:
+    """Where the packets of a chain went."""
 
-    ``changed`` are values that rules set, by dimension; ``loopback`` says that they came in again by lo.
-    """
-
-    region: Region
-    outcome: Outcome = Outcome("direct")
-    decider: Decider | None = None
-    changed: tuple[tuple[int, int], ...] = ()
-    connmark: int = 0
-    loopback: bool = False
-    ended: bool = False
-
-
-class _Step(Value):
-    """One rule, or several alike in a row, with the regions that match."""
-
-    decider: Decider
-    tests: tuple[tuple[tuple[int, Intervals], ...], ...]
-    certain: bool
-
-
-def partition(rules: RuleSet, space: Space) -> list[Piece]:
-    """Every new connection of the space, in disjoint pieces with their final outcome."""
-    return _Partition(rules, space).run()
+    def __init__(self) -> None:
+        self.going: list[Piece] = []
+        self.returned: list[Piece] = []
+        self.accepted: list[Piece] = []
+        self.stopped: list[Piece] = []
 
 
 class _Partition:
-    def __init__(self, rules: RuleSet, space: Space) -> None:
+    def __init__(self, rules: RuleSet, space: Space, local_marks: frozenset[int]) -> None:
         self.rules = rules
         self.space = space
-        self._steps: dict[tuple[Table, str, bool], list[_Step]] = {}
+        self.local_marks = local_marks
+        self.hook = ""
+        self._steps: dict[tuple[Table, str, str], list[Step]] = {}
 
     def run(self) -> list[Piece]:
         """Walk the hooks of the space's direction."""
@@ -102,272 +93,193 @@ class _Partition:
         if self.space.direction is Direction.INBOUND:
             return merged(self._hook("INPUT", INPUT_TABLES, self._hook("PREROUTING", PREROUTING_TABLES, start)))
         sent = self._hook("OUTPUT", OUTPUT_TABLES, start)
-        lo = self.space.interfaces.index("lo")
-        here: Test = {INTERFACE: ((lo, lo),)}
-        returning, done = [], []
+        sent = [each if each.route is None else each.having({INTERFACE: each.route}) for each in sent]
+        sent = self._hook("POSTROUTING", POSTROUTING_TABLES, sent)
+        lo, returning, done = self.space.interfaces.lo, [], []
         for piece in sent:
-            if piece.ended:
-                done.append(piece)
-            elif piece.outcome.kind == "redirect":
-                returning.append(piece)
-            else:
-                inside, outside = _split(piece.region, here)
-                returning += [piece.replace(region=inside)] if inside else []
-                done += [piece.replace(region=each) for each in outside]
-        returning = [piece.replace(loopback=True) for piece in returning]
+            inside, outside = (None, [piece]) if piece.ended else piece.leaving_by(lo)
+            returning += [inside] if inside is not None else []
+            done += outside
+        entering = {INTERFACE: lo, UID: NO_ID, GID: NO_ID}
+        returning = [piece.having(entering).replace(returned=True) for piece in returning]
         returning = self._hook("PREROUTING", LOOPBACK_TABLES, returning)
         return merged(done + self._hook("INPUT", INPUT_TABLES[:-1], returning))
 
     def _hook(self, hook: str, tables: tuple[Table, ...], pieces: list[Piece]) -> list[Piece]:
+        self.hook = hook
         for table in tables:
+            if table is not Table.RAW:
+                pieces = [self._looked_up(piece) for piece in pieces]
             chain = self.rules.chain(table, hook)
             if chain is None or not (chain.entries or chain.policy == "DROP"):
                 continue
-            passing = [piece for piece in pieces if not piece.ended]
-            ended = [piece for piece in pieces if piece.ended]
-            fell, accepted, stopped = self._chain(table, hook, passing, 0)
+            ways = self._chain(table, hook, [piece for piece in pieces if not piece.ended], 0)
             if chain.policy == "DROP":
-                stopped += [each.replace(outcome=Outcome("drop"), decider=None, ended=True) for each in fell]
-                fell = []
-            pieces = merged(ended + fell + accepted + stopped)
+                ways.stopped += [_ended(each, "drop", None) for each in ways.returned]
+                ways.returned = []
+            passing = ways.returned + ways.accepted
+            if (table, hook) == (Table.MANGLE, "OUTPUT") and self.local_marks:
+                passing = [each for piece in passing for each in self._rerouted(piece)]
+            pieces = merged([piece for piece in pieces if piece.ended] + passing + ways.stopped)
         return pieces
 
-    def _chain(
-        self, table: Table, name: str, pieces: list[Piece], depth: int
-    ) -> tuple[list[Piece], list[Piece], list[Piece]]:
-        """Walk a chain: what reaches its end or returns, what is done with the table, and what is done for good."""
-        returned: list[Piece] = []
-        accepted: list[Piece] = []
-        stopped: list[Piece] = []
-        for step in self._steps_of(table, name, loopback=any(piece.loopback for piece in pieces)):
-            going: list[Piece] = []
+    def _rerouted(self, piece: Piece) -> list[Piece]:
+        """Ask for the route again where the mark was changed, and now leads to this machine."""
+        mark = dict(piece.changed).get(MARK)
+        if piece.ended or mark is None or self.space.marks.example(mark) not in self.local_marks:
+            return [piece]
+        same, rest = split(piece.region, {MARK: ((mark, mark),)})
+        lo = self.space.interfaces.lo
+        changed = [piece.replace(region=region, route=lo) for region in rest]
+        return changed if same is None else [*changed, piece.replace(region=same)]
+
+    def _looked_up(self, piece: Piece) -> Piece:
+        """Find the connection, which happens after raw; what a template was marked with is gone."""
+        state = piece.get(TRACKING)
+        if state == UNTRACKED:
+            return piece.having({TRACKING: NEW})
+        return piece.having({TRACKING: NEW, CONNMARK: 0}) if state == TEMPLATE else piece
+
+    def _chain(self, table: Table, name: str, pieces: list[Piece], depth: int) -> _Ways:
+        """Walk a chain; what reaches its end has returned."""
+        ways = _Ways()
+        for step in self._steps_of(table, name):
+            ways.going = []
             for piece in pieces:
-                matching, missing = self._match(step, piece, table)
-                going += missing
-                for each in matching:
-                    if not step.certain:
-                        stopped.append(each.replace(outcome=Outcome("unknown"), decider=step.decider, ended=True))
-                        continue
-                    on, back, done, final = self._target(table, step, each, depth)
-                    going += on
-                    returned += back
-                    accepted += done
-                    stopped += final
-            pieces = merged(going) if len(going) > 8 else going
-        return pieces + returned, accepted, stopped
+                ways.going += self._step(step, piece, table, ways, depth)
+            pieces = merged(ways.going) if len(ways.going) > MANY else ways.going
+        ways.returned += pieces
+        return ways
 
-    def _match(self, step: _Step, piece: Piece, table: Table) -> tuple[list[Piece], list[Piece]]:
-        """Split a piece at a step into what matches and what does not."""
-        if table is Table.RAW and "ctstate" in _kinds(step.decider.rule):
-            return [], [piece]
-        matching: list[Piece] = []
-        left = [piece.region]
+    def _step(self, step: Step, piece: Piece, table: Table, ways: _Ways, depth: int) -> list[Piece]:
+        """Split a piece at a step, and carry out the target for what matches; what does not, to go on."""
+        left = [piece]
         for test in step.tests:
-            constant = _without_changed(piece, dict(test))
-            if constant is None:
-                continue
-            rest: list[Region] = []
-            for region in left:
-                inside, outside = _split(region, constant)
-                if inside:
-                    matching.append(piece.replace(region=inside))
-                rest += outside
-            left = rest
-        return matching, [piece.replace(region=region) for region in left]
+            missing: list[Piece] = []
+            for each in left:
+                matching, rest = each.split(dict(test))
+                missing += rest
+                if matching is not None and step.certain:
+                    self._target(table, step, matching, ways, depth)
+                elif matching is not None:
+                    ways.stopped.append(_ended(matching, "unknown", step))
+            left = missing
+        return left
 
-    def _target(
-        self, table: Table, step: _Step, piece: Piece, depth: int
-    ) -> tuple[list[Piece], list[Piece], list[Piece], list[Piece]]:
-        """Carry out a target: what goes on in the chain, returns, is done with the table, is done for good."""
-        target = step.decider.rule.target
-        match target:
-            case None | CtZone():
-                return [piece], [], [], []
+    def _target(self, table: Table, step: Step, piece: Piece, ways: _Ways, depth: int) -> None:
+        match step.decider.rule.target:
+            case None:
+                ways.going.append(piece)
+            case Verdict("RETURN"):
+                ways.returned.append(self._decided(piece, step, table))
+            case Verdict("ACCEPT"):
+                ways.accepted.append(self._decided(piece, step, table))
             case Verdict(name):
-                decided = piece if table is Table.RAW and name != "DROP" else self._decide(piece, step, target)
-                if name == "DROP":
-                    return [], [], [], [decided.replace(outcome=Outcome("drop"), decider=step.decider, ended=True)]
-                if name == "QUEUE":
-                    return [], [], [], [decided.replace(outcome=Outcome("unknown"), ended=True)]
-                return ([], [decided], [], []) if name == "RETURN" else ([], [], [decided], [])
-            case Jump(name) | Goto(name):
-                if self.rules.chain(table, name) is None or depth >= MAX_DEPTH:
-                    return [], [], [], [piece.replace(outcome=Outcome("unknown"), decider=step.decider, ended=True)]
-                back, done, final = self._chain(table, name, [piece], depth + 1)
-                return ([], back, done, final) if isinstance(target, Goto) else (back, [], done, final)
-            case Redirect() | Tproxy():
-                return [], [], [self._decide(self._deliver(piece, target), step, target)], []
-            case SetMark() | SetConnmark() | SaveMark() | RestoreMark():
-                return self._mark(piece, target, step), [], [], []
-            case OpaqueTarget(name, _) if name in CONTINUING:
-                return [piece], [], [], []
+                ways.stopped.append(_ended(piece, "drop" if name == "DROP" else "unknown", step))
+            case Jump(name) | Goto(name) as target:
+                self._call(table, target, step, piece, ways, depth)
+            case Redirect() as target:
+                ways.accepted += [each.replace(decider=step.decider) for each in self._redirected(piece, target)]
+            case Tproxy(port, _, mark, mask):
+                for each in self._marked(piece, SetMark(mark, mask), step):
+                    outcome = each.outcome if each.ended else Outcome("tproxy", port)
+                    ways.accepted.append(each.replace(outcome=outcome, decider=step.decider))
+            case CtZone():
+                known = piece.get(TRACKING) != UNTRACKED
+                ways.going.append(piece if known else piece.having({TRACKING: TEMPLATE}))
             case OpaqueTarget(name, _):
-                kind = "drop" if name == "REJECT" else "unknown"
-                return [], [], [], [piece.replace(outcome=Outcome(kind), decider=step.decider, ended=True)]
+                self._opaque(name, step, piece, ways)
+            case target:
+                changed = self._marked(piece, target, step)
+                ways.going += [each for each in changed if not each.ended]
+                ways.stopped += [each for each in changed if each.ended]
 
-    def _decide(self, piece: Piece, step: _Step, target: object) -> Piece:
-        """Remember who decides; a redirection stays decided, whatever lets the packet pass afterwards."""
-        settled = piece.outcome.kind in ("redirect", "tproxy") and not isinstance(target, Redirect | Tproxy)
-        return piece if settled and piece.decider is not None else piece.replace(decider=step.decider)
+    def _call(self, table: Table, target: Jump | Goto, step: Step, piece: Piece, ways: _Ways, depth: int) -> None:
+        if self.rules.chain(table, target.chain) is None or depth >= MAX_DEPTH:
+            ways.stopped.append(_ended(piece, "unknown", step))
+            return
+        called = self._chain(table, target.chain, [piece], depth + 1)
+        (ways.returned if isinstance(target, Goto) else ways.going).extend(called.returned)
+        ways.accepted += called.accepted
+        ways.stopped += called.stopped
 
-    def _deliver(self, piece: Piece, target: Redirect | Tproxy) -> Piece:
-        if isinstance(target, Tproxy):
-            mark = _set(self._marks(piece), target.mark, target.mask)
-            changed = _changed(piece, {MARK: mark}) if mark is not None else piece.changed
-            return piece.replace(outcome=Outcome("tproxy", target.port), changed=changed)
-        values = {DPORT: target.ports.first} if target.ports is not None else {}
-        if self.space.direction is Direction.OUTBOUND and not piece.loopback:
-            values[DESTINATION] = LOOPBACK[self.space.family]
-        port = target.ports.first if target.ports is not None else None
-        return piece.replace(outcome=Outcome("redirect", port), changed=_changed(piece, values))
+    def _opaque(self, name: str, step: Step, piece: Piece, ways: _Ways) -> None:
+        if name in CONTINUING:
+            ways.going.append(piece)
+            return
+        rest: list[Piece] = [piece]
+        if name in SOURCE_TARGETS:
+            inside, rest = piece.leaving_by(self.space.interfaces.lo)
+            ways.accepted += rest if self.hook == "POSTROUTING" else [piece]
+            rest = [inside] if inside is not None and self.hook == "POSTROUTING" else []
+        ways.stopped += [_ended(each, "drop" if name == "REJECT" else "unknown", step) for each in rest]
 
-    def _marks(self, piece: Piece) -> int | None:
-        """The packet mark, where all packets of the piece have the same."""
-        for dimension, value in piece.changed:
-            if dimension == MARK:
-                return value
-        [(low, high), *more] = piece.region[MARK]
-        return low if low == high and not more else None
+    def _decided(self, piece: Piece, step: Step, table: Table) -> Piece:
+        """Remember a rule that lets pass, as the tracer does."""
+        lets_pass = (
+            table in (Table.NAT, Table.MANGLE)
+            and self.hook in ("OUTPUT", "PREROUTING")
+            and piece.outcome.kind not in REDIRECTIONS
+            and not (piece.returned and piece.decider is not None)
+        )
+        return piece.replace(decider=step.decider) if lets_pass else piece
 
-    def _mark(self, piece: Piece, target: object, step: _Step) -> list[Piece]:
-        mark = self._marks(piece)
-        match target:
-            case SetMark(value, mask):
-                new = _set(mark, value, mask)
-            case SetConnmark(value, mask):
-                return [piece.replace(connmark=(piece.connmark & ~mask) ^ value)]
-            case SaveMark(nfmask, ctmask):
-                # New connections are looked at: no later rule of this packet's way tests what is saved.
-                return (
-                    [piece] if mark is None else [piece.replace(connmark=(piece.connmark & ~ctmask) ^ (mark & nfmask))]
-                )
-            case RestoreMark(nfmask, ctmask):
-                new = _set(mark, piece.connmark & ctmask, nfmask)
-            case _:
-                new = None
-        if new is None:
-            return [piece.replace(outcome=Outcome("unknown"), decider=step.decider)]
-        return [piece.replace(changed=_changed(piece, {MARK: new}))]
+    def _redirected(self, piece: Piece, target: Redirect) -> list[Piece]:
+        """Give packets another destination; those whose port lies in the range keep it."""
+        ports = target.ports
+        if ports is None:
+            return self._delivered(piece, {}, None)
+        within, outside = piece.split({DPORT: ((ports.first, ports.last),)})
+        kept = ports.first if ports.first == ports.last else None
+        done = [] if within is None else self._delivered(within, {}, kept)
+        for each in outside:
+            done += self._delivered(each, {DPORT: ports.first}, ports.first)
+        return done
 
-    def _steps_of(self, table: Table, name: str, *, loopback: bool) -> list[_Step]:
-        key = table, name, loopback
+    def _delivered(self, piece: Piece, values: dict[int, int], port: int | None) -> list[Piece]:
+        outcome, same = Outcome("redirect", port), None
+        rest = [piece]
+        if self.hook == "OUTPUT":
+            home = LOOPBACK[self.space.family]
+            if not values:
+                same, rest = piece.split({DESTINATION: ((home, home),)})
+            values = {**values, DESTINATION: home}
+            piece = piece.replace(route=self.space.interfaces.lo)
+        elif not values:
+            same, rest = piece, []
+        route = piece.route
+        changed = [each.having({**values, TRACKING: TRANSLATED}) for each in rest]
+        return [each.replace(outcome=outcome, route=route) for each in (*changed, *([same] if same else []))]
+
+    def _marked(self, piece: Piece, target: MarkTarget, step: Step) -> list[Piece]:
+        """Set marks; pieces of several classes of marks are divided where it matters."""
+        marks = self.space.marks
+        tracked = piece.get(TRACKING) != UNTRACKED
+        if not tracked and not isinstance(target, SetMark):
+            return [piece]
+        done = []
+        for each in piece.by_mark():
+            mark, connmark = each.get(MARK) or 0, each.get(CONNMARK) or 0
+            match target:
+                case SetMark(value, mask):
+                    dimension, new = MARK, marks.combined(mark, ~mask, marks.number(value), MAX_MARK)
+                case SetConnmark(value, mask):
+                    dimension, new = CONNMARK, marks.combined(connmark, ~mask, marks.number(value), MAX_MARK)
+                case SaveMark(nfmask, ctmask):
+                    dimension, new = CONNMARK, marks.combined(connmark, ~ctmask, mark, nfmask)
+                case RestoreMark(nfmask, ctmask):
+                    dimension, new = MARK, marks.combined(mark, ~nfmask, connmark, ctmask)
+            done.append(_ended(each, "unknown", step) if new is None else each.having({dimension: new}))
+        return merged(done)
+
+    def _steps_of(self, table: Table, name: str) -> list[Step]:
+        key = table, name, self.hook
         if key not in self._steps:
             chain = self.rules.chain(table, name)
-            self._steps[key] = [] if chain is None else self._compiled(table, chain, loopback=loopback)
+            self._steps[key] = [] if chain is None else steps(self.space, table, self.hook, chain)
         return self._steps[key]
 
-    def _compiled(self, table: Table, chain: Chain, *, loopback: bool) -> list[_Step]:
-        steps: list[_Step] = []
-        pending: list[Intervals] = []
-        varying: int | None = None
 
-        def flush() -> None:
-            if varying is not None and len(pending) > 1:
-                tests = dict(steps[-1].tests[0])
-                tests[varying] = union(pending)
-                steps[-1] = steps[-1].replace(tests=(tuple(sorted(tests.items())),))
-
-        for number, entry in enumerate(chain.entries, 1):
-            found = self.space.condition(entry.rule, loopback=loopback)
-            step = _Step(Decider(table, chain.name, number, number, entry.rule), found.tests, found.certain)
-            dimension = _differs_in(steps[-1], step, varying) if steps else None
-            if dimension is None:
-                flush()
-                steps.append(step)
-                pending, varying = [], None
-                continue
-            if varying is None:
-                varying, pending = dimension, [dict(steps[-1].tests[0])[dimension]]
-            pending.append(dict(step.tests[0])[dimension])
-            steps[-1] = steps[-1].replace(decider=steps[-1].decider.replace(last=number))
-        flush()
-        return steps
-
-
-def _without_changed(piece: Piece, test: Test) -> Test | None:
-    """Decide the tests of what rules have set; None where one fails."""
-    for dimension, value in piece.changed:
-        if dimension in test:
-            if not contains(test[dimension], value):
-                return None
-            del test[dimension]
-    return test
-
-
-def _differs_in(one: _Step, other: _Step, varying: int | None) -> int | None:
-    """The single dimension in which two rules with the same target differ, where one split can do for both."""
-    same_target = one.decider.rule.target == other.decider.rule.target
-    ends = isinstance(one.decider.rule.target, Verdict | Redirect | Tproxy | Jump)
-    if not (same_target and ends and one.certain and other.certain and len(one.tests) == len(other.tests) == 1):
-        return None
-    if _headers(one.decider.rule) != _headers(other.decider.rule):
-        return None
-    first, second = dict(one.tests[0]), dict(other.tests[0])
-    if first.keys() != second.keys():
-        return None
-    differing = [dimension for dimension in first if first[dimension] != second[dimension]]
-    if varying is not None:
-        return varying if set(differing) <= {varying} else None
-    return differing[0] if len(differing) == 1 else None
-
-
-def _headers(rule: Rule) -> tuple[object, ...]:
-    """What a step's test regions do not tell: which kind of interface is tested, and tests of tracking."""
-    return rule.in_interface, rule.out_interface, *sorted(_kinds(rule))
-
-
-def _kinds(rule: Rule) -> set[str]:
-    return {type(match).__name__.lower() for match in rule.matches if not isinstance(match, Mark)}
-
-
-def _set(mark: int | None, value: int, mask: int) -> int | None:
-    """A mark with some bits replaced; None where it differs from packet to packet."""
-    if mask == 0xFFFFFFFF:
-        return value
-    return None if mark is None else (mark & ~mask) ^ value
-
-
-def _changed(piece: Piece, values: dict[int, int]) -> tuple[tuple[int, int], ...]:
-    return tuple(sorted({**dict(piece.changed), **values}.items()))
-
-
-def _split(region: Region, test: Test) -> tuple[Region | None, list[Region]]:
-    """The part of a region that passes a test, and the rest of it in disjoint parts."""
-    inside = list(region)
-    outside: list[Region] = []
-    for dimension, allowed in test.items():
-        both = intersection(inside[dimension], allowed)
-        rest = difference(inside[dimension], allowed)
-        if rest:
-            part = list(inside)
-            part[dimension] = rest
-            outside.append(tuple(part))
-        if not both:
-            return None, [region]
-        inside[dimension] = both
-    return tuple(inside), outside
-
-
-def merged(pieces: list[Piece]) -> list[Piece]:
-    """The same packets in fewer pieces: those that differ in one dimension alone are put together."""
-    count = 0
-    while count != len(pieces) and len(pieces) > 1:
-        count = len(pieces)
-        for dimension in range(len(pieces[0].region)):
-            groups: dict[object, list[Piece]] = {}
-            for piece in pieces:
-                region = piece.region
-                rest = region[:dimension] + region[dimension + 1 :]
-                same = piece.outcome, piece.decider, piece.changed, piece.connmark, piece.loopback, piece.ended
-                groups.setdefault((rest, same), []).append(piece)
-            if len(groups) < len(pieces):
-                pieces = [_joined(group, dimension) for group in groups.values()]
-    return pieces
-
-
-def _joined(group: list[Piece], dimension: int) -> Piece:
-    if len(group) == 1:
-        return group[0]
-    region = list(group[0].region)
-    region[dimension] = union([piece.region[dimension] for piece in group])
-    return group[0].replace(region=tuple(region))
+def _ended(piece: Piece, kind: str, step: Step | None) -> Piece:
+    """The packets stop here."""
+    return piece.replace(outcome=Outcome(kind), decider=None if step is None else step.decider, ended=True)

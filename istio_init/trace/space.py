@@ -8,219 +8,157 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from istio_init.model.matches import (
-    Address,
-    Comment,
-    Connmark,
-    Ctstate,
-    Interface,
-    Mark,
-    Match,
-    Multiport,
-    Owner,
-    PortMatch,
-    PortTest,
-)
-from istio_init.model.netfilter import Family
-from istio_init.model.value import Value
-from istio_init.trace.compile import PORT_PROTOCOLS
+from istio_init.model.netfilter import Family, Table
+from istio_init.trace.hooks import FIRST_HOOKS
 from istio_init.trace.intervals import Intervals, contains, difference, intersection, union
-from istio_init.trace.packet import Direction, Packet
+from istio_init.trace.marks import Marks
+from istio_init.trace.names import Interfaces, Protocols
+from istio_init.trace.packet import PORT_PROTOCOLS, Direction, Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.model.rules import Rule, RuleSet
+    from istio_init.model.matches import OpaqueMatch
+    from istio_init.model.rules import RuleSet
 
 PROTOCOL, INTERFACE, DESTINATION, DPORT, UID, GID, SOURCE, SPORT, MARK = range(9)
-NAMES = ("protocol", "interface", "destination", "dport", "uid", "gid", "source", "sport", "mark")
+"""Dimensions of a packet as it begins. Further ones are the answers to matches that are not known, see `Space`."""
+
+CONNMARK, TRACKING = -1, -2
+"""What is the same for all packets as they begin, and only rules and the kernel change."""
+
+UNTRACKED, TEMPLATE, NEW, TRANSLATED = range(4)
+"""Values of `TRACKING`: the connection is not looked up yet; a template stands in for it; it is new; and translated."""
+
+NO_ID = 2**32 - 1
+"""In place of the user and the group of a packet without a socket: the id that nobody can have."""
+
+MOST_ANSWERS = 32
+"""Matches that are not known of which both answers are followed; with more of them none is."""
 
 Region = tuple[Intervals, ...]
-"""A set for each dimension, in the order of `NAMES`."""
+"""A set for each dimension."""
 
 Test = dict[int, Intervals]
 """What a rule demands of some dimensions; of others nothing."""
 
-OTHER_PROTOCOL, OTHER_INTERFACE = "icmp", "eth0"
-
-
-class Condition(Value):
-    """When a rule matches: in any of these disjoint regions; ``certain`` is false where a test is not known."""
-
-    tests: tuple[tuple[tuple[int, Intervals], ...], ...]
-    certain: bool = True
+Unknown = tuple["OpaqueMatch", Table, str]
+"""A match that is not known, where it is asked: its answer may differ from hook to hook."""
 
 
 class Space:
-    """The dimensions of one direction and family, as the tests of two rule sets call for them.
+    """The dimensions of one direction and family, as the tests of some rule sets call for them.
 
-    Protocols and interfaces are numbered by the names that rules know, and one name for all others. Marks are looked at
-    under the one mask that the rules use; where they use several, tests of marks are not known here.
+    Protocols, interfaces and marks are numbered by what rules can tell apart. With ``answers`` each match that is not
+    known gets a dimension of its own, the answer to it, so that two rule sets that ask the same can be compared.
     """
 
-    def __init__(self, direction: Direction, family: Family, rule_sets: Iterable[RuleSet]) -> None:
+    def __init__(
+        self,
+        direction: Direction,
+        family: Family,
+        rule_sets: Iterable[RuleSet],
+        *,
+        answers: bool = False,
+        local_marks: frozenset[int] = frozenset(),
+    ) -> None:
         self.direction = direction
         self.family = family
+        rule_sets = list(rule_sets)
         rules = [entry.rule for rule_set in rule_sets for *_, entry in rule_set.entries()]
-        self.protocols = _names(rules, "protocol", ["tcp", "udp"], OTHER_PROTOCOL)
-        self.interfaces = _names(rules, "interface", ["lo"], OTHER_INTERFACE)
-        self.prefixes = {
-            each.name[:-1]
-            for rule in rules
-            for each in (rule.in_interface, rule.out_interface)
-            if each is not None and each.name.endswith("+")
-        }
-        masks = {match.mask for rule in rules for match in rule.matches if isinstance(match, Mark)}
-        self.mark_mask = masks.pop() if len(masks) == 1 else 0 if masks else 0xFFFFFFFF
-        highest = 2**family.bits - 1
-        sizes = (
-            len(self.protocols) - 1,
-            len(self.interfaces) - 1,
-            highest,
-            65535,
-            2**32 - 2,
-            2**32 - 2,
-            highest,
-            65535,
+        self.protocols = Protocols(rules, family)
+        self.interfaces = Interfaces(rules)
+        self.marks = Marks(rules, local_marks)
+        self.unknown = _unknown(direction, rule_sets) if answers else ()
+        highest, lo = 2**family.bits - 1, self.interfaces.lo
+        outbound = direction is Direction.OUTBOUND
+        interfaces = ((0, len(self.interfaces.names) - 1),) if outbound else ((lo + 1, len(self.interfaces.names) - 1),)
+        ids = ((0, NO_ID),) if outbound else ((NO_ID, NO_ID),)
+        self.whole: Region = (
+            ((0, len(self.protocols.names) - 1),),
+            interfaces,
+            ((0, highest),),
+            ((0, 65535),),
+            ids,
+            ids,
+            ((0, highest),),
+            ((0, 65535),),
+            ((0, len(self.marks.choices) - 1),),
+            *[((0, 1),) for _ in self.unknown],
         )
-        self.whole: Region = tuple(((0, size),) for size in (*sizes, 2**32 - 1))
-
-    def condition(self, rule: Rule, *, loopback: bool = False) -> Condition:
-        """When a rule matches a packet as it is in the space: not translated, not marked by rules.
-
-        ``loopback`` asks for the packet that came in again by lo, whose socket is not known any more.
-        """
-        tests: list[Test] = [{}]
-        certain = True
-        if rule.protocol is not None:
-            known = _numbers(self.protocols, [rule.protocol.name])
-            tests = self._and(tests, PROTOCOL, known, rule.protocol.negated)
-        tests = self._interfaces(tests, rule, loopback=loopback)
-        for dimension, address in ((SOURCE, rule.source), (DESTINATION, rule.destination)):
-            if address is not None:
-                tests = self._and(tests, dimension, _network(address), address.negated)
-        for match in rule.matches:
-            further = self._match(match, tests, loopback=loopback)
-            if further is None:
-                certain = False
-            else:
-                tests = further
-        return Condition(tuple(tuple(sorted(test.items())) for test in tests), certain)
-
-    def _and(self, tests: list[Test], dimension: int, values: Intervals, negated: bool) -> list[Test]:
-        whole = self.whole[dimension]
-        allowed = difference(whole, values) if negated else intersection(whole, values)
-        narrowed = []
-        for test in tests:
-            left = intersection(test.get(dimension, whole), allowed)
-            if left:
-                narrowed.append({**test, dimension: left})
-        return narrowed
-
-    def _interfaces(self, tests: list[Test], rule: Rule, *, loopback: bool) -> list[Test]:
-        entering = self.direction is Direction.INBOUND or loopback
-        for interface, applies in ((rule.in_interface, entering), (rule.out_interface, not entering)):
-            if interface is None:
-                continue
-            numbers = self._interface_numbers(interface)
-            if not applies:
-                tests = tests if interface.negated else []
-            elif loopback:
-                tests = tests if contains(numbers, self.interfaces.index("lo")) is not interface.negated else []
-            else:
-                tests = self._and(tests, INTERFACE, numbers, interface.negated)
-        return tests
-
-    def _interface_numbers(self, interface: Interface) -> Intervals:
-        """The numbers of the interfaces that a name or a prefix stands for."""
-        if interface.name.endswith("+"):
-            prefix = interface.name[:-1]
-            return _numbers(self.interfaces, [name for name in self.interfaces if name.startswith(prefix)])
-        return _numbers(self.interfaces, [interface.name])
-
-    def _match(self, match: Match, tests: list[Test], *, loopback: bool) -> list[Test] | None:
-        match match:
-            case PortMatch(_, source, destination):
-                for dimension, test in ((SPORT, source), (DPORT, destination)):
-                    if test is not None:
-                        tests = self._and(tests, dimension, _port(test), test.negated)
-                return tests
-            case Multiport():
-                return self._multiport(match, tests)
-            case Owner(uid, uid_negated, gid, gid_negated):
-                if self.direction is Direction.INBOUND or loopback:
-                    return []
-                for dimension, ids, negated in ((UID, uid, uid_negated), (GID, gid, gid_negated)):
-                    if ids is not None:
-                        tests = self._and(tests, dimension, ((ids.first, ids.last),), negated)
-                return tests
-            case Mark(value, mask, negated) if mask == self.mark_mask:
-                return self._and(tests, MARK, ((value, value),), negated)
-            case Connmark() if loopback:
-                return None  # A rule of the first leg may have set it.
-            case Connmark(value, mask, negated):
-                return tests if (value & mask == 0) is not negated else []
-            case Ctstate(states, negated):
-                return tests if ("NEW" in states) is not negated else []
-            case Comment():
-                return tests
-            case _:
-                return None
-
-    def _multiport(self, match: Multiport, tests: list[Test]) -> list[Test]:
-        tests = self._and(
-            tests, PROTOCOL, _numbers(self.protocols, [n for n in self.protocols if n in PORT_PROTOCOLS]), False
+        ported = [number for number, name in enumerate(self.protocols.names) if name in PORT_PROTOCOLS]
+        portless = difference(self.whole[PROTOCOL], numbers(ported))
+        nobody, somebody = ((NO_ID, NO_ID),), ((0, NO_ID - 1),)
+        self._impossible: tuple[Test, ...] = (
+            {PROTOCOL: portless, DPORT: ((1, 65535),)},
+            {PROTOCOL: portless, SPORT: ((1, 65535),)},
+            {UID: nobody, GID: somebody},
+            {UID: somebody, GID: nobody},
         )
-        ports = union([((each.first, each.last),) for each in match.ports])
-        if match.side != "either":
-            return self._and(tests, SPORT if match.side == "source" else DPORT, ports, match.negated)
-        if match.negated:
-            return self._and(self._and(tests, SPORT, ports, True), DPORT, ports, True)
-        by_source = self._and(tests, SPORT, ports, False)
-        return by_source + self._and(self._and(tests, SPORT, ports, True), DPORT, ports, False)
+
+    def size_of(self, dimension: int) -> Intervals:
+        """All values of a dimension, also of those that packets do not begin with."""
+        if dimension >= 0:
+            return self.whole[dimension]
+        return self.whole[MARK] if dimension == CONNMARK else ((UNTRACKED, TRANSLATED),)
+
+    def possible(self, region: Region) -> list[Region]:
+        """The region without what no packet is: ports of protocols that have none, a user without a group."""
+        left = [region]
+        for test in self._impossible:
+            left = [part for each in left for part in split(each, test)[1]]
+        return left
 
     def region_of(self, packet: Packet) -> tuple[int, ...]:
         """The packet's place in the space."""
-        protocol = packet.protocol if packet.protocol in self.protocols else self.protocols[-1]
-        interface = self._known_interface(packet.interface)
         outbound = self.direction is Direction.OUTBOUND
         return (
-            self.protocols.index(protocol),
-            self.interfaces.index(interface),
+            self.protocols.number(packet.protocol),
+            self.interfaces.number(packet.interface),
             int(packet.destination),
             packet.destination_port,
-            packet.uid or 0 if outbound else 0,
-            packet.gid or 0 if outbound else 0,
+            packet.uid if outbound and packet.uid is not None else NO_ID,
+            packet.gid if outbound and packet.gid is not None else NO_ID,
             int(packet.source),
             packet.source_port,
-            packet.mark & self.mark_mask if self.mark_mask else packet.mark,
+            self.marks.number(packet.mark),
         )
-
-    def _known_interface(self, name: str) -> str:
-        """The name that stands for an interface: its own, that of the longest prefix of rules, or all others'."""
-        if name in self.interfaces:
-            return name
-        prefixes = [each for each in self.prefixes if name.startswith(each)]
-        return max(prefixes, key=len) + "0" if prefixes else self.interfaces[-1]
 
     def packet_in(self, region: Region) -> Packet:
         """A packet of a region, as ordinary as the region allows."""
-        outbound = self.direction is Direction.OUTBOUND
         pick = [_ordinary(dimension, found, self.family) for dimension, found in enumerate(region)]
         address = IPv4Address if self.family is Family.IPV4 else IPv6Address
+        has_socket = NO_ID not in (pick[UID], pick[GID])
         return Packet(
             self.direction,
-            self.protocols[pick[PROTOCOL]],
+            self.protocols.names[pick[PROTOCOL]],
             address(pick[SOURCE]),
             address(pick[DESTINATION]),
             pick[SPORT],
             pick[DPORT],
-            pick[UID] if outbound else None,
-            pick[GID] if outbound else None,
-            self.interfaces[pick[INTERFACE]],
-            pick[MARK],
+            pick[UID] if has_socket else None,
+            pick[GID] if has_socket else None,
+            self.interfaces.names[pick[INTERFACE]],
+            self.marks.example(pick[MARK]),
         )
+
+
+def split(region: Region, test: Test) -> tuple[Region | None, list[Region]]:
+    """The part of a region that passes a test, and the rest of it in disjoint parts."""
+    inside = list(region)
+    outside: list[Region] = []
+    for dimension, allowed in test.items():
+        both = intersection(inside[dimension], allowed)
+        rest = difference(inside[dimension], allowed)
+        if not both:
+            return None, [region]
+        if rest:
+            part = list(inside)
+            part[dimension] = rest
+            outside.append(tuple(part))
+        inside[dimension] = both
+    return tuple(inside), outside
 
 
 def is_inside(place: tuple[int, ...], region: Region) -> bool:
@@ -233,7 +171,6 @@ _PREFERRED: dict[int, tuple[int, ...]] = {
     GID: (1000, 1001),
     DPORT: (80, 443, 8080),
     SPORT: (40000,),
-    MARK: (0,),
 }
 _ADDRESSES = {
     (Family.IPV4, DESTINATION): (0x0A000005, 0xC6336401),
@@ -250,27 +187,21 @@ def _ordinary(dimension: int, found: Intervals, family: Family) -> int:
     return next((number for number in preferred if contains(found, number)), found[0][0])
 
 
-def _names(rules: list[Rule], kind: str, always: list[str], other: str) -> list[str]:
-    """The names that rules know, and last the one that stands for all others."""
-    if kind == "protocol":
-        named = [rule.protocol.name for rule in rules if rule.protocol is not None]
-    else:
-        both = [each for rule in rules for each in (rule.in_interface, rule.out_interface) if each is not None]
-        named = [each.name.removesuffix("+") + ("0" if each.name.endswith("+") else "") for each in both]
-    names = list(dict.fromkeys([*always, *named]))
-    while other in names:
-        other += "x"
-    return [*names, other]
+def _unknown(direction: Direction, rule_sets: list[RuleSet]) -> tuple[Unknown, ...]:
+    """The matches that are not known, at every hook where they could be asked."""
+    from istio_init.model.matches import OpaqueMatch
+
+    found = dict.fromkeys(
+        (match, table, hook)
+        for rules in rule_sets
+        for table, _, _, entry in rules.entries()
+        for match in entry.rule.matches
+        if isinstance(match, OpaqueMatch)
+        for hook in FIRST_HOOKS[direction]
+    )
+    return tuple(found) if len(found) <= MOST_ANSWERS * len(FIRST_HOOKS[direction]) else ()
 
 
-def _numbers(names: list[str], wanted: list[str]) -> Intervals:
-    return union([((index, index),) for index, name in enumerate(names) if name in wanted])
-
-
-def _network(address: Address) -> Intervals:
-    network = address.network
-    return ((int(network.network_address), int(network.broadcast_address)),)
-
-
-def _port(test: PortTest) -> Intervals:
-    return ((test.ports.first, test.ports.last),)
+def numbers(found: Iterable[int]) -> Intervals:
+    """Single numbers as a set."""
+    return union([((number, number),) for number in found])

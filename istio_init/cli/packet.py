@@ -1,0 +1,141 @@
+"""Packets as people describe them: as arguments of ``istio-init trace``, or as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, TypeVar
+
+import click
+
+from istio_init.cli.source import Source
+from istio_init.config import values
+from istio_init.errors import IstioInitError
+from istio_init.kernel.names import FileNames
+from istio_init.trace.assume import filled
+from istio_init.trace.packet import PORT_PROTOCOLS, Packet, protocol_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PACKET_OPTIONS = [
+    click.option("--src", metavar="ADDR[:PORT]", help="Where it comes from."),
+    click.option("--uid", help="User of the sending process. Assumed: 1000."),
+    click.option("--gid", help="Group of the sending process. Assumed: the same number."),
+    click.option("--no-socket", is_flag=True, help="The kernel itself sends it, as it does an answer to ping."),
+    click.option(
+        "--interface", help="By which it leaves or enters. Assumed: lo for loopback and local addresses, else eth0."
+    ),
+    click.option("--mark", help="Packet mark. Assumed: 0."),
+    click.option("--ctstate", type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"]), help="Assumed: NEW."),
+]
+
+
+def described(
+    direction: str, protocol: str, destination: str, given: Mapping[str, Any], source: Source
+) -> tuple[Packet, list[str]]:
+    """The packet of the arguments, and the names of what had to be assumed.
+
+    Raises:
+        click.UsageError: an argument is wrong.
+    """
+    fields: dict[str, Any] = {"direction": direction, "proto": protocol}
+    has_ports = protocol_name(protocol) in PORT_PROTOCOLS
+    fields |= _end(destination, "DST", ("dst", "dport"), has_ports=has_ports)
+    if given["src"] is not None:
+        fields |= _end(given["src"], "--src", ("src", "sport"), has_ports=has_ports)
+    if given["no_socket"]:
+        fields["socket"] = False
+    names = FileNames()
+    for name, account in (("uid", names.user), ("gid", names.group)):
+        if (text := given[name]) is not None:
+            ids = _value(values.owner, text, f"--{name}", account)
+            if ids.first != ids.last:
+                raise click.BadParameter(f"{text!r}: a range; give one", param_hint=f"--{name}")
+            fields[name] = ids.first
+    if given["mark"] is not None:
+        fields["mark"] = _mark(given["mark"])
+    fields |= {name: given[name] for name in ("interface", "ctstate") if given[name] is not None}
+    try:
+        return filled(fields, source.snapshot, source.local_marks)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _end(text: str, name: str, fields: tuple[str, str], *, has_ports: bool) -> dict[str, Any]:
+    """The address and the port of an end, as far as they are given."""
+    host, port = text, None
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or None
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    address = _address(text, host, name)
+    if port is None:
+        return {fields[0]: str(address)}
+    if not has_ports:
+        raise click.BadParameter(f"{text!r}: this protocol has no ports", param_hint=name)
+    return {fields[0]: str(address), fields[1]: _value(values.port, port, name, FileNames().service)}
+
+
+def _address(text: str, host: str, name: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(host)
+    except ValueError:
+        fix = "write for example 10.0.0.5:443 or [2001:db8::5]:443"
+        raise click.BadParameter(f"{text!r}: not an address; {fix}", param_hint=name) from None
+
+
+def _mark(text: str) -> int:
+    try:
+        number = int(text, 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0xFFFFFFFF:
+        raise click.BadParameter(f"{text!r}: not a number of 32 bits, such as 0x539", param_hint="--mark")
+    return number
+
+
+def _value(parse: Any, text: str, name: str, lookup: Any) -> Any:
+    try:
+        return parse(text, lookup)
+    except values.BadValue as bad:
+        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}", param_hint=name) from None
+
+
+def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
+    """The packets of a file, a JSON object a line, and what had to be assumed of each; null is not given.
+
+    Raises:
+        IstioInitError: the file cannot be read.
+        click.BadParameter: a line is no packet.
+    """
+    try:
+        lines = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
+    with lines:
+        for number, line in _numbered(path, lines):
+            try:
+                fields = json.loads(line)
+                if not isinstance(fields, dict):
+                    raise ValueError("it is no JSON object")
+                given = {name: value for name, value in fields.items() if value is not None}
+                packet = filled(given, source.snapshot, source.local_marks)
+            except ValueError as error:
+                raise click.BadParameter(
+                    f"{path}, line {number}: not a packet: {error}; give direction, proto, dst, and what else is known",
+                    param_hint="--batch",
+                ) from None
+            yield packet
+
+
+def _numbered(path: str, lines: Iterator[str]) -> Iterator[tuple[int, str]]:
+    """The lines that hold something, with their numbers."""
+    try:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line
+    except (OSError, UnicodeDecodeError) as error:
+        raise IstioInitError(f"{path}: it cannot be read: {error}") from None

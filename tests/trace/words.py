@@ -1,0 +1,75 @@
+"""Rules, packets and traces in the few words in which the tests state them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from istio_init.cli.pflag import parse_flags
+from istio_init.config.model import Surroundings
+from istio_init.config.parse import gather, parse
+from istio_init.dialects.parse import parse_rule
+from istio_init.dialects.save import with_texts
+from istio_init.kernel.names import FileNames
+from istio_init.model.netfilter import BUILTIN_CHAINS, Family, Table
+from istio_init.model.rules import Chain, Entry, RuleSet
+from istio_init.options import DROPIN_OPTIONS, OPTIONS
+from istio_init.policy import sidecar
+from istio_init.trace.engine import Outcome, Trace
+from istio_init.trace.packet import Direction, Packet
+
+
+def rules_of(text: str, family: Family = Family.IPV4) -> RuleSet:
+    """The rules of lines such as ``nat OUTPUT -p tcp -j ONE``; ``filter INPUT policy DROP`` sets a policy."""
+    tables: dict[Table, dict[str, Chain]] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        table_name, name, rule = (*line.split(" ", 2), "")[:3]
+        table = Table(table_name)
+        chains = tables.setdefault(table, {each: Chain(each, policy="ACCEPT") for each in BUILTIN_CHAINS[table]})
+        chain = chains.get(name, Chain(name))
+        if rule.startswith("policy "):
+            chains[name] = chain.replace(policy=rule.removeprefix("policy "))
+        else:
+            chains[name] = chain.replace(entries=(*chain.entries, Entry(parse_rule(rule), text=rule)))
+    return RuleSet(family, tables)
+
+
+def sidecar_rules(arguments: str, family: Family = Family.IPV4, servers: tuple[str, ...] = ()) -> RuleSet:
+    """The rules that arguments of istio-iptables mean; ``*`` needs no quotes."""
+    given = parse_flags(arguments.split(), OPTIONS + DROPIN_OPTIONS)
+    config, _ = parse(gather(given, {}, apply=False), FileNames(), lenient_mode=True)
+    around = Surroundings(True, tuple(map(ip_address, servers)))
+    return with_texts(sidecar.rules(config, around)[family])
+
+
+def packet_of(text: str, **more: object) -> Packet:
+    """The packet of words such as ``outbound tcp 10.0.0.5:443``, sent by user 1000 from eth0 if nothing else is said.
+
+    ``more`` are fields of `Packet`.
+    """
+    direction, protocol, goal = text.split()
+    host, port = goal, "0"
+    if protocol in ("tcp", "udp", "sctp"):
+        host, _, port = goal.rpartition(":")
+    destination = ip_address(host.strip("[]"))
+    outbound = direction == "outbound"
+    fields: dict[str, object] = {
+        "source": ip_address(("10.1.2.3" if outbound else "198.51.100.9") if destination.version == 4 else "fd00:1::3"),
+        "uid": 1000 if outbound else None,
+        "gid": 1000 if outbound else None,
+        "interface": "lo" if outbound and destination.is_loopback else "eth0",
+    }
+    fields |= {name: ip_address(value) if name == "source" else value for name, value in more.items()}  # type: ignore[arg-type]
+    return Packet(Direction(direction), protocol, destination=destination, destination_port=int(port), **fields)  # type: ignore[arg-type]
+
+
+def outcome_of(outcome: Outcome) -> str:
+    """For example ``redirect 15001``."""
+    return outcome.kind if outcome.port is None else f"{outcome.kind} {outcome.port}"
+
+
+def way_of(trace: Trace) -> list[str]:
+    """The rules that matched, such as ``nat OUTPUT 1``, a line for each leg."""
+    return [
+        ", ".join(f"{hop.table.value} {hop.rule.chain} {hop.rule.number}" for hop in leg.hops if hop.matched)
+        for leg in trace.legs
+    ]
