@@ -1,0 +1,94 @@
+"""``istio-init trace --live``: the connection is sent, and what the kernel does is shown beside what was predicted."""
+
+from __future__ import annotations
+
+import json
+import signal
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from istio_init.cli.source import Source
+from istio_init.kernel import namespaces
+from istio_init.kernel.live_trace import KINDS, TABLE_NAME, Sent, send
+from istio_init.kernel.namespaces import Place
+from istio_init.report.live_text import live_lines
+from istio_init.report.trace_json import trace_json
+from istio_init.report.trace_words import endpoint
+from istio_init.trace.assume import FIELDS
+from istio_init.trace.engine import Tracer
+from istio_init.trace.observed import disagreement
+from istio_init.trace.packet import Direction, Packet
+
+DISAGREES = 3
+
+TRIES = 3
+"""How often it is sent where counters tell, which other connections move, too."""
+
+
+def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer, place: Place, *, form: str) -> int:
+    """Send a packet from a place, print what came of it, and return the exit status."""
+    _check(packet)
+    chosen = frozenset(FIELDS.values()) - {FIELDS[name] for name in assumed}
+    goal = endpoint(packet.destination, packet.destination_port)
+    note = f"sending {packet.protocol} to {goal} as user {packet.uid}, group {packet.gid} from {place.label}"
+    click.echo(f"{note}; the table inet {TABLE_NAME} is there meanwhile", err=True)
+    for _ in range(TRIES if source.backend == "legacy" else 1):
+        sent = _sent(packet, chosen, source.backend, place)
+        found = tracer.trace(sent.packet)
+        differs = disagreement(found, sent.seen)
+        if differs is None:
+            break
+    if "interface" in chosen and sent.packet.interface != packet.interface:
+        click.echo(f"it left by {sent.packet.interface}, not by {packet.interface}", err=True)
+    if form == "json":
+        click.echo(json.dumps(trace_json(found) | {"live": _json(sent, source.backend, differs)}, indent=2))
+    else:
+        click.echo("\n".join(live_lines(found, sent.seen, differs)))
+    return DISAGREES if differs is not None else 0
+
+
+def _check(packet: Packet) -> None:
+    """Refuse what cannot be sent from inside."""
+    if packet.direction is not Direction.OUTBOUND:
+        raise click.UsageError("--live sends from inside: an inbound connection needs somebody outside who sends it")
+    if packet.protocol not in KINDS or packet.destination_port == 0:
+        raise click.UsageError("--live sends tcp or udp to a port")
+    if packet.uid is None:
+        raise click.UsageError("--live sends from a socket: not with --no-socket")
+    if packet.ctstate != "NEW":
+        raise click.UsageError("--live sends a connection's first packet: not with --ctstate")
+
+
+def _sent(packet: Packet, chosen: frozenset[str], backend: str, place: Place) -> Sent:
+    """Send within the place; a signal that ends us does so by an exception, after which the table is gone."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, _leave) for number in numbers]
+    try:
+        return namespaces.call_in(place.replace(userns=None), lambda: send(packet, chosen, backend, place))
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _json(sent: Sent, backend: str, differs: str | None) -> dict[str, object]:
+    seen = sent.seen
+    return {
+        "backend": backend,
+        "legs": None if seen.legs is None else [[_place(each) for each in leg] for leg in seen.legs],
+        "counters": None
+        if seen.legs is not None
+        else [{**_place(each), "times": times} for each, times in seen.counts],
+        "port": seen.port,
+        "agrees": differs is None,
+        "differs": differs,
+    }
+
+
+def _place(place: tuple[str, str, int]) -> dict[str, object]:
+    return {"table": place[0], "chain": place[1], "rule": place[2]}
