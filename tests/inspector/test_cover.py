@@ -167,8 +167,10 @@ def rules(draw: st.DrawFn) -> Rule:
     """Rules as iptables accepts them: a match of ports stands with its protocol."""
     found = tuple(draw(st.lists(tests, max_size=2)))
     protocols = [match.protocol for match in found if isinstance(match, PortMatch)]
-    protocol = Protocol(protocols[0]) if protocols else draw(
-        st.none() | st.builds(Protocol, st.sampled_from(["tcp", "udp"]), st.booleans())
+    protocol = (
+        Protocol(protocols[0])
+        if protocols
+        else draw(st.none() | st.builds(Protocol, st.sampled_from(["tcp", "udp"]), st.booleans()))
     )
     return Rule(
         source=draw(st.none() | addresses),

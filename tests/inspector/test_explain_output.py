@@ -259,8 +259,8 @@ class TestStreams:
             healthy.connect()
             wait_for(child.stdout, "tcp ─► ISTIO_INBOUND  [2 packets]")
             child.send_signal(signal.SIGINT)
-            child.stdout.read()
-            assert child.wait(timeout=10) == 0
+            child.communicate(timeout=20)
+            assert child.returncode == 0
         finally:
             child.kill()
             child.wait()
@@ -369,9 +369,7 @@ class TestListing:
         ],
         ids=["as injected", "everything"],
     )  # fmt: skip
-    def test_the_columns_are_those_of_iptables(
-        self, both_backends: None, backend: str, flags: tuple[str, ...]
-    ) -> None:
+    def test_the_columns_are_those_of_iptables(self, both_backends: None, backend: str, flags: tuple[str, ...]) -> None:
         with Namespace.create("list") as namespace:
             namespace.run("ip", "addr", "add", "10.1.2.3/32", "dev", "lo")
             namespace.run("ip", "addr", "add", "fd00::3/128", "dev", "lo", "nodad")
@@ -475,9 +473,7 @@ class TestFiles:
         return found
 
     @pytest.mark.parametrize("counted", [True, False], ids=["with counters", "without counters"])
-    def test_both_families_are_read(
-        self, pod: Sidecar, saves: dict[tuple[Family, bool], str], counted: bool
-    ) -> None:
+    def test_both_families_are_read(self, pod: Sidecar, saves: dict[tuple[Family, bool], str], counted: bool) -> None:
         said = explain_json("--file", saves[V4, counted], "--file6", saves[V6, counted])
 
         assert said["argv"] == pod.explain()["argv"]

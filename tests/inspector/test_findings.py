@@ -265,9 +265,7 @@ class TestHalfApplied:
         healthy.inside.run("nft", "delete", "table", "ip6", "nat")
 
         assert healthy.findings() == {
-            "half-applied": [
-                "ipv6 (nft): no rule of ours, though lo has the address ::6/128 that IPv6 capture needs"
-            ],
+            "half-applied": ["ipv6 (nft): no rule of ours, though lo has the address ::6/128 that IPv6 capture needs"],
             "ipv6-not-captured": [f"fd00:77::2 on {LINK}"],
         }
 

@@ -270,9 +270,7 @@ if ROOT is not None:
                     Path(str(ROOT), "cgroup.procs").write_text(pid)
                 path.rmdir()
 
-        def test_it_is_listed_and_found_by_its_container(
-            self, real_kernel: None, join: Callable[[int], str]
-        ) -> None:
+        def test_it_is_listed_and_found_by_its_container(self, real_kernel: None, join: Callable[[int], str]) -> None:
             with Sidecar.create("--dual-stack") as pod:
                 container = join(pod.app.pid)
 

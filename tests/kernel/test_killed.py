@@ -18,7 +18,7 @@ from support.command import PROGRAM, environment, istio_init
 from support.netns import ROOT, Namespace, User
 from support.pod import APP, HOSTS, Endpoint, Pod
 from support.rules import Tables, routing, tables
-from support.traffic import Listener, connect, talk
+from support.traffic import Listener, close_without_trace, connect, talk
 
 from istio_init.model.netfilter import Family
 
@@ -119,8 +119,10 @@ class Watch:
     def check(self) -> None:
         """Check that connections get through, and to the proxy."""
         for namespace, user, destination, listener in self._calls:
-            with connect(namespace, user, destination) as client, listener.accept().connection as accepted:
-                talk(client, accepted)
+            client = connect(namespace, user, destination)
+            accepted = listener.accept().connection
+            talk(client, accepted)
+            close_without_trace(client, accepted)
 
 
 def wait_for_stragglers(namespace: Namespace, timeout: float = 30) -> None:
@@ -163,7 +165,10 @@ def kill_again_and_again(victim: Victim, watch: Watch) -> None:
         now = victim.rules()
         assert "-j DROP" not in str(now)
         assert victim.is_old_or_new(now), f"{attempt}: {now}"
-        watch.check()
+        try:
+            watch.check()
+        except OSError as error:
+            pytest.fail(f"{attempt}: {error}: {now}\n{routing(victim.pod.inside)}")
         if status == 0:
             aim = 1 - aim
             continue  # It was quicker than usual.

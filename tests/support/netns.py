@@ -1,14 +1,15 @@
 """Real network namespaces for tests.
 
-A `Namespace` goes away with everything in it when its context ends, and one that a killed test run left behind goes
-away when the next run makes its first. Nothing here brings the calling process into another namespace: functions run
-in forked children, and sockets are made there and passed back.
+A `Namespace` goes away with everything in it when its context ends, and one that a killed process left behind goes
+away when the next process makes its first. Nothing here brings the calling process into another namespace: functions
+run in forked children, and sockets are made there and passed back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -28,9 +29,10 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
-PREFIX = "istio-test"
+PREFIX = "istio-init-test"
 RUN_NETNS = Path("/run/netns")
 ETC_NETNS = Path("/etc/netns")
+LOCKS = Path("/run", PREFIX)
 
 CLONE_NEWNET, CLONE_NEWUSER = 0x40000000, 0x10000000
 PR_SET_PDEATHSIG = 1
@@ -197,8 +199,7 @@ class Namespace:
     @contextlib.contextmanager
     def create(cls, label: str = "ns", *, owner: Owner | None = None) -> Iterator[Self]:
         """A new namespace, with lo up, for the time of the context; ``owner`` gives it a user namespace of its own."""
-        _sweep()
-        name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}{secrets.token_hex(2)}-{label}"
+        name = f"{PREFIX}-{_token()}-{next(_numbers)}-{label}"
         with contextlib.ExitStack() as stack:
             holder = None if owner is None else stack.enter_context(owner.hold())
             run("ip", "netns", *(["add", name] if holder is None else ["attach", name, str(holder)]))
@@ -287,8 +288,35 @@ def _remove(name: str) -> None:
 
 
 @cache
+def _token() -> str:
+    """What the names of this process's namespaces have in common; a lock on a file of that name says that it lives.
+
+    The first time it also removes what processes left behind that do not live any more.
+    """
+    LOCKS.mkdir(exist_ok=True)
+    with (LOCKS / "all").open("w") as everything:
+        fcntl.flock(everything, fcntl.LOCK_EX)
+        _sweep()
+        token = secrets.token_hex(4)
+        own = os.open(LOCKS / token, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(own, fcntl.LOCK_EX)
+    return token
+
+
 def _sweep() -> None:
-    """Remove what runs that were killed left behind: the name of a namespace holds the process that made it."""
+    for path in LOCKS.iterdir():
+        if path.name != "all" and not _is_locked(path):
+            path.unlink()
     for path in (*RUN_NETNS.glob(f"{PREFIX}-*"), *ETC_NETNS.glob(f"{PREFIX}-*")):
-        if not Path("/proc", path.name.removeprefix(f"{PREFIX}-").partition("-")[0]).exists():
+        token = path.name.removeprefix(f"{PREFIX}-").partition("-")[0]
+        if not (LOCKS / token).exists():
             _remove(path.name)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
