@@ -24,6 +24,7 @@ from istio_init.config.model import Config, Surroundings
 from istio_init.errors import ToolError
 from istio_init.kernel import namespaces, process, routing
 from istio_init.kernel.nft_trace import Listener
+from istio_init.kernel.transparent import make_transparent
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.policy import sidecar
@@ -49,7 +50,6 @@ SETTINGS = {
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv6/conf/default/router_solicitations": "0",
 }
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 
 PREFIX = "istio-judge"
 PATIENCE = 10.0
@@ -169,12 +169,9 @@ class Lab:
         """Have a transparent listener, without which TPROXY drops what it takes."""
 
         def make() -> None:
-            for family, level, option in (
-                (socket.AF_INET, socket.IPPROTO_IP, IP_TRANSPARENT),
-                (socket.AF_INET6, socket.IPPROTO_IPV6, IPV6_TRANSPARENT),
-            ):
+            for family in (socket.AF_INET, socket.AF_INET6):
                 made = self._stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                made.setsockopt(level, option, 1)
+                make_transparent(made)
                 if family == socket.AF_INET6:
                     made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

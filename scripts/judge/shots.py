@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
 from typing import Any, NamedTuple
 
+from istio_init.kernel.transparent import make_transparent
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.trace.depends import candidates
 from istio_init.trace.packet import Direction
 from judge.draw import Draw
-from judge.lab import IP_TRANSPARENT, IPV6_TRANSPARENT, LINKS, PEER, POD
+from judge.lab import LINKS, PEER, POD
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 ADDRESS_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
@@ -160,10 +161,7 @@ def _prepare(made: socket.socket, shot: Shot) -> None:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", shot.mark))
     if shot.direction is Direction.INBOUND:
         made.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, shot.link.encode() + b"\0")
-        if shot.family is Family.IPV4:
-            made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-        else:
-            made.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        make_transparent(made)
 
 
 def _fire_raw(shot: Shot) -> bool:

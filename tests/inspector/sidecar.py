@@ -15,8 +15,9 @@ from support.command import istio_init
 from support.netns import ROOT, Namespace, User, Worker
 from support.pod import APP, HOSTS, PROXY, Endpoint, Pod
 from support.rules import program
-from support.traffic import ADDRESS_FAMILIES, connect, family_of, make_transparent
+from support.traffic import ADDRESS_FAMILIES, connect, family_of
 
+from istio_init.kernel.transparent import make_transparent
 from istio_init.model.netfilter import Family
 
 OUTBOUND, INBOUND, DNS, SERVICE = 15001, 15006, 15053, 8080
@@ -72,7 +73,7 @@ def _open(namespace: Namespace, user: User, wanted: Socket) -> socket.socket:
     if family is Family.IPV6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if wanted.transparent:
-        make_transparent(made, family)
+        make_transparent(made)
     made.bind(wanted.address)
     if wanted.kind == socket.SOCK_STREAM:
         made.listen()

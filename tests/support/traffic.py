@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from istio_init.kernel.transparent import make_transparent, original_destination
 from istio_init.model.netfilter import Family
 from support.netns import ROOT, Namespace, User
 from support.pod import Endpoint
 
 TIMEOUT = 5.0
 """Seconds after which traffic that did not arrive counts as lost."""
-
-SO_ORIGINAL_DST = 80
-"""Also IP6T_SO_ORIGINAL_DST (linux/netfilter_ipv4.h, linux/netfilter_ipv6/ip6_tables.h)."""
-
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 
 ADDRESS_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 
@@ -90,7 +86,7 @@ class Listener(_Server):
         if family is Family.IPV6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
-            make_transparent(self.socket, family)
+            make_transparent(self.socket)
         self.socket.bind(("", port))
         self.socket.listen(1024)
         self.socket.settimeout(TIMEOUT)
@@ -103,33 +99,7 @@ class Listener(_Server):
             raise AssertionError(f"no connection came to {self.family.value} port {self.port}") from None
         self._namespace.adopt(connection).settimeout(TIMEOUT)
         local = Endpoint(*connection.getsockname()[:2])
-        return Accepted(connection, Endpoint(*peer[:2]), local, original_destination(connection, self.family))
-
-
-def make_transparent(made: socket.socket, family: Family) -> None:
-    """Let a socket have names that are not addresses of its namespace."""
-    if family is Family.IPV6:
-        made.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-    else:
-        made.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
-
-
-def original_destination(connection: socket.socket, family: Family) -> Endpoint:
-    """Where the other end of a connection meant to connect; where it arrived if no tracker watches the namespace."""
-    try:
-        return _tracked_destination(connection, family)
-    except FileNotFoundError:
-        return Endpoint(*connection.getsockname()[:2])
-
-
-def _tracked_destination(connection: socket.socket, family: Family) -> Endpoint:
-    if family is Family.IPV6:
-        packed = connection.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
-        port, _, address = struct.unpack_from("!2xHI16s", packed)
-        return Endpoint(socket.inet_ntop(socket.AF_INET6, address), port)
-    packed = connection.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
-    port, address = struct.unpack_from("!2xH4s", packed)
-    return Endpoint(socket.inet_ntop(socket.AF_INET, address), port)
+        return Accepted(connection, Endpoint(*peer[:2]), local, Endpoint(*original_destination(connection)))
 
 
 class Datagrams(_Server):
