@@ -20,13 +20,15 @@ from istio_init.model.targets import Redirect, Tproxy
 from istio_init.policy import sidecar
 from istio_init.report.trace_words import packet_arguments
 from istio_init.trace.engine import Trace, Tracer
-from istio_init.trace.observed import Observed, disagreement
+from istio_init.trace.observed import Observed, Place, disagreement
 from istio_init.trace.packet import Direction, Packet
 from judge.draw import Draw, foreign_texts
 from judge.lab import POD, Lab
 from judge.shots import Shot, Targets, fire
 
-QUIET = 0.05
+QUIET = 0.15
+"""Seconds without news after which all is taken to be told."""
+
 GIVEN_UP = 40
 """So many connections in a row that cannot be sent end a case."""
 
@@ -89,12 +91,15 @@ class Case:
         """Send one after the other, and see which rules counted it."""
         before = {family: lab.counters(family) for family in Family}
         for shot in _sent(lab, targets, count):
-            passages = [each for each in lab.listener.passages(quiet=QUIET / 5) if _belongs(each, shot)]
-            after = lab.counters(shot.family)
-            old = before[shot.family]
-            counts = tuple((place, count - old[place]) for place, count in after.items() if count != old[place])
+            passages: list[Passage] = []
+            for quiet in (QUIET / 10, QUIET):  # A packet may still be on its way when the first look is taken.
+                passages += [each for each in lab.listener.passages(quiet=quiet) if _belongs(each, shot)]
+                after = lab.counters(shot.family)
+                verdict = self._judged(shot, passages, _counted(before[shot.family], after, passages))
+                if verdict.differs is None:
+                    break
             before[shot.family] = after
-            yield self._judged(shot, passages, Observed(None, counts, arrived_at(passages)))
+            yield verdict
 
     def _judged(self, shot: Shot, passages: list[Passage], seen: Observed) -> Verdict:
         """Compare with the prediction for the packet as the kernel saw it first."""
@@ -130,6 +135,12 @@ class Case:
         for family, rules in self.rules.items():
             lines += [f"# {family.value}: the live rules", render_save(rules).rstrip()]
         return "\n".join(lines)
+
+
+def _counted(before: dict[Place, int], after: dict[Place, int], passages: list[Passage]) -> Observed:
+    """What the counters tell that rose."""
+    counts = tuple((place, count - before[place]) for place, count in after.items() if count != before[place])
+    return Observed(None, counts, arrived_at(passages))
 
 
 def case_of(verdict: Verdict, case: Case) -> str:

@@ -138,7 +138,9 @@ class Draw:
             return f"-m multiport {self.negation()}{kind}s {','.join(str(each) for each in ports)}"
         if self.maybe(0.15):
             return f"-m multiport {self.negation()}--ports {','.join(str(each) for each in ports)}"
-        return f"-m {protocol} {self.negation()}{kind} {ports[0]}"
+        # iptables-save leaves out a range of all ports, and with it its negation, which never matches.
+        negation = "" if str(ports[0]) == "0:65535" else self.negation()
+        return f"-m {protocol} {negation}{kind} {ports[0]}"
 
     def match(self, chain: str) -> str:
         """One further test; some are not known."""

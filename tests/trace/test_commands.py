@@ -1,0 +1,228 @@
+"""``trace``, ``map`` and ``diff`` as they are typed: sources, formats, exit statuses, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import PROGRAM, Result, execute, istio_init
+from support.pod import HOSTS, Pod
+
+import istio_init as package
+from istio_init.dialects.save import render_save
+from istio_init.model.netfilter import Family
+
+from .words import sidecar_rules
+
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMAS = Path(package.__file__).parent / "schemas"
+INJECTED = "-b '*' -i '*' -d 15090,15021,15020"
+V4 = HOSTS[Family.IPV4]
+
+
+def said(name: str, done: Result) -> Any:
+    """The JSON of a command, which keeps to its schema."""
+    found = json.loads(done.stdout)
+    jsonschema.validate(found, json.loads((SCHEMAS / f"{name}.schema.json").read_text()))
+    return found
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Path:
+    """A file of iptables-save text, as from a support bundle."""
+    path = tmp_path / "save"
+    path.write_text(render_save(sidecar_rules("-b * -i * -d 15090,15021,15020")))
+    return path
+
+
+class TestTrace:
+    """One packet, or a file of them."""
+
+    def test_the_answer_is_one_sentence_at_the_end(self) -> None:
+        done = istio_init("trace", "outbound", "tcp", "10.0.0.5:443", "--expect", INJECTED).ok()
+
+        last = done.stdout.splitlines()[-1]
+        assert last.startswith("=> reaches Envoy's outbound listener 15001, original destination 10.0.0.5:443")
+        assert done.stderr == ""
+
+    def test_every_rule_that_was_looked_at_is_shown_with_why_it_did_not_match(self) -> None:
+        done = istio_init("trace", "inbound", "tcp", "10.0.0.5:15021", "--expect", INJECTED, "--format", "json").ok()
+
+        found = said("trace", done)
+        hops = [
+            (hop["chain"], hop["rule"], hop["role"], hop["matched"], hop["action"])
+            for leg in found["legs"]
+            for hop in leg["hops"]
+        ]
+        assert hops == [
+            ("PREROUTING", 1, "inbound-jump", True, "ISTIO_INBOUND"),
+            ("ISTIO_INBOUND", 1, "inbound-tunnel-port", False, "no: it is not “port 15008”"),
+            ("ISTIO_INBOUND", 2, "inbound-excluded-port", False, "no: it is not “port 15090”"),
+            ("ISTIO_INBOUND", 3, "inbound-excluded-port", True, "left alone"),
+        ]
+        assert found["delivered"]["kind"] == "direct"
+
+    def test_it_says_on_which_assumed_value_the_answer_hinges(self) -> None:
+        done = istio_init("trace", "outbound", "tcp", "10.0.0.5:443", "--expect", INJECTED, "--format", "json").ok()
+
+        assert set(said("trace", done)["depends_on"]) == {"uid", "gid", "interface"}
+
+    def test_a_batch_is_answered_line_by_line_in_order(self, tmp_path: Path, save: Path) -> None:
+        packets = [
+            {"direction": "outbound", "proto": "tcp", "dst": "10.0.0.5", "dport": 443},
+            {"direction": "outbound", "proto": "tcp", "dst": "10.0.0.5", "dport": 443, "uid": 1337},
+            {"direction": "inbound", "proto": "tcp", "dst": "10.0.0.5", "dport": 8080, "uid": None},
+            {"direction": "inbound", "proto": "udp", "dst": "10.0.0.5", "dport": 53},
+        ]
+        path = tmp_path / "packets"
+        path.write_text("\n\n".join(map(json.dumps, packets)) + "\n")
+
+        text = istio_init("trace", "--batch", str(path), "--file", str(save)).ok()
+        lines = istio_init("trace", "--batch", str(path), "--file", str(save), "--format", "json").ok()
+
+        ends = []
+        for line in lines.stdout.splitlines():
+            found = said("trace", Result(0, line, ""))
+            ends.append((found["delivered"]["kind"], found["delivered"]["port"]))
+        assert ends == [("redirect", 15001), ("direct", None), ("redirect", 15006), ("direct", None)]
+        assert len(text.stdout.splitlines()) == len(packets)
+
+    def test_a_match_that_is_not_known_is_no_reason_to_guess(self, tmp_path: Path) -> None:
+        path = tmp_path / "save"
+        path.write_text("*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p tcp -m recent --rcheck -j ACCEPT\nCOMMIT\n")
+
+        done = istio_init("trace", "outbound", "tcp", "10.0.0.5:443", "--file", str(path)).ok()
+
+        assert "=> cannot tell past this rule: rule 1 of nat OUTPUT" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("line", "why"),
+        [
+            ("{", "line 2: not a packet"),
+            ("[]", "it is no JSON object"),
+            ('{"direction": "outbound", "proto": "tcp"}', "dst is missing"),
+            ('{"direction": "sideways", "proto": "tcp", "dst": "10.0.0.1"}', "'sideways'"),
+            ('{"direction": "outbound", "proto": "tcp", "dst": "10.0.0.1", "dport": 70000}', "70000"),
+            ('{"direction": "outbound", "proto": "tcp", "dst": "10.0.0.1", "port": 1}', "'port' is not known"),
+        ],
+    )
+    def test_a_line_that_is_no_packet_is_named(self, tmp_path: Path, save: Path, line: str, why: str) -> None:
+        path = tmp_path / "packets"
+        path.write_text('{"direction": "outbound", "proto": "tcp", "dst": "10.0.0.5"}\n' + line + "\n")
+
+        done = istio_init("trace", "--batch", str(path), "--file", str(save))
+
+        assert done.status == 2
+        assert why in " ".join(done.stderr.split())
+
+    @pytest.mark.parametrize(
+        ("words", "why"),
+        [
+            (["outbound", "tcp"], "give a direction, a protocol and a destination, or --batch"),
+            (["outbound", "tcp", "example.com:80"], "not an address"),
+            (["outbound", "icmp", "10.0.0.1:80"], "this protocol has no ports"),
+            (["outbound", "tcp", "10.0.0.1:99999"], "'99999'"),
+            (["outbound", "tcp", "10.0.0.1:80", "--uid", "nobody-of-that-name"], "nobody-of-that-name"),
+            (["outbound", "tcp", "10.0.0.1:80", "--uid", "1-5"], "a range; give one"),
+            (["outbound", "tcp", "10.0.0.1:80", "--mark", "0x1ffffffff"], "not a number of 32 bits"),
+            (["outbound", "tcp", "10.0.0.1:80", "--src", "::1"], "of different families"),
+            (["outbound", "tcp", "10.0.0.1:80", "--file", "x", "--netns", "y"], "give one of --pid, --netns"),
+        ],
+    )
+    def test_wrong_arguments_are_refused(self, words: list[str], why: str) -> None:
+        done = istio_init("trace", *words, *([] if "--file" in words else ["--expect", INJECTED]))
+
+        assert done.status == 2
+        assert why in " ".join(done.stderr.split())
+
+
+class TestMap:
+    """All connections."""
+
+    def test_what_bypasses_the_mesh(self) -> None:
+        done = istio_init("map", "--only", "direct", "--expect", INJECTED).ok()
+
+        inbound = done.stdout[done.stdout.index("inbound") :].splitlines()
+        assert inbound == [
+            "inbound, ipv4",
+            "  direct: no rule takes it",
+            "    not tcp",
+            "  direct: nat ISTIO_INBOUND 1-4",
+            "    tcp, port 15008, 15020-15021, 15090",
+        ]
+
+    def test_json_keeps_to_its_schema_and_tells_the_deciding_rules(self) -> None:
+        done = istio_init("map", "--expect", INJECTED + " --dual-stack", "--format", "json").ok()
+
+        found = said("map", done)["classes"]
+        assert {(each["direction"], each["family"]) for each in found} == {
+            (direction, family) for direction in ("inbound", "outbound") for family in ("ipv4", "ipv6")
+        }
+        [captured] = [each for each in found if (each["port"], each["family"]) == (15001, "ipv6")]
+        assert captured["decided_by"] == {"table": "nat", "chain": "ISTIO_REDIRECT", "first": 1, "last": 1}
+
+    def test_a_file_gives_the_same_map_as_the_configuration_that_made_it(self, save: Path) -> None:
+        assert istio_init("map", "--file", str(save)).ok().stdout == istio_init("map", "--expect", INJECTED).ok().stdout
+
+    def test_a_live_namespace(self, real_kernel: None) -> None:
+        with Pod.create(families=(Family.IPV4,)) as pod:
+            istio_init("apply", "--netns", pod.name).ok()
+            done = istio_init("map", "--netns", pod.name, "--only", "redirect").ok()
+
+        assert "to port 15001: nat ISTIO_REDIRECT 1" in done.stdout
+
+
+class TestDiff:
+    """Two rule sets by what they do."""
+
+    def test_equal_whatever_the_text(self) -> None:
+        done = istio_init("diff", INJECTED, "-b '*' -i '*' -d 15020,15021,15090,15090")
+
+        assert (done.status, done.stdout) == (0, "equal: every new connection has the same outcome\n")
+
+    def test_a_difference_has_a_witness_that_trace_takes(self) -> None:
+        other = INJECTED + " -x 10.0.0.0/8"
+        done = istio_init("diff", INJECTED, other, "--format", "json")
+
+        found = said("diff", done)
+        [differing] = found["differences"]
+        assert (done.status, found["equal"]) == (3, False)
+        assert (differing["before"]["port"], differing["after"]["kind"]) == (15001, "direct")
+        ends = []
+        for rules in (INJECTED, other):
+            script = f'{" ".join(PROGRAM)} trace {differing["witness"]} --format json --expect "$0"'
+            traced = said("trace", execute("sh", "-c", script, rules).ok())
+            ends.append((traced["delivered"]["kind"], traced["delivered"]["port"]))
+            assert traced["packet"] == {**differing["packet"], "family": "ipv4"}
+        assert ends == [("redirect", 15001), ("direct", None)]
+
+    def test_a_live_pod_against_its_configuration_and_a_file(self, real_kernel: None, save: Path) -> None:
+        with Pod.create(families=(Family.IPV4,)) as pod:
+            istio_init("apply", "--netns", pod.name).ok()
+            same = istio_init("diff", pod.name, INJECTED)
+            by_path = istio_init("diff", str(pod.inside.path), str(save))
+            pod.inside.run("iptables-nft", "-t", "nat", "-I", "OUTPUT", "-d", V4.far, "-j", "ACCEPT")
+            other = istio_init("diff", pod.name, str(save))
+
+        assert (same.status, same.stderr) == (0, "")
+        assert by_path.status == 0
+        assert other.status == 3
+        assert f"direct in A, to port 15001 in B\n  tcp, to {V4.far}" in other.stdout
+
+    @pytest.mark.parametrize(
+        ("argument", "status", "why"),
+        [
+            ("no-such-namespace", 4, "no-such-namespace"),
+            ("999999999", 4, "999999999"),
+            ("-b 99999", 2, "'99999'"),
+        ],
+    )
+    def test_what_names_no_rules_is_refused(self, argument: str, status: int, why: str) -> None:
+        done = istio_init("diff", argument, INJECTED)
+
+        assert done.status == status
+        assert why in done.stderr
+        assert done.stdout == ""

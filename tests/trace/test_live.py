@@ -1,0 +1,177 @@
+"""A connection really sent: the kernel's way beside the predicted one, and nothing left of the watching."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support.command import PROGRAM, environment, istio_init
+from support.netns import Namespace
+from support.pod import HOSTS, Pod
+from support.rules import everything, program
+
+import istio_init as package
+from istio_init.model.netfilter import Family
+
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMA = json.loads((Path(package.__file__).parent / "schemas" / "trace.schema.json").read_text())
+V4, V6 = HOSTS[Family.IPV4], HOSTS[Family.IPV6]
+
+
+@pytest.fixture(scope="module")
+def pod(backend: str) -> Iterator[Pod]:
+    with Pod.create() as made:
+        istio_init(
+            "apply", "--netns", made.name, "--force-iptables-binary", backend, "--dual-stack", "-x", "10.99.0.0/16"
+        ).ok()
+        yield made
+
+
+class Sent(NamedTuple):
+    """What is sent, and at which port it is to end."""
+
+    what: str
+    words: str
+    port: int
+
+
+SENT = [
+    Sent("an application's connection", f"outbound tcp {V4.far}:80", 15001),
+    Sent("the same in IPv6", f"outbound tcp [{V6.far}]:80", 15001),
+    Sent("the proxy's own", f"outbound tcp {V4.far}:80 --uid 1337", 80),
+    Sent("by group alone", f"outbound tcp {V6.far.join('[]')}:80 --gid 1337", 80),
+    Sent("to a range that is left out", "outbound tcp 10.99.0.1:443", 443),
+    Sent("to itself by lo", f"outbound tcp {V4.pod}:8080", 8080),
+    Sent("the proxy to the pod's own address", f"outbound tcp {V4.pod}:8080 --uid 1337", 15006),
+    Sent("the proxy to the pod's own address in IPv6", f"outbound tcp [{V6.pod}]:8080 --uid 1337", 15006),
+    Sent("passed through to the application", f"outbound tcp {V4.pod}:8080 --src {V4.passthrough} --uid 1337", 8080),
+    Sent("a datagram", f"outbound udp {V4.far}:53", 53),
+]  # fmt: skip
+
+
+def live(pod: Pod, words: str) -> dict[str, Any]:
+    done = istio_init("trace", *words.split(), "--netns", pod.name, "--live", "--format", "json").ok()
+    said: dict[str, Any] = json.loads(done.stdout)
+    jsonschema.validate(said, SCHEMA)
+    return said
+
+
+@pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent.what.replace(" ", "-"))
+def test_the_kernel_takes_the_predicted_way_to_the_predicted_port(pod: Pod, backend: str, sent: Sent) -> None:
+    said = live(pod, sent.words)
+
+    assert said["live"]["agrees"], said["live"]["differs"]
+    assert said["live"]["backend"] == backend
+    assert said["live"]["port"] == sent.port
+    assert said["delivered"]["port"] == (sent.port if said["delivered"]["kind"] == "redirect" else None)
+    if backend == "nft":
+        matched = [[hop for hop in leg["hops"] if hop["matched"]] for leg in said["legs"]]
+        assert said["live"]["legs"] == [
+            [{name: hop[name] for name in ("table", "chain", "rule")} for hop in leg] for leg in matched
+        ]
+
+
+def test_tproxy_is_followed_to_the_listener_that_must_be_there(backend: str) -> None:
+    with Pod.create() as pod:
+        istio_init("apply", "--netns", pod.name, "--force-iptables-binary", backend, "-m", "TPROXY").ok()
+
+        said = live(pod, f"outbound tcp {V4.pod}:8080 --uid 1337")
+
+    assert said["live"]["agrees"], said["live"]["differs"]
+
+
+def test_it_says_what_it_does_before_it_does_it_and_leaves_nothing(pod: Pod) -> None:
+    before = everything(pod.inside), pod.inside.run("nft", "list", "tables")
+
+    done = istio_init("trace", "outbound", "tcp", f"{V4.far}:80", "--netns", pod.name, "--live").ok()
+
+    assert done.stderr == (
+        f"sending tcp to {V4.far}:80 as user 1000, group 1000 from netns {pod.name}; "
+        "the table inet istio-init-trace is there meanwhile\n"
+    )
+    assert "agree: the kernel does what was predicted; in the end it goes to port 15001" in done.stdout
+    assert (everything(pod.inside), pod.inside.run("nft", "list", "tables")) == before
+
+
+def test_rules_that_were_not_looked_at_show_as_a_disagreement(real_kernel: None) -> None:
+    with Pod.create() as pod:
+        istio_init("apply", "--netns", pod.name).ok()
+        pod.inside.run("nft", "-f", "-", stdin=NATIVE_DROP)
+
+        done = istio_init("trace", "outbound", "tcp", f"{V4.far}:80", "--netns", pod.name, "--live")
+
+    assert done.status == 3
+    assert "warning: the nftables chain inet node out at hook output counts, too, and is not looked at" in done.stderr
+    assert done.stdout.splitlines()[-1] == "DISAGREE: the kernel stops it"
+
+
+NATIVE_DROP = "table inet node { chain out { type filter hook output priority 10; tcp dport 15001 drop; }; }\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_the_table_goes_with_a_run_that_is_ended(real_kernel: None, number: signal.Signals) -> None:
+    with Pod.create() as pod:
+        words = ("trace", "outbound", "tcp", f"{V4.far}:80", "--netns", pod.name, "--live")
+        child = subprocess.Popen(
+            [*PROGRAM, *words], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while "istio-init-trace" not in pod.inside.run("nft", "list", "tables"):
+            assert child.poll() is None, "it ended before its table was seen"
+        child.send_signal(number)
+        child.wait(timeout=20)
+
+        deadline = time.monotonic() + 5
+        while "istio-init-trace" in pod.inside.run("nft", "list", "tables"):
+            assert time.monotonic() < deadline, "the table is still there"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("inbound tcp 10.0.0.1:80", "an inbound connection needs somebody outside"),
+        ("outbound icmp 10.0.0.1", "tcp or udp to a port"),
+        ("outbound tcp 10.0.0.1", "tcp or udp to a port"),
+        ("outbound tcp 10.0.0.1:80 --no-socket", "not with --no-socket"),
+        ("outbound tcp 10.0.0.1:80 --ctstate INVALID", "not with --ctstate"),
+        ("outbound tcp 10.0.0.1:80 --expect -b80", "not with --batch, --file, --expect"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(words: str, why: str) -> None:
+    done = istio_init("trace", *words.split(), "--live")
+
+    assert done.status == 2
+    assert why in " ".join(done.stderr.split())
+
+
+def test_a_source_that_is_not_the_pods_is_refused(real_kernel: None) -> None:
+    with Pod.create() as pod:
+        done = istio_init(
+            "trace", "outbound", "tcp", f"{V4.far}:80", "--src", "192.0.2.1", "--netns", pod.name, "--live"
+        )
+
+    assert done.status == 1
+    assert "no connection can come from 192.0.2.1" in done.stderr
+    assert "give an address of the namespace" in done.stderr
+
+
+def test_an_ip6tables_rule_of_somebody_else_is_followed_too(backend: str) -> None:
+    with Pod.create() as pod:
+        istio_init("apply", "--netns", pod.name, "--force-iptables-binary", backend, "--dual-stack").ok()
+        _ahead(pod.inside, backend)
+
+        said = live(pod, f"outbound tcp [{V6.far}]:443")
+
+    assert said["live"]["agrees"]
+    assert said["live"]["port"] == 443
+
+
+def _ahead(namespace: Namespace, backend: str) -> None:
+    rule = "-t nat -I OUTPUT -p tcp --dport 443 -j ACCEPT"
+    namespace.run(program(backend, Family.IPV6), *rule.split())
