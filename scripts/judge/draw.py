@@ -138,9 +138,7 @@ class Draw:
             return f"-m multiport {self.negation()}{kind}s {','.join(str(each) for each in ports)}"
         if self.maybe(0.15):
             return f"-m multiport {self.negation()}--ports {','.join(str(each) for each in ports)}"
-        # iptables-save leaves out a range of all ports, and with it its negation, which never matches.
-        negation = "" if str(ports[0]) == "0:65535" else self.negation()
-        return f"-m {protocol} {negation}{kind} {ports[0]}"
+        return f"-m {protocol} {self.negation()}{kind} {ports[0]}"
 
     def match(self, chain: str) -> str:
         """One further test; some are not known."""
@@ -235,7 +233,8 @@ def foreign_texts(draw: Draw, rules: RuleSet, count: int) -> str:
     return "".join(f"{line}\n" for line in parts)
 
 
-UNPRINTABLE = ("physdev", "! -s 0.0.0.0/0", "! -d 0.0.0.0/0", "! -s ::/0", "! -d ::/0", "! -i +", "! -o +")
+UNPRINTABLE = ("physdev", "! -s 0.0.0.0/0", "! -d 0.0.0.0/0", "! -s ::/0", "! -d ::/0", "! -i +", "! -o +",
+               "! --sport 0:65535", "! --dport 0:65535")  # fmt: skip
 """What iptables does not take here, or takes and prints as something else."""
 
 

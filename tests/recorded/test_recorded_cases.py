@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,17 +17,7 @@ from istio_init.kernel import namespaces
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
 
-from .conftest import VARIABLE
-
-Case = dict[str, Any]
-
-KEYS = {Family.IPV4: "v4", Family.IPV6: "v6"}
-
-
-def recorded() -> list[Case]:
-    """The cases: arguments, addresses, name servers, and the state that came of them."""
-    cases: list[Case] = json.loads(Path(os.environ[VARIABLE], "cases.json").read_text())
-    return cases
+from .cases import KEYS, Case, recorded, save_text
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -63,7 +51,7 @@ def load(namespace: Namespace, backend: str, state: Any) -> None:
     """Bring about a recorded state."""
     for family, key in KEYS.items():
         if state[key]:
-            namespace.run(program(backend, family, "restore"), "--noflush", stdin=_save(state[key]))
+            namespace.run(program(backend, family, "restore"), "--noflush", stdin=save_text(state[key]))
     commands = []
     for verb, lines in (("rule add", state["rules"]), ("route add", state["routes"]), ("addr add", state["lo"])):
         for line in lines:
@@ -72,16 +60,6 @@ def load(namespace: Namespace, backend: str, state: Any) -> None:
             commands.append((is_ipv6, f"{verb} {words}{' dev lo' * (verb == 'addr add')}"))
     for is_ipv6, command in commands:
         namespace.run("ip", "-6" if is_ipv6 else "-4", *command.split())
-
-
-def _save(chains_by_table: dict[str, dict[str, list[str]]]) -> str:
-    lines = []
-    for table, chains in chains_by_table.items():
-        lines.append(f"*{table}")
-        lines += [f":{chain} - [0:0]" for chain in chains if chain.startswith("ISTIO_")]
-        lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
-        lines.append("COMMIT")
-    return "\n".join(lines) + "\n"
 
 
 def state_of(namespace: Namespace, backend: str) -> tuple[dict[Family, Tables], list[str]]:
