@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from istio_init.cli.console import show
-from istio_init.errors import IstioInitError, NamespaceError
-from istio_init.inspector.explain import explain
-from istio_init.kernel import namespaces
-from istio_init.kernel.namespaces import Place
-from istio_init.kernel.observe import observe
-from istio_init.kernel.pods import PodNamespace, pod_namespaces
-from istio_init.kernel.workers import spread
-from istio_init.report.ps_row import PsRow, ps_json, ps_row, unreadable_row
+from istio_init.node import scan
+from istio_init.report.ps_row import PsRow, ps_json
 from istio_init.report.visible import visible
 
 STATE_STYLE = {"captured": "green", "broken": "bold red", "not captured": "dim", "unknown": "yellow"}
@@ -25,52 +18,41 @@ PLAIN_WIDTH = 1000
 """Where there is no terminal: a namespace is one line, whatever it holds."""
 
 
+EVERY = "5"
+"""Seconds between two looks, where --watch is given without any."""
+
+
 @click.command("ps", short_help="List the node's network namespaces.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def ps(form: str) -> int:
+@click.option(
+    "--watch",
+    metavar="[SECONDS]",
+    is_flag=False,
+    flag_value=EVERY,
+    help=f"Look again and again; every {EVERY} s if not said.",
+)
+@click.option(
+    "--metrics", metavar="[ADDRESS]:PORT", help="With --watch: serve what was seen to Prometheus, and log what changes."
+)
+def ps(form: str, watch: str | None, metrics: str | None) -> int:
     """List every network namespace of this node and the state of its redirection.
 
     Reads only. Then: istio-init explain --pid PID.
     """
-    pods = pod_namespaces()
-    processors = len(os.sched_getaffinity(0))
-    results = spread(len(pods), lambda n: _row(pods[n]), workers=processors)
-    rows = [
-        unreadable_row(pod, result) if isinstance(result, IstioInitError) else result
-        for pod, result in zip(pods, results, strict=True)
-        if result is not None
-    ]
-    if form == "json":
-        click.echo(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
-        return 0
-    show(_table(rows), plain_width=PLAIN_WIDTH)
+    if watch is not None or metrics is not None:
+        from istio_init.cli.ps_watch import watch_node
+
+        return watch_node(watch, metrics, form, show_rows)
+    show_rows(scan(), form)
     return 0
 
 
-def _row(pod: PodNamespace) -> PsRow | None:
-    """The line of a namespace; None where its processes ended meanwhile, and it with them."""
-    place = _enterable(pod)
-    if place is None:
-        return None
-    try:
-        snapshot = namespaces.call_in(place.replace(userns=None), lambda: observe(place, pod.processes, versions=False))
-    finally:
-        place.close()
-    return ps_row(pod, explain(snapshot))
-
-
-def _enterable(pod: PodNamespace) -> Place | None:
-    """The namespace by the oldest of its processes that still lives, and is still in it."""
-    for process in pod.processes:
-        try:
-            place = namespaces.of_pid(process.pid)
-        except NamespaceError:
-            continue
-        assert place.netns is not None
-        if os.fstat(place.netns).st_ino == pod.inode:
-            return place
-        place.close()
-    return None
+def show_rows(rows: list[PsRow], form: str) -> None:
+    """Print the lines."""
+    if form == "json":
+        click.echo(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
+    else:
+        show(_table(rows), plain_width=PLAIN_WIDTH)
 
 
 def _table(rows: list[PsRow]) -> Table:

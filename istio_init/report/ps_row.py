@@ -23,6 +23,9 @@ class PsRow(Value):
     backend: str
     state: str
     findings: int
+    codes: tuple[str, ...] = ()
+    """The code of each finding."""
+
     error: str | None = None
 
 
@@ -44,13 +47,16 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
         explanation.backend if explanation.families else "-",
         state,
         len(explanation.findings),
+        tuple(finding.kind.code for finding in explanation.findings),
         "; ".join(unread) or None,
     )
 
 
 def unreadable_row(pod: PodNamespace, error: IstioInitError) -> PsRow:
     """The line of a namespace that could not be read, or ended meanwhile."""
-    return PsRow(pod.inode, pod.pid, pod.processes[0].name, pod.container, (), "-", "-", "unknown", 0, error.message)
+    return PsRow(
+        pod.inode, pod.pid, pod.processes[0].name, pod.container, (), "-", "-", "unknown", 0, (), error.message
+    )
 
 
 def ps_json(row: PsRow) -> dict[str, object]:

@@ -132,7 +132,7 @@ class TestVanishing:
     """Namespaces come and go while they are listed."""
 
     def test_the_next_process_stands_in_for_one_that_ended(self, real_kernel: None) -> None:
-        from istio_init.cli.ps import _enterable
+        from istio_init.node import _enterable
 
         with Namespace.create("two") as namespace:
             here = namespace.spawn("sleep", "300").pid

@@ -1,0 +1,154 @@
+"""``istio-init ps --watch``: looks at the node again and again, for a person, a log, or Prometheus."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from istio_init.config import values
+from istio_init.errors import IstioInitError
+from istio_init.node import scan
+from istio_init.report.ps_row import PsRow
+from istio_init.report.visible import visible
+
+if TYPE_CHECKING:
+    from wsgiref.simple_server import WSGIServer
+
+    from istio_init.report.node_metrics import NodeMetrics
+
+SHORTEST = 0.5
+"""Seconds between two looks at least, as each enters every namespace of the node."""
+
+PATIENCE = 5.0
+"""Seconds after which a client of the metrics that says nothing is let go."""
+
+Show = Callable[[list[PsRow], str], None]
+
+
+def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) -> int:
+    """Look until a signal ends it.
+
+    Between looks the metrics are served by the same thread: looking forks, which threads and their locks do not stand.
+
+    Raises:
+        click.UsageError: an option has no meaning.
+        IstioInitError: the metrics cannot be served there.
+    """
+    if watch is None:
+        raise click.UsageError("--metrics serves what --watch sees: add --watch")
+    every = _seconds(watch)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    if metrics is None:
+        while True:
+            rows = scan()
+            if form == "text":
+                click.clear()
+            show(rows, form)
+            time.sleep(every)
+    server, collector = _serve(*_address(metrics))
+    with server:
+        before: list[PsRow] = []
+        while True:
+            start = time.monotonic()
+            rows = scan()
+            collector.update(rows, time.monotonic() - start, time.time())
+            for line in changes(before, rows):
+                click.echo(line, err=True)
+            before = rows
+            _answer(server, until=start + every)
+
+
+def changes(before: list[PsRow], after: list[PsRow]) -> list[str]:
+    """What is new, gone or different, a line each."""
+    old, new = ({row.inode: row for row in rows} for rows in (before, after))
+    lines = []
+    for inode in {**old, **new}:
+        one, other = old.get(inode), new.get(inode)
+        states = [_state(each) for each in (one, other)]
+        if states[0] != states[1]:
+            row = other or one
+            assert row is not None
+            where = f"netns {inode}, pid {row.pid} ({visible(row.process)})"
+            lines.append(f"{where}: {states[1]}" if one is None else f"{where}: {states[0]} -> {states[1]}")
+    return lines
+
+
+def _state(row: PsRow | None) -> str:
+    if row is None:
+        return "gone"
+    return row.state + (f" [{', '.join(dict.fromkeys(row.codes))}]" if row.codes else "")
+
+
+def _seconds(text: str) -> float:
+    """Plain seconds, or a duration such as 1m30s."""
+    try:
+        return max(float(text) if text.replace(".", "", 1).isdecimal() else values.duration(text), SHORTEST)
+    except values.BadValue as bad:
+        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}, or plain seconds", param_hint="--watch") from None
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Where to listen: everywhere if no address is given."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        if host:
+            ipaddress.ip_address(host)
+        number = int(port) if port.isdecimal() and port.isascii() else 0
+        if not 0 < number < 65536:
+            raise ValueError
+    except ValueError:
+        fix = "write :9469, 127.0.0.1:9469 or [::1]:9469"
+        raise click.BadParameter(f"{text!r}: not an address and a port; {fix}", param_hint="--metrics") from None
+    return host, number
+
+
+def _serve(host: str, port: int) -> tuple[WSGIServer, NodeMetrics]:
+    import socket
+    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+    try:
+        from prometheus_client import CollectorRegistry, make_wsgi_app
+
+        from istio_init.report.node_metrics import NodeMetrics
+    except ModuleNotFoundError:
+        fix = "pip install 'istio-init[metrics]'"
+        raise IstioInitError("--metrics needs the package prometheus-client", fix=fix) from None
+
+    host = host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+
+    class Handler(WSGIRequestHandler):
+        timeout = PATIENCE
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: a line for each scrape is noise."""
+
+    class Server(WSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    collector = NodeMetrics()
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server = make_server(host, port, make_wsgi_app(registry), server_class=Server, handler_class=Handler)
+    except OSError as error:
+        raise IstioInitError(f"--metrics: nothing can listen on {host} port {port}: {error.strerror}") from None
+    return server, collector
+
+
+def _answer(server: WSGIServer, *, until: float) -> None:
+    """Answer requests until a time of the monotonic clock."""
+    while (remaining := until - time.monotonic()) > 0:
+        server.timeout = remaining
+        server.handle_request()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)

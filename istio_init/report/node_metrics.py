@@ -1,0 +1,48 @@
+"""What a look at the node found, as metrics for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from istio_init.inspector.findings.catalogue import KINDS
+from istio_init.report.ps_row import PsRow
+
+STATES = ("captured", "broken", "not captured", "unknown")
+
+
+class NodeMetrics(Collector):
+    """The metrics of the last look; none before the first.
+
+    Every state and every code of a finding is there from the beginning, with 0, so that an alert can tell none from
+    not measured.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[PsRow] = []
+        self._seconds = self._at = 0.0
+        self._looked = False
+
+    def update(self, rows: list[PsRow], seconds: float, at: float) -> None:
+        """Take over a look that took so many seconds and ended at a time, in seconds since 1970."""
+        self._rows, self._seconds, self._at, self._looked = rows, seconds, at, True
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, as prometheus_client asks for them."""
+        if not self._looked:
+            return
+        states = Counter(row.state for row in self._rows)
+        found = GaugeMetricFamily("istio_init_namespaces", "Network namespaces of the node.", labels=["state"])
+        for state in STATES:
+            found.add_metric([state.replace(" ", "_")], states[state])
+        yield found
+        codes = Counter(code for row in self._rows for code in row.codes)
+        found = GaugeMetricFamily("istio_init_findings", "Diagnosed problems.", labels=["code", "severity"])
+        for kind in KINDS:
+            found.add_metric([kind.code, kind.severity.value], codes[kind.code])
+        yield found
+        yield GaugeMetricFamily("istio_init_scan_duration_seconds", "How long the last look took.", self._seconds)
+        yield GaugeMetricFamily("istio_init_scan_timestamp_seconds", "When the last look ended.", self._at)

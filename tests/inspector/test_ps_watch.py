@@ -1,0 +1,163 @@
+"""``ps --watch``: the table again and again for a person, metrics for Prometheus with a log of what changes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.command import PROGRAM, environment, istio_init
+
+from istio_init.cli.ps_watch import changes
+from istio_init.inspector.findings.catalogue import KINDS
+from istio_init.report.ps_row import PsRow
+
+from .sidecar import Sidecar
+
+ROW = PsRow(4026531840, 7, "envoy", None, (), "redirect", "nft", "captured", 0)
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        port: int = made.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def watching(*words: str) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(
+        [*PROGRAM, "ps", "--watch", "0.5", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def metrics(address: str) -> dict[tuple[str, str], float]:
+    """The samples by name and first label, once there are some."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+                text = answer.read().decode()
+        except OSError:
+            assert time.monotonic() < deadline, "nobody serves the metrics"
+            time.sleep(0.1)
+            continue
+        return {
+            (sample.name, next(iter(sample.labels.values()), "")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+
+class TestMetrics:
+    """What Prometheus gets to see of real namespaces."""
+
+    def test_namespaces_by_state_findings_by_code_and_the_last_look(self, healthy: Sidecar) -> None:
+        address = f"127.0.0.1:{free_port()}"
+        with watching("--metrics", address) as child:
+            first = metrics(address)
+            healthy.proxy.kill()
+            deadline = time.monotonic() + 20
+            while (second := metrics(address))["istio_init_findings", "no-listener"] == 0:
+                assert time.monotonic() < deadline, "the finding never came"
+            child.send_signal(signal.SIGTERM)
+            _, errors = child.communicate(timeout=20)
+
+        assert first["istio_init_namespaces", "captured"] >= 1
+        assert {label for name, label in first if name == "istio_init_findings"} == {kind.code for kind in KINDS}
+        assert 0 < first["istio_init_scan_duration_seconds", ""] < 20
+        assert second["istio_init_scan_timestamp_seconds", ""] > first["istio_init_scan_timestamp_seconds", ""]
+        assert second["istio_init_namespaces", "broken"] >= 1
+        assert child.returncode == 0
+        inode = healthy.inside.path.stat().st_ino
+        lines = [line for line in errors.splitlines() if f"netns {inode}," in line]
+        assert lines[0].endswith("(envoy): captured")
+        assert lines[1].endswith(": captured -> broken [no-listener]")
+
+    def test_a_client_that_says_nothing_is_let_go(self, real_kernel: None) -> None:
+        port = free_port()
+        with watching("--metrics", f":{port}"):
+            metrics(f"127.0.0.1:{port}")
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+                assert ("istio_init_namespaces", "captured") in metrics(f"127.0.0.1:{port}")
+                assert silent.recv(1) == b""
+
+    def test_a_port_that_is_taken_is_told(self, real_kernel: None) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+
+            done = istio_init("ps", "--watch", "--metrics", f"127.0.0.1:{port}")
+
+        assert done.status == 1
+        assert f"nothing can listen on 127.0.0.1 port {port}: Address already in use" in done.stderr
+
+
+class TestWatching:
+    """For a person."""
+
+    def test_the_table_comes_again_until_a_signal(self, real_kernel: None) -> None:
+        with watching() as child:
+            assert child.stdout is not None
+            headings = 0
+            while headings < 2:
+                headings += child.stdout.readline().startswith("NETNS")
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=20)
+
+        assert child.returncode == 0
+
+    @pytest.mark.parametrize(
+        ("before", "after", "line"),
+        [
+            ([], [ROW], "netns 4026531840, pid 7 (envoy): captured"),
+            ([ROW], [ROW], None),
+            ([ROW], [], "netns 4026531840, pid 7 (envoy): captured -> gone"),
+            (
+                [ROW],
+                [ROW.replace(state="broken", codes=("no-listener", "no-listener", "half-applied"))],
+                "netns 4026531840, pid 7 (envoy): captured -> broken [no-listener, half-applied]",
+            ),
+            (
+                [ROW],
+                [ROW.replace(codes=("shadowed-rule",))],
+                "netns 4026531840, pid 7 (envoy): captured -> captured [shadowed-rule]",
+            ),
+            ([ROW], [ROW.replace(pid=8, process="app")], None),
+        ],
+    )
+    def test_only_what_changes_is_logged(self, before: list[PsRow], after: list[PsRow], line: str | None) -> None:
+        assert changes(before, after) == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--metrics", ":9469"], "--metrics serves what --watch sees: add --watch"),
+        (["--watch", "soon"], "'soon': not a duration"),
+        (["--watch", "--metrics", "9469x"], "'9469x': not an address and a port"),
+        (["--watch", "--metrics", ":0"], "':0': not an address and a port"),
+        (["--watch", "--metrics", "localhost:80"], "'localhost:80': not an address and a port"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(words: list[str], why: str) -> None:
+    done = istio_init("ps", *words)
+
+    assert done.status == 2
+    assert why in done.stderr
