@@ -23,7 +23,10 @@ SHORTEST_ID = 4
 
 
 class PodNamespace(Value):
-    """A network namespace and the processes in it, the oldest first."""
+    """A network namespace and the processes in it, the oldest first, with the container of that one.
+
+    Younger ones may be of others: what looks after containers lives in the host's namespace and in their cgroups.
+    """
 
     inode: int
     processes: tuple[Process, ...]
@@ -53,8 +56,7 @@ def pod_namespaces() -> list[PodNamespace]:
     for inode, aged in found.items():
         aged.sort(key=lambda item: (item[0], item[1].pid))
         processes = tuple(process for _, process in aged)
-        containers = (container_of(process.pid) for process in processes)
-        pods.append((aged[0][0], PodNamespace(inode, processes, next(filter(None, containers), None))))
+        pods.append((aged[0][0], PodNamespace(inode, processes, container_of(processes[0].pid))))
     return [pod for _, pod in sorted(pods, key=lambda item: (item[0], item[1].pid))]
 
 

@@ -272,13 +272,13 @@ if ROOT is not None:
 
         def test_it_is_listed_and_found_by_its_container(self, real_kernel: None, join: Callable[[int], str]) -> None:
             with Sidecar.create("--dual-stack") as pod:
-                container = join(pod.app.pid)
+                container, _ = join(pod.proxy.pid), join(pod.app.pid)
 
                 row = rows()[inode(pod.inside)]
                 shown = istio_init("ps").ok().stdout
                 for target in (container, container[:12]):
                     done = istio_init("explain", target, "--format", "json").ok()
-                    assert json.loads(done.stdout)["target"] == f"pid {pod.app.pid}"
+                    assert json.loads(done.stdout)["target"] == f"pid {pod.proxy.pid}"
                     assert json.loads(done.stdout)["mode"] == "REDIRECT"
 
             assert row["container"] == container
