@@ -69,25 +69,30 @@ class TestMetrics:
 
     def test_namespaces_by_state_findings_by_code_and_the_last_look(self, healthy: Sidecar) -> None:
         address = f"127.0.0.1:{free_port()}"
+        inode = healthy.inside.path.stat().st_ino
         with watching("--metrics", address) as child:
+            assert child.stderr is not None
             first = metrics(address)
             healthy.proxy.kill()
-            deadline = time.monotonic() + 20
-            while (second := metrics(address))["istio_init_findings", "no-listener"] == 0:
-                assert time.monotonic() < deadline, "the finding never came"
+            lines: list[str] = []
+            while not lines or "no-listener" not in lines[-1]:
+                line = child.stderr.readline()
+                assert line, "it ended"
+                if f"netns {inode}," in line:
+                    lines.append(line.rstrip())
+            second = metrics(address)
             child.send_signal(signal.SIGTERM)
-            _, errors = child.communicate(timeout=20)
+            child.communicate(timeout=20)
 
+        assert lines[0].endswith("(envoy): captured")
+        assert lines[1].endswith(": captured -> broken [no-listener]")
         assert first["istio_init_namespaces", "captured"] >= 1
         assert {label for name, label in first if name == "istio_init_findings"} == {kind.code for kind in KINDS}
         assert 0 < first["istio_init_scan_duration_seconds", ""] < 20
         assert second["istio_init_scan_timestamp_seconds", ""] > first["istio_init_scan_timestamp_seconds", ""]
         assert second["istio_init_namespaces", "broken"] >= 1
+        assert second["istio_init_findings", "no-listener"] >= 1
         assert child.returncode == 0
-        inode = healthy.inside.path.stat().st_ino
-        lines = [line for line in errors.splitlines() if f"netns {inode}," in line]
-        assert lines[0].endswith("(envoy): captured")
-        assert lines[1].endswith(": captured -> broken [no-listener]")
 
     def test_a_client_that_says_nothing_is_let_go(self, real_kernel: None) -> None:
         port = free_port()
