@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from support.netns import CommandError, Namespace
 from support.rules import BACKENDS, program
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.processes import CommandError
 
 from .sidecar import Sidecar
 

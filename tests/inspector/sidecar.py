@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 from support.command import istio_init
-from support.netns import ROOT, Namespace, User, Worker
-from support.pod import APP, HOSTS, PROXY, Endpoint, Pod
 from support.rules import program
-from support.traffic import ADDRESS_FAMILIES, connect, family_of
 
 from istio_init.kernel.transparent import make_transparent
 from istio_init.model.netfilter import Family
+from istio_init.testing.entering import ROOT, User
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import APP, HOSTS, PROXY, Pod
+from istio_init.testing.processes import Worker
+from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, connect, family_of
 
 OUTBOUND, INBOUND, DNS, SERVICE = 15001, 15006, 15053, 8080
 """The ports of the proxy's listeners, and that of the application."""

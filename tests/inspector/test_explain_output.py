@@ -22,10 +22,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 from support.command import PROGRAM, Result, environment, execute, istio_init
-from support.netns import Namespace, User
-from support.pod import APP, HOSTS, Endpoint
 from support.rules import program
-from support.traffic import connect
 from unit.strategies import configs, planted, rule_set, rules, surroundings, texts_of
 
 import istio_init as package
@@ -47,6 +44,10 @@ from istio_init.report.explain_text import explanation_text
 from istio_init.report.flow_svg import flow_svg
 from istio_init.report.listing import listing
 from istio_init.roles.recognise import recognise
+from istio_init.testing.entering import User
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import APP, HOSTS
+from istio_init.testing.traffic import Endpoint, connect
 
 from .sidecar import Sidecar
 from .test_inference import OLDER, ambient, explained

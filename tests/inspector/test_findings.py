@@ -11,8 +11,6 @@ from typing import TypeVar
 
 import pytest
 from support.command import istio_init
-from support.netns import ROOT
-from support.pod import APP, HOSTS, LINK, PROXY, Endpoint
 from support.rules import program
 
 from istio_init.inspector.explain import explain
@@ -22,6 +20,9 @@ from istio_init.inspector.snapshot import Snapshot
 from istio_init.kernel import namespaces
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
+from istio_init.testing.entering import ROOT
+from istio_init.testing.pods import APP, HOSTS, LINK, PROXY
+from istio_init.testing.traffic import Endpoint
 
 from .sidecar import ANY, INBOUND, OUTBOUND, Sidecar
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.command import PROGRAM, execute, istio_init
-from support.netns import Namespace
 
 from istio_init.errors import NamespaceError
 from istio_init.inspector.explain import explain
@@ -21,6 +20,7 @@ from istio_init.kernel import pods
 from istio_init.kernel.pods import PodNamespace, find, parse_cgroup
 from istio_init.model.netfilter import Family
 from istio_init.report.ps_row import ps_row
+from istio_init.testing.namespaces import Namespace
 
 from .sidecar import Sidecar
 from .test_inference import ambient, explained

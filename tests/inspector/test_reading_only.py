@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from support.command import PROGRAM, execute, istio_init
-from support.netns import Namespace
-from support.pod import Pod
 from support.rules import LEGACY_NAMES, program, routing
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import Pod
 
 from .sidecar import Sidecar
 

@@ -16,9 +16,6 @@ from multiprocessing.synchronize import Event
 from typing import NamedTuple
 
 import pytest
-from support.netns import ROOT, Namespace, User
-from support.pod import APP, HOSTS, Endpoint, Pod
-from support.traffic import ADDRESS_FAMILIES, Listener, connect, family_of
 
 from istio_init import programmer
 from istio_init.backends.legacy import IptablesLegacy
@@ -28,6 +25,10 @@ from istio_init.kernel import namespaces
 from istio_init.model.netfilter import Family
 from istio_init.programmer import Manner, program
 from istio_init.surroundings import NOTHING, wanted
+from istio_init.testing.entering import ROOT, User
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import APP, HOSTS, Pod
+from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, Listener, connect, family_of
 
 SWITCHES = 200
 CAPTURED, ESCAPED = b"captured", b"escaped"

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import pytest
 from support.command import PROGRAM, environment, istio_init
-from support.netns import ROOT, Namespace, User
-from support.pod import APP, HOSTS, Endpoint, Pod
 from support.rules import Tables, routing, tables
-from support.traffic import Listener, close_without_trace, connect, talk
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.entering import ROOT, User
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import APP, HOSTS, Pod
+from istio_init.testing.traffic import Endpoint, Listener, close_without_trace, connect, talk
 
 KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "300"))
 SHARES = {"nft": 0.9, "legacy": 0.1}

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from support.command import DROP_IN, INJECTED, PROGRAM, Result, execute, istio_init
-from support.netns import Owner, User, run
-from support.pod import APP, HOSTS, PROXY, Endpoint, Pod
 from support.rules import everything, has_rules_of_ours, tables
-from support.traffic import Listener, connect, talk
 
 from istio_init.kernel import namespaces
 from istio_init.model.netfilter import Family
+from istio_init.testing.entering import User
+from istio_init.testing.owners import Owner
+from istio_init.testing.pods import APP, HOSTS, PROXY, Pod
+from istio_init.testing.processes import run
+from istio_init.testing.traffic import Endpoint, Listener, connect, talk
 
 ONLY_NETWORK = ("setpriv", "--inh-caps=-all,+net_admin,+net_raw", "--bounding-set=-all,+net_admin,+net_raw")
 """What the injection template leaves to root in the initContainer."""

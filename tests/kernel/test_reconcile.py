@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 from support.command import INJECTED, Result, drop_in, environment, istio_init
-from support.netns import Namespace
-from support.pod import HOSTS, Pod
 from support.rules import (
     BACKENDS,
     PROGRAMS,
@@ -29,6 +27,8 @@ from support.rules import (
 )
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import HOSTS, Pod
 
 LOCK = Path("/run/xtables.lock")
 FULL = (*INJECTED, "--dual-stack", "--redirect-dns", "--drop-invalid")

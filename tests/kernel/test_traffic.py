@@ -8,11 +8,11 @@ from socket import socket
 
 import pytest
 from support.command import istio_init
-from support.netns import ROOT, User
-from support.pod import APP, HOSTS, PROXY, Endpoint, Pod
-from support.traffic import Datagrams, Listener, ask, connect, talk
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.entering import ROOT, User
+from istio_init.testing.pods import APP, HOSTS, PROXY, Pod
+from istio_init.testing.traffic import Datagrams, Endpoint, Listener, ask, connect, talk
 
 OUTBOUND, INBOUND, DNS = 15001, 15006, 15053
 """The ports of the proxy's listeners."""

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from support.command import drop_in
-from support.netns import ETC_NETNS, CommandError, Namespace
 from support.rules import BACKENDS, Tables, program, tables
 
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.kernel import namespaces
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
+from istio_init.testing.leftovers import ETC_NETNS
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.processes import CommandError
 
 from .cases import KEYS, Case, recorded, save_text
 

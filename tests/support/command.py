@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from support.netns import Namespace
+from istio_init.testing.namespaces import Namespace
 
 PROGRAM = (sys.executable, "-m", "istio_init")
 DROP_IN = (*PROGRAM, "istio-iptables")

@@ -7,7 +7,7 @@ from pathlib import Path
 from socket import AF_NETLINK, SOCK_RAW, socket
 
 from istio_init.model.netfilter import Family
-from support.netns import Namespace
+from istio_init.testing.namespaces import Namespace
 
 BACKENDS = ("nft", "legacy")
 PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}

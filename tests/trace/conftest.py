@@ -7,10 +7,11 @@ import shutil
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.netns import CommandError, Namespace
 from support.rules import BACKENDS, program
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.processes import CommandError
 
 settings.register_profile(
     "trace",

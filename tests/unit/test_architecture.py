@@ -111,16 +111,21 @@ def test_one_module_starts_programs_and_one_forks(path: Path) -> None:
         "kernel/workers.py": {"fork"},
     }.get(name_of(path), set())
 
+    kit = {"subprocess", "multiprocessing"} if name_of(path) == "testing/processes.py" else set()
+
     assert starting <= allowed
-    assert not modules_used & {"subprocess", "multiprocessing", "pty", "concurrent"}
+    assert modules_used & {"subprocess", "multiprocessing", "pty", "concurrent"} <= kit
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_one_module_enters_namespaces(path: Path) -> None:
     named = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
-    entering = named & {"setns", "unshare"}
+    allowed = {
+        "kernel/namespaces.py": {"setns"},
+        "testing/entering.py": {"setns", "unshare"},
+    }.get(name_of(path), set())
 
-    assert entering <= ({"setns"} if name_of(path) == "kernel/namespaces.py" else set())
+    assert named & {"setns", "unshare"} <= allowed
 
 
 @pytest.mark.parametrize("path", [path for path in modules() if not name_of(path).startswith("cli/")], ids=name_of)
@@ -160,6 +165,22 @@ def test_the_command_group_loads_no_command_before_it_is_called() -> None:
 
     assert "click" in loaded
     assert loaded & {"rich", "psutil", "pyroute2", "iptc", "istio_init.cli.apply", "istio_init.programmer"} == set()
+
+
+def test_the_pytest_plugin_costs_test_runs_without_namespaces_next_to_nothing() -> None:
+    of_ours = {name for name in loaded_by("istio_init.testing.plugin") if name.startswith("istio_init.")}
+
+    assert of_ours == {"istio_init.testing", "istio_init.testing.plugin"}
+
+
+def test_only_the_pytest_plugin_needs_pytest() -> None:
+    needing = [
+        name_of(path)
+        for path in modules()
+        if {name.partition(".")[0] for name in imported(ast.walk(tree(path)))} & {"pytest", "_pytest"}
+    ]
+
+    assert needing == ["testing/plugin.py"]
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

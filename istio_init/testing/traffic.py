@@ -6,15 +6,26 @@ import socket
 import struct
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from istio_init.kernel.transparent import make_transparent, original_destination
 from istio_init.model.netfilter import Family
-from support.netns import ROOT, Namespace, User
-from support.pod import Endpoint
+from istio_init.testing.entering import ROOT, User
+from istio_init.testing.namespaces import Namespace
 
 TIMEOUT = 5.0
 """Seconds after which traffic that did not arrive counts as lost."""
+
+
+class Endpoint(NamedTuple):
+    """An address and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 ADDRESS_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 

@@ -1,0 +1,177 @@
+"""Real network namespaces for tests.
+
+A `Namespace` goes away with everything in it when its context ends, and with the process that made it; what a killed
+process could not remove goes away when the next one makes its first. Nothing here brings the calling process into
+another namespace: functions run in forked children, and sockets are made there and passed back.
+
+As root a namespace has a name, which ip-netns(8) and ``istio-init --netns`` know. Without root it belongs to a user
+namespace of the caller's and is kept by a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Self, TypeVar
+
+from istio_init.testing import leftovers, owners, processes
+from istio_init.testing.entering import ROOT, Entrance, User
+from istio_init.testing.leftovers import ETC_NETNS, PREFIX, RUN_NETNS
+from istio_init.testing.owners import Keeper, Owner, Unavailable
+from istio_init.testing.processes import SAYING_SO, CommandError, Program, Worker, run
+
+T = TypeVar("T")
+
+_numbers = itertools.count(1)
+
+
+class Namespace:
+    """A network namespace. Make it with `Namespace.create`, which deletes it again."""
+
+    def __init__(self, name: str, label: str, keeper: Keeper | None = None, holder: int | None = None) -> None:
+        self.name = name
+        self.label = label
+        self.holder = holder if keeper is None else keeper.pid
+        """The process that was in the namespace from the start, where it belongs to a user namespace of its own."""
+
+        self.path = RUN_NETNS / name if keeper is None else Path(f"/proc/{keeper.pid}/ns/net")
+        self._keeper = keeper
+        self._etc = ETC_NETNS / name if keeper is None else Path(tempfile.gettempdir(), name)
+        self._sockets: list[socket.socket] = []
+        self._children: list[Program] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, label: str = "ns", *, owner: Owner | None = None) -> Iterator[Self]:
+        """A new namespace, with lo up, for the time of the context.
+
+        ``owner`` gives it a user namespace of its own, which takes root.
+
+        Raises:
+            Unavailable: none can be made here; the text says why.
+        """
+        with contextlib.ExitStack() as stack:
+            name = f"{PREFIX}-{leftovers.token()}-{next(_numbers)}-{label}"
+            if leftovers.is_root():
+                holder = None if owner is None else stack.enter_context(owner.hold())
+                _add_name(name, holder)
+                namespace = cls(name, label, holder=holder)
+            elif owner is None:
+                within = owners.own_user_namespace()
+                namespace = cls(name, label, stack.enter_context(owners.network_namespace(within)))
+            else:
+                raise Unavailable("a pod with a user namespace of its own needs root")
+            stack.callback(namespace.delete)
+            namespace.run("ip", "link", "set", "lo", "up")
+            yield namespace
+
+    @property
+    def entrance(self) -> Entrance:
+        """The way in."""
+        return Entrance(self.path, self._keeper and self._keeper.userns, self._etc)
+
+    @property
+    def link_target(self) -> str:
+        """What ip-link(8) takes for this namespace: its name, or a process in it."""
+        return self.name if self._keeper is None else str(self._keeper.pid)
+
+    def delete(self) -> None:
+        """Remove the namespace with its processes, its sockets and its files."""
+        for each in self._sockets:
+            each.close()
+        for child in self._children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
+            child.wait()
+        if self._keeper is None:
+            leftovers.remove(self.name)
+        else:
+            leftovers.kill_inside(self.path)
+            shutil.rmtree(self._etc, ignore_errors=True)
+
+    def run(self, *argv: str, stdin: str = "", env: Mapping[str, str] | None = None, check: bool = True) -> str:
+        """Run a command inside, as root there; what it printed.
+
+        Raises:
+            CommandError: it is not installed, did not end in time, or failed; see `processes.run`.
+        """
+        return run(*argv, stdin=stdin, env=self._environment(env), check=check, entrance=self.entrance)
+
+    def spawn(self, *argv: str, user: User = ROOT, env: Mapping[str, str] | None = None) -> Program:
+        """Start a command inside, as a user, and leave it running; it has been executed when this returns."""
+        self.require(user)
+        child = processes.spawn(*argv, entrance=self.entrance, user=user, env=self._environment(env))
+        self._children.append(child)
+        return child
+
+    def start(self, function: Callable[[], T], user: User = ROOT) -> Worker[T]:
+        """Start a function in a forked child inside, as a user."""
+        self.require(user)
+        return Worker(function, self.entrance, user)
+
+    def call(self, function: Callable[[], T], user: User = ROOT) -> T:
+        """Call a function in a forked child inside, as a user; its result has to be picklable.
+
+        Raises:
+            WorkerError: it raised; the text is its traceback.
+        """
+        return self.start(function, user).result()
+
+    def open_socket(self, family: int, kind: int, user: User = ROOT) -> socket.socket:
+        """A socket of the namespace that belongs to a user, to be used from here; closed with the namespace."""
+        here, there = socket.socketpair()
+
+        def make_and_send() -> None:
+            with socket.socket(family, kind) as made:
+                socket.send_fds(there, [b"socket"], [made.fileno()])
+
+        with here, there:
+            self.call(make_and_send, user)
+            descriptor = socket.recv_fds(here, 16, 1)[1][0]
+        return self.adopt(socket.socket(fileno=descriptor))
+
+    def adopt(self, connection: socket.socket) -> socket.socket:
+        """Close this socket with the namespace."""
+        self._sockets.append(connection)
+        return connection
+
+    def write_etc(self, name: str, text: str) -> None:
+        """Give the namespace a file below /etc of its own: commands inside find it there (ip-netns(8))."""
+        self._etc.mkdir(parents=True, exist_ok=True)
+        (self._etc / name).write_text(text)
+
+    def write_resolv_conf(self, *servers: str) -> None:
+        """Name these servers in the namespace's resolv.conf."""
+        self.write_etc("resolv.conf", "".join(f"nameserver {server}\n" for server in servers))
+
+    def require(self, user: User) -> None:
+        """Check that a user exists here.
+
+        Raises:
+            Unavailable: it does not, as nothing but root's ids is mapped in this user namespace.
+        """
+        if self._keeper is not None:
+            self._keeper.require(user)
+
+    def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
+        """The environment of a command inside."""
+        made = {**(os.environ if env is None else env), SAYING_SO: leftovers.token()}
+        if self._keeper is not None:
+            # The lock that the iptables programs share belongs to the machine's root.
+            made.setdefault("XTABLES_LOCKFILE", "/proc/self/ns/user")
+        return made
+
+
+def _add_name(name: str, holder: int | None) -> None:
+    try:
+        run("ip", "netns", *(["add", name] if holder is None else ["attach", name, str(holder)]))
+    except CommandError as error:
+        raise Unavailable(f"network namespaces cannot be made here: {error}") from None

@@ -1,0 +1,209 @@
+"""Pods as a mesh sees them: namespaces with one link, beyond which is all the rest of the world."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from istio_init.model.netfilter import Family
+from istio_init.testing.entering import ROOT, User
+from istio_init.testing.expectations import Sender
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.owners import Owner
+from istio_init.testing.processes import CommandError
+
+APP = User(1000, 1000)
+PROXY = User(1337, 1337)
+
+LINK = "eth0"
+"""A pod's interface."""
+
+FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+PREFIX_LENGTHS = {Family.IPV4: (24, 32), Family.IPV6: (64, 128)}
+
+
+class Hosts(NamedTuple):
+    """Who has which address in a family."""
+
+    loopback: str
+    passthrough: str
+    """The source from which Envoy passes inbound connections on to the application."""
+
+    pod: str
+    peer: str
+    far: str
+    """A second address of the peer, in another network."""
+
+
+def _hosts(number: int) -> dict[Family, Hosts]:
+    """The addresses around the pod of a number."""
+    four, six = f"10.77.{number}", f"fd00:77:0:{number:x}:"
+    return {
+        Family.IPV4: Hosts("127.0.0.1", "127.0.0.6", f"{four}.2", f"{four}.1", "10.88.0.1"),
+        Family.IPV6: Hosts("::1", "::6", str(ip_address(f"{six}:2")), str(ip_address(f"{six}:1")), "fd00:88::1"),
+    }
+
+
+HOSTS = _hosts(0)
+"""The addresses around a mesh's first pod."""
+
+
+@dataclass(frozen=True)
+class Pod:
+    """Two namespaces joined by veth: the pod's own, and that of the peer, through which its default route leads."""
+
+    inside: Namespace
+    peer: Namespace
+    hosts: Mapping[Family, Hosts] = field(default_factory=lambda: HOSTS)
+    mesh: Mesh | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the pod's own namespace."""
+        return self.inside.name
+
+    @property
+    def ipv4(self) -> str:
+        """The pod's IPv4 address."""
+        return self.hosts[Family.IPV4].pod
+
+    @property
+    def ipv6(self) -> str:
+        """The pod's IPv6 address."""
+        return self.hosts[Family.IPV6].pod
+
+    @property
+    def app(self) -> Sender:
+        """The application, user and group 1000."""
+        return self.user(*APP)
+
+    @property
+    def proxy(self) -> Sender:
+        """The proxy, user and group 1337."""
+        return self.user(*PROXY)
+
+    def user(self, uid: int, gid: int) -> Sender:
+        """Somebody in the pod."""
+        return Sender(self.inside, User(uid, gid), self.whose)
+
+    @property
+    def outside(self) -> Sender:
+        """Somebody in the rest of the world."""
+        return Sender(self.peer, ROOT, self.whose)
+
+    def whose(self, address: IPv4Address | IPv6Address) -> Namespace:
+        """The namespace that a packet to an address gets to: that of a pod of the mesh, else the peer's."""
+        pods = [self] if self.mesh is None else self.mesh.pods
+        owners = (each.inside for each in pods if address in map(ip_address, (each.ipv4, each.ipv6)))
+        return next(owners, self.peer)
+
+    def redirect(self, arguments: str = "", *, env: Mapping[str, str] | None = None) -> str:
+        """Redirect the pod's traffic, with the arguments of istio-iptables, or the injection template's without any.
+
+        Rules of an earlier call are replaced. ``env`` are variables such as ISTIO_OUTBOUND_OWNER_GROUPS; no others
+        count. What ``istio-init apply`` printed comes back.
+
+        Raises:
+            CommandError: the arguments are wrong, or the kernel refused; the text lists every problem.
+            Unavailable: the proxy's user does not exist in this user namespace.
+        """
+        return self._istio_init("apply", *shlex.split(arguments), env=env)
+
+    def clean(self) -> str:
+        """Remove all redirection from the pod; what ``istio-init clean`` printed comes back."""
+        return self._istio_init("clean")
+
+    def _istio_init(self, *argv: str, env: Mapping[str, str] | None = None) -> str:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+        try:
+            return self.inside.run(sys.executable, "-m", "istio_init", *argv, env={**kept, **(env or {})})
+        except CommandError as error:
+            if "is not mapped in the user namespace" in str(error):
+                self.inside.require(PROXY)
+            raise
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, *, families: tuple[Family, ...] = tuple(Family), owner: Owner | None = None) -> Iterator[Pod]:
+        """A new pod, alone in its mesh, with addresses of these families, for the time of the context.
+
+        ``owner`` is as of `Namespace`.
+        """
+        with Mesh.create() as mesh:
+            yield mesh.pod(families=families, owner=owner)
+
+
+class Mesh:
+    """Pods that reach each other through the namespace of their common peer. Make it with `Mesh.create`.
+
+    The peer stands for the rest of the world: it has every address that is no pod's.
+    """
+
+    def __init__(self, peer: Namespace, stack: contextlib.ExitStack) -> None:
+        self.peer = peer
+        self.pods: list[Pod] = []
+        self._stack = stack
+        self._numbers = itertools.count()
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls) -> Iterator[Self]:
+        """A new mesh without pods, for the time of the context."""
+        with contextlib.ExitStack() as stack:
+            peer = stack.enter_context(Namespace.create("peer"))
+            peer.call(_stand_for_the_world)
+            for family in ("-4", "-6"):
+                peer.run("ip", family, "route", "add", "local", "default", "dev", "lo", "table", "main")
+            yield cls(peer, stack)
+
+    def pod(
+        self, label: str = "pod", *, families: tuple[Family, ...] = tuple(Family), owner: Owner | None = None
+    ) -> Pod:
+        """Add a pod with addresses of these families; it stays as long as the mesh."""
+        number = next(self._numbers)
+        inside = self._stack.enter_context(Namespace.create(label, owner=owner))
+        pod = Pod(inside, self.peer, _hosts(number), self)
+        inside.call(_trust_addresses)
+        link = f"{LINK}-{number}"
+        self.peer.run("ip", "link", "add", link, "type", "veth", "peer", "name", LINK, "netns", inside.link_target)
+        self.peer.run("ip", "link", "set", link, "up")
+        inside.run("ip", "link", "set", LINK, "up")
+        for family in families:
+            _number(pod, link, family, is_first=number == 0)
+        self.pods.append(pod)
+        return pod
+
+
+def _trust_addresses() -> None:
+    """Use IPv6 addresses of links to come at once, without asking first whether another host has them."""
+    setting = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
+    if setting.exists():
+        setting.write_text("0")
+
+
+def _stand_for_the_world() -> None:
+    _trust_addresses()
+    for name in FORWARDING:
+        setting = Path("/proc/sys/net", name)
+        if setting.exists():
+            setting.write_text("1")
+
+
+def _number(pod: Pod, link: str, family: Family, *, is_first: bool) -> None:
+    """Give both ends their addresses, and the pod its default route."""
+    hosts, (length, single) = pod.hosts[family], PREFIX_LENGTHS[family]
+    far = f"addr add {hosts.far}/{single} dev {link}" if is_first else ""
+    pod.peer.run("ip", "-batch", "-", stdin=f"addr add {hosts.peer}/{length} dev {link}\n{far}\n")
+    commands = f"""
+        addr add {hosts.pod}/{length} dev {LINK}
+        route add default via {hosts.peer} dev {LINK}
+    """
+    pod.inside.run("ip", "-batch", "-", stdin=commands)
