@@ -9,24 +9,26 @@ from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.model.netfilter import Family
     from istio_init.testing.entering import ROOT, User
     from istio_init.testing.expectations import Attempt, Sender
     from istio_init.testing.namespaces import Namespace
     from istio_init.testing.owners import Owner, Unavailable
     from istio_init.testing.pods import APP, PROXY, Mesh, Pod
     from istio_init.testing.processes import CommandError, Worker, WorkerError
-    from istio_init.testing.traffic import Accepted, Datagrams, Endpoint, Listener, ask, connect
+    from istio_init.testing.traffic import Accepted, Datagrams, Endpoint, Listener, ask, connect, talk
     from istio_init.testing.watching import Arrival
 
 _HOMES = {
-    "entering": ("ROOT", "User"),
-    "expectations": ("Attempt", "Sender"),
-    "namespaces": ("Namespace",),
-    "owners": ("Owner", "Unavailable"),
-    "pods": ("APP", "PROXY", "Mesh", "Pod"),
-    "processes": ("CommandError", "Worker", "WorkerError"),
-    "traffic": ("Accepted", "Datagrams", "Endpoint", "Listener", "ask", "connect"),
-    "watching": ("Arrival",),
+    "istio_init.model.netfilter": ("Family",),
+    "istio_init.testing.entering": ("ROOT", "User"),
+    "istio_init.testing.expectations": ("Attempt", "Sender"),
+    "istio_init.testing.namespaces": ("Namespace",),
+    "istio_init.testing.owners": ("Owner", "Unavailable"),
+    "istio_init.testing.pods": ("APP", "PROXY", "Mesh", "Pod"),
+    "istio_init.testing.processes": ("CommandError", "Worker", "WorkerError"),
+    "istio_init.testing.traffic": ("Accepted", "Datagrams", "Endpoint", "Listener", "ask", "connect", "talk"),
+    "istio_init.testing.watching": ("Arrival",),
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "CommandError",
     "Datagrams",
     "Endpoint",
+    "Family",
     "Listener",
     "Mesh",
     "Namespace",
@@ -51,11 +54,12 @@ __all__ = [
     "WorkerError",
     "ask",
     "connect",
+    "talk",
 ]
 
 
 def __getattr__(name: str) -> object:
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

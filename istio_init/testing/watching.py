@@ -119,7 +119,9 @@ def _send(client: socket.socket, sending: Sending, watched: dict[socket.socket, 
     try:
         client.connect(sending.destination)
         source = Endpoint(*client.getsockname()[:2])
-        client.sendall(token)
+        # A datagram that is dropped on its way out is EPERM; where it was rejected, the answer is yet to be read.
+        with contextlib.suppress(PermissionError):
+            client.sendall(token)
         return _arrived(client, source, token, watched, taken, deadline)
     except OSError as error:
         return _failed(error, source or _name(client))
@@ -172,8 +174,8 @@ def _accepted(client: socket.socket, listening: socket.socket, spot: Spot, token
 
 def _failed(error: OSError, source: Endpoint | None) -> Sent:
     reason = os.strerror(error.errno) if error.errno else str(error)
-    if isinstance(error, TimeoutError) or error.errno == errno.EPERM:
-        return Sent(Fate.LOST, source, reason=reason)  # A datagram that a rule drops on its way out is EPERM.
+    if isinstance(error, TimeoutError):
+        return Sent(Fate.LOST, source, reason=reason)
     return Sent(Fate.REFUSED if error.errno in REFUSALS else Fate.UNSENT, source, reason=reason)
 
 

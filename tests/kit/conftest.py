@@ -1,0 +1,18 @@
+"""What the tests of the kit need of the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """Skip where namespaces cannot have names, or other users cannot be taken."""
+    if os.geteuid() != 0:
+        pytest.skip("named namespaces and other users need root")
+    missing = [name for name in ("ip", "mount", "newuidmap", "setpriv", "unshare") if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"this needs {', '.join(missing)}")
