@@ -47,6 +47,9 @@ class Namespace:
         self._sockets: list[socket.socket] = []
         self._children: list[Program] = []
 
+    def __repr__(self) -> str:
+        return f"Namespace({self.name!r})"
+
     @classmethod
     @contextlib.contextmanager
     def create(cls, label: str = "ns", *, owner: Owner | None = None) -> Iterator[Self]:

@@ -156,7 +156,7 @@ def _hold(begin: Callable[[], None], then: Callable[[], None], parent: Pipe, par
         then()
         parent.send("")
     except OSError as error:
-        parent.send(str(error))
+        parent.send(error.strerror or str(error))
         return
     while True:
         signal.pause()

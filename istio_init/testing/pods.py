@@ -62,8 +62,8 @@ class Pod:
 
     inside: Namespace
     peer: Namespace
-    hosts: Mapping[Family, Hosts] = field(default_factory=lambda: HOSTS)
-    mesh: Mesh | None = None
+    hosts: Mapping[Family, Hosts] = field(repr=False)
+    mesh: Mesh = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -101,8 +101,7 @@ class Pod:
 
     def whose(self, address: IPv4Address | IPv6Address) -> Namespace:
         """The namespace that a packet to an address gets to: that of a pod of the mesh, else the peer's."""
-        pods = [self] if self.mesh is None else self.mesh.pods
-        owners = (each.inside for each in pods if address in map(ip_address, (each.ipv4, each.ipv6)))
+        owners = (each.inside for each in self.mesh.pods if address in map(ip_address, (each.ipv4, each.ipv6)))
         return next(owners, self.peer)
 
     def redirect(self, arguments: str = "", *, env: Mapping[str, str] | None = None) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +19,12 @@ def as_root() -> None:
     missing = [name for name in ("ip", "mount", "newuidmap", "setpriv", "unshare") if shutil.which(name) is None]
     if missing:
         pytest.skip(f"this needs {', '.join(missing)}")
+
+
+@pytest.fixture
+def project(as_root: None) -> Iterator[Path]:
+    """An empty directory that everybody may read and use."""
+    with tempfile.TemporaryDirectory(prefix="project-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path

@@ -1,1 +1,1 @@
-"""What tests share: namespaces, traffic, and views of what the kernel holds."""
+"""What tests share that is about this program: how it is run, and views of what the kernel holds."""

@@ -1,0 +1,90 @@
+"""The kit's page: its example runs in a project that is not ours, from a wheel, with root and without."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .project import CHECKOUT, example, run_pytest
+from .unprivileged import RANGE, run_unprivileged
+
+TESTS = example().count("\ndef test_")
+SENTENCES = """
+def test_of_no_rules(istio_mesh):
+    client, server = istio_mesh.pod("client"), istio_mesh.pod("server")
+    client.user(0, 0).connecting_to(server.ipv6, 80).must_go_straight()
+
+def test_of_another_user(istio_pod):
+    istio_pod.app.connecting_to(istio_pod.ipv4, 80).must_go_straight()
+
+def test_of_rules(istio_pod):
+    istio_pod.redirect()
+"""
+
+
+def test_the_example_runs_from_a_wheel_in_an_environment_of_its_own(project: Path) -> None:
+    source = project / "source"
+    shutil.copytree(CHECKOUT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "tests"))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(project), str(source)], check=True, timeout=120)
+    shutil.rmtree(source)
+    subprocess.run([sys.executable, "-m", "venv", str(project / "venv")], check=True, timeout=60)
+    [wheel] = project.glob("*.whl")
+    python = project / "venv" / "bin" / "python"
+    install = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install", str(wheel), "pytest"]
+    subprocess.run(install, check=True, timeout=240)
+
+    tests = project / "tests"
+    tests.mkdir()
+    (tests / "test_mesh.py").write_text(example())
+    done = run_pytest(tests, python=str(python))
+    assert done.status == 0, done.output
+    assert f"{TESTS} passed" in done.output
+
+
+def test_the_example_runs_without_root(project: Path) -> None:
+    (project / "test_mesh.py").write_text(example())
+    done = run_unprivileged(project, ids=RANGE)
+    assert done.status == 0, done.output
+    assert f"{TESTS} passed" in done.output
+
+
+def test_without_a_range_of_ids_tests_that_need_another_user_are_skipped_with_the_reason(project: Path) -> None:
+    (project / "test_ids.py").write_text(SENTENCES)
+    done = run_unprivileged(project, ids="")
+    assert done.status == 0, done.output
+    assert "1 passed, 2 skipped" in done.output
+    for user in ("user 1000, group 1000", "user 1337, group 1337"):
+        reason = f"{user} cannot be had without root: install newuidmap (package uidmap) and give nobody a range in"
+        assert reason in done.output
+
+
+def test_where_user_namespaces_are_not_allowed_tests_are_skipped_with_the_reason(project: Path) -> None:
+    (project / "conftest.py").write_text(NO_USER_NAMESPACES)
+    (project / "test_mesh.py").write_text(example())
+    done = run_unprivileged(project, ids=RANGE)
+    assert done.status == 0, done.output
+    assert f"{TESTS} skipped" in done.output
+    assert "no namespaces for user 65534 here: unshare: Operation not permitted" in done.output
+
+
+NO_USER_NAMESPACES = '''
+"""What a container's runtime does: a seccomp filter that lets unshare(2) fail with EPERM."""
+import ctypes, platform, struct
+
+NUMBER = {"x86_64": 272, "aarch64": 97}[platform.machine()]
+LOAD, EQUAL, RETURN, ALLOW, REFUSE = 0x20, 0x15, 0x06, 0x7FFF0000, 0x00050001
+code = [(LOAD, 0, 0, 0), (EQUAL, 0, 1, NUMBER), (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
+packed = b"".join(struct.pack("HBBI", *each) for each in code)
+buffer = ctypes.create_string_buffer(packed)
+
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+program = Program(len(code), ctypes.cast(buffer, ctypes.c_void_p))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(program)) == 0
+'''
