@@ -142,6 +142,10 @@ class Worker(Generic[T]):
         result: T = value
         return result
 
+    def is_done(self) -> bool:
+        """Whether the function's result is there, or its process is gone."""
+        return self._receiving.poll(0)
+
     def kill(self) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()

@@ -1,0 +1,1 @@
+"""Redirection to a real Envoy, between real applications."""
