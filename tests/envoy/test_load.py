@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +17,7 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP
 from istio_init.testing.traffic import Endpoint
 
-from .sidecar import SERVICE, Sidecar
+from .sidecar import EXCLUDED, SERVICE, Sidecar
 from .test_requests import WORLD
 from .web import ask_often
 
@@ -37,11 +40,10 @@ def leave(sidecar: Sidecar, number: int) -> None:
 
 
 def apply_again(sidecar: Sidecar, number: int) -> None:
-    """Apply what is live already, which changes nothing, and then every rule anew."""
+    """Apply what is live already, which changes nothing, and then every rule of it anew, as the drop-in does."""
     sidecar.apply()
-    line = f"--dual-stack --istio-inbound-interception-mode={sidecar.mode} --reconcile --force-apply"
-    exclusions = "-b * -i * -d 15090,15021,15020,8081"
-    sidecar.pod.inside.run("istio-iptables", *line.split(), *exclusions.split())
+    line = f"-b * -i * -d 15090,15021,15020,{EXCLUDED} -m {sidecar.mode} --dual-stack --force-apply"
+    sidecar.pod.inside.run(sys.executable, "-m", "istio_init", "istio-iptables", *line.split())
 
 
 def switch(sidecar: Sidecar, number: int) -> None:
@@ -58,26 +60,57 @@ def calls(sidecar: Sidecar) -> tuple[tuple[str, Namespace, list[Endpoint]], ...]
     )
 
 
+def remove(sidecar: Sidecar, number: int) -> None:
+    """Leave the pod without rules for a moment."""
+    sidecar.pod.clean()
+    time.sleep(0.3)
+    sidecar.apply()
+
+
+class Run(NamedTuple):
+    """What came of requests while the rules were changed."""
+
+    met: Counter[str]
+    """How often a client was answered, or what failed."""
+
+    seen: Counter[str]
+    """How many requests Envoy completed, by direction."""
+
+    changes: int
+    seconds: float
+
+
+def run(sidecar: Sidecar, requests: int, change: Change) -> Run:
+    """Let clients ask, half of them inbound and half outbound, and change the rules until they are done."""
+    before, began, changes = sidecar.completed(), time.monotonic(), 0
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for direction, namespace, addresses in calls(sidecar):
+            worker = namespace.start(partial(ask_often, requests // 2, addresses, direction), APP)
+            stack.callback(worker.kill)
+            workers.append(worker)
+        while not all(worker.is_done() for worker in workers):
+            change(sidecar, changes)
+            changes += change is not leave
+        met = sum((worker.result() for worker in workers), Counter[str]())
+    return Run(met, sidecar.completed() - before, changes, time.monotonic() - began)
+
+
 @pytest.mark.parametrize("change", [leave, apply_again, switch], ids=["at rest", "applied again", "switched"])
 def test_no_request_is_lost_and_none_escapes(sidecar: Sidecar, change: Change, figures: list[str]) -> None:
-    before, began = sidecar.completed(), time.monotonic()
-    workers = {
-        direction: namespace.start(partial(ask_often, REQUESTS // 2, addresses, direction), APP)
-        for direction, namespace, addresses in calls(sidecar)
-    }
-    changes = 0
-    while not all(worker.is_done() for worker in workers.values()):
-        change(sidecar, changes)
-        changes += change is not leave
-    met = {direction: worker.result() for direction, worker in workers.items()}
-    seconds = time.monotonic() - began
-    seen = sidecar.completed() - before
-    lost = REQUESTS - sum(each["answered"] for each in met.values())
+    done = run(sidecar, REQUESTS, change)
     figures.append(
-        f"{sidecar.mode}, {changes} changes of the rules: sent {REQUESTS}, through Envoy {seen.total()}, lost {lost}, "
-        f"in {seconds:.1f} s"
+        f"{sidecar.mode}, {done.changes} changes of the rules: sent {REQUESTS}, through Envoy {done.seen.total()}, "
+        f"lost {REQUESTS - done.met['answered']}, in {done.seconds:.1f} s"
     )
-    assert met == {direction: Counter(answered=REQUESTS // 2) for direction in met}
-    assert seen == dict.fromkeys(met, REQUESTS // 2)
+    assert done.met == {"answered": REQUESTS}
+    assert done.seen == {"inbound": REQUESTS // 2, "outbound": REQUESTS // 2}
     if change is not leave:
-        assert changes > 5
+        assert done.changes > 5
+
+
+@pytest.mark.parametrize("sidecar", ["REDIRECT"], indirect=True)
+def test_the_figures_would_show_if_rules_were_gone_for_a_moment(sidecar: Sidecar) -> None:
+    done = run(sidecar, REQUESTS // 10, remove)
+    assert done.changes > 0
+    assert done.seen.total() < REQUESTS // 10

@@ -16,7 +16,7 @@ from istio_init.testing.entering import User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, connect, family_of
 
-PATIENCE = 30.0
+PATIENCE = 15.0
 """Seconds for an answer."""
 
 

@@ -114,6 +114,14 @@ class TestWhatDoesNotHold:
         )
         assert said[-1] == "peer has no ipv6 rules."
 
+    def test_a_call_of_the_destinations_own_port_is_not_taken_for_a_proxys(self, istio_pod: Pod) -> None:
+        for attempt in (
+            istio_pod.app.connecting_to(WORLD[Family.IPV4], 15001),
+            istio_pod.outside.connecting_to(istio_pod.ipv6, 15001),
+        ):
+            said = failure(reach(15001), attempt)
+            assert said[1].startswith("but it went straight to its destination, port 15001 of ")
+
     def test_an_inbound_connection_is_traced_through_the_rules_of_the_pod_that_gets_it(self, pod: Pod) -> None:
         said = failure(reach(15006), pod.outside.connecting_to(pod.ipv4, 15021))
         assert "peer has no ipv4 rules." in said
