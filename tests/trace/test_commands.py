@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from support.command import PROGRAM, Result, execute, istio_init
-from support.pod import HOSTS, Pod
 
 import istio_init as package
 from istio_init.dialects.save import render_save
 from istio_init.model.netfilter import Family
+from istio_init.testing.pods import HOSTS, Pod
 
 from .words import sidecar_rules
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import pytest
 from inspector.sidecar import Sidecar
 from support.command import PROGRAM, execute
-from support.pod import APP, HOSTS, PROXY, Endpoint
 
 from istio_init.model.netfilter import Family
+from istio_init.testing import Endpoint
+from istio_init.testing.pods import APP, HOSTS, PROXY
 
 PAGE = Path(__file__).parents[2] / "docs" / "incidents.md"
 IPV4 = (Family.IPV4,)

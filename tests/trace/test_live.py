@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from support.command import PROGRAM, environment, istio_init
-from support.netns import Namespace
-from support.pod import HOSTS, Pod
 from support.rules import everything, program
 
 import istio_init as package
 from istio_init.model.netfilter import Family
+from istio_init.testing import HOSTS, Namespace, Pod
 
 jsonschema = pytest.importorskip("jsonschema")
 
