@@ -74,3 +74,9 @@ class NotWantedError(IstioInitError):
 
 class VerificationError(IstioInitError):
     """After the commit the kernel does not hold what was asked for."""
+
+
+class ValidationError(IstioInitError):
+    """Traffic does not flow as the configuration has it. The exit code is the one of Istio's own validation."""
+
+    exit_code = 126

@@ -18,6 +18,7 @@ COMMANDS = {
     "explain": "istio_init.cli.explain:explain_command",
     "ps": "istio_init.cli.ps:ps",
     "trace": "istio_init.cli.trace:trace",
+    "verify": "istio_init.cli.verify:verify",
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
     "completion": "istio_init.cli.completion:completion",
@@ -43,7 +44,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Exit status: 0 done, 1 refused by the kernel or a tool, 2 bad usage or configuration, "
-    "3 problems or differences found, 4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables.",
+    "3 problems or differences found, 4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables, "
+    "126 traffic does not flow as it has to.",
 )
 @click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
 def cli() -> None:

@@ -9,7 +9,7 @@ from istio_init.cli.log import LEVELS, Log, LogTargetError, parse_level
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import values
 from istio_init.config.parse import gather, parse, parse_option, shown
-from istio_init.errors import ConfigError, IstioInitError
+from istio_init.errors import ConfigError, IstioInitError, ValidationError
 from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
 from istio_init.model.value import Value
@@ -39,6 +39,8 @@ class Behaviour(Value):
     force_apply: bool
     skip_rule_apply: bool
     run_validation: bool
+    iptables_probe_port: int
+    probe_timeout: float
     native_nftables: bool
     allow_host_network: bool
     network_namespace: str
@@ -59,7 +61,7 @@ class Behaviour(Value):
 
 
 def run(argv: list[str]) -> int:
-    """Run with the given arguments; the exit status is 0 or 1."""
+    """Run with the given arguments; the exit status is 0, 1, or 126 where validation failed."""
     if any(word in ("-h", "--help") for word in argv):
         from istio_init.report.option_help import dropin_help
 
@@ -84,7 +86,7 @@ def _logged(argv: list[str]) -> int:
         return FAILED
     except IstioInitError as error:
         log.error(str(error))
-        return FAILED
+        return error.exit_code if isinstance(error, ValidationError) else FAILED
     return 0
 
 
@@ -92,8 +94,6 @@ def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
     if behaviour.native_nftables:
         fix = "leave it out: iptables-nft programs nf_tables, too"
         raise IstioInitError("--native-nftables is not supported yet", fix=fix)
-    if behaviour.run_validation:
-        raise IstioInitError("--run-validation is not supported yet", fix="leave it out; nothing was changed")
     place = namespaces.of_netns(behaviour.network_namespace) if behaviour.network_namespace else namespaces.HERE
     try:
         config = None
@@ -103,11 +103,23 @@ def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
                 log.warn(warning)
         if behaviour.skip_rule_apply:
             log.info("the configuration is valid; no rules are written (--skip-rule-apply)")
-            return
-        done = namespaces.call_in(place, lambda: _program(config, place, behaviour, log))
+        else:
+            done = namespaces.call_in(place, lambda: _program(config, place, behaviour, log))
+            _report(done, place.label, behaviour, log)
+        if behaviour.run_validation:
+            _validate(config, place, behaviour, log)
     finally:
         place.close()
-    _report(done, place.label, behaviour, log)
+
+
+def _validate(config: Config | None, place: Place, behaviour: Behaviour, log: Log) -> None:
+    if config is None or behaviour.dry_run:
+        flag = "--dry-run" if behaviour.dry_run else "--cleanup-only"
+        log.warn(f"--run-validation: nothing is validated, as {flag} leaves nothing to validate")
+        return
+    from istio_init.cli.dropin_validation import run_validation
+
+    run_validation(config, place, behaviour, log)
 
 
 def _program(config: Config | None, place: Place, behaviour: Behaviour, log: Log) -> Done:

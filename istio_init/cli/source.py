@@ -39,21 +39,26 @@ NAMESPACE_OPTIONS = [
 
 def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
     """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in."""
-    from istio_init.kernel.observe import observe
-
-    if target is not None:
-        from istio_init.kernel.pods import find
-
-        pid = find(target)
-    place = place_of(pid, netns)
+    place = place_of(pid, netns, target)
     try:
-        return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
+        return snapshot_in(place)
     finally:
         place.close()
 
 
-def place_of(pid: int | None, netns: str | None) -> Place:
-    """The namespace of a process or of a name; the one that we are in where none is given."""
+def snapshot_in(place: Place) -> Snapshot:
+    """The snapshot of an open namespace."""
+    from istio_init.kernel.observe import observe
+
+    return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
+
+
+def place_of(pid: int | None, netns: str | None, target: str | None = None) -> Place:
+    """The namespace of a process, a name, a container id or an address; the one that we are in where none is given."""
+    if target is not None:
+        from istio_init.kernel.pods import find
+
+        pid = find(target)
     if pid is not None:
         return namespaces.of_pid(pid)
     return namespaces.HERE if netns is None else namespaces.of_netns(netns)

@@ -89,5 +89,10 @@ def manner(*, allow_host: bool, backend: str | None, wait: str, dry_run: bool, r
         seconds = values.duration(wait)
     except values.BadValue as bad:
         raise click.BadParameter(f"{wait!r}: {bad.why}; {bad.fix}", param_hint="--wait") from None
-    allowed = allow_host or os.environ.get(ALLOW_HOST, "") in ("1", "t", "T", "TRUE", "true", "True")
+    allowed = allows_host(allow_host)
     return Manner(reconcile=reconcile, dry_run=dry_run, allow_host=allowed, backend=backend, wait=seconds)
+
+
+def allows_host(flag: bool) -> bool:
+    """Whether the host's own namespace is allowed, by the flag or by the environment."""
+    return flag or os.environ.get(ALLOW_HOST, "") in ("1", "t", "T", "TRUE", "true", "True")

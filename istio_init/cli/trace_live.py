@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
-from types import FrameType
-from typing import NoReturn
 
 import click
 
+from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.source import Source
 from istio_init.kernel import namespaces
 from istio_init.kernel.live_trace import KINDS, TABLE_NAME, Sent, send
@@ -62,18 +60,9 @@ def _check(packet: Packet) -> None:
 
 
 def _sent(packet: Packet, chosen: frozenset[str], backend: str, place: Place) -> Sent:
-    """Send within the place; a signal that ends us does so by an exception, after which the table is gone."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, _leave) for number in numbers]
-    try:
+    """Send within the place; the table is gone afterwards, also where a signal ends us."""
+    with leaving_in_order():
         return namespaces.call_in(place.replace(userns=None), lambda: send(packet, chosen, backend, place))
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _json(sent: Sent, backend: str, differs: str | None) -> dict[str, object]:

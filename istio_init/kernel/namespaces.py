@@ -1,4 +1,4 @@
-"""Enters network namespaces as nsenter(1) does: the only module that calls setns(2).
+"""Enters network namespaces as nsenter(1) does: the only module that calls setns(2) and unshare(2).
 
 A process is pinned by a pidfd and its namespace by a descriptor before anything is decided, so that a reused process
 id can never lead to another pod.
@@ -186,6 +186,35 @@ def call_in(place: Place, function: Callable[[], T]) -> T:
             _setns(home, CLONE_NEWNET, "the namespace that we came from")
     finally:
         os.close(home)
+
+
+def new_network() -> int:
+    """A descriptor of a new network namespace, which is gone when nothing holds it any more.
+
+    Raises:
+        OSError: it may not be made, or the kernel has no more.
+    """
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _unshare(CLONE_NEWNET)
+        try:
+            return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            _setns(home, CLONE_NEWNET, "the namespace that we came from")
+    finally:
+        os.close(home)
+
+
+def _unshare(kind: int) -> None:
+    if hasattr(os, "unshare"):
+        os.unshare(kind)
+        return
+    import ctypes  # Python 3.11
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _setns(descriptor: int, kind: int, label: str) -> None:

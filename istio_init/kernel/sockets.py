@@ -20,6 +20,8 @@ class Socket(Value):
     state: str
     uid: int
     inode: int
+    peer: tuple[IPv4Address | IPv6Address, int]
+    """The other end; all zeros where there is none."""
 
     @property
     def listens(self) -> bool:
@@ -41,10 +43,15 @@ def sockets() -> list[Socket]:
 
 
 def _parse(protocol: str, fields: list[str]) -> Socket:
-    address, _, port = fields[1].partition(":")
+    address, port = _end(fields[1])
+    return Socket(protocol, address, port, fields[3], int(fields[7]), int(fields[9]), _end(fields[2]))
+
+
+def _end(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    address, _, port = text.partition(":")
     words = bytes.fromhex(address)
     packed = b"".join(words[offset : offset + 4][::-1] for offset in range(0, len(words), 4))
-    return Socket(protocol, ip_address(packed), int(port, 16), fields[3], int(fields[7]), int(fields[9]))
+    return ip_address(packed), int(port, 16)
 
 
 def owners(pids: list[int]) -> dict[int, int]:

@@ -1,0 +1,67 @@
+"""``--run-validation``: the drop-in proves what it programmed, or with ``--skip-rule-apply`` what somebody else did."""
+
+from __future__ import annotations
+
+from istio_init.cli.leaving import leaving_in_order
+from istio_init.errors import ValidationError
+from istio_init.kernel import namespaces
+from istio_init.kernel.observe import observe
+from istio_init.report.verify_text import failure_words, probe_words, result_line, skipped_words
+from istio_init.validation import validate
+from istio_init.verify.intent import expected
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.cli.dropin import Behaviour
+    from istio_init.cli.log import Log
+    from istio_init.config.model import Config
+    from istio_init.kernel.namespaces import Place
+    from istio_init.verify.model import Report
+
+
+def run_validation(config: Config, place: Place, behaviour: Behaviour, log: Log) -> None:
+    """Probe what a configuration has to bring about in a namespace, and log what came of it.
+
+    Raises:
+        ValidationError: a probe failed, or privileges allow none.
+        IstioInitError: the namespace cannot be looked at, or has no address that could be captured.
+    """
+    snapshot = namespaces.call_in(place.replace(userns=None), lambda: observe(place, versions=False))
+    intent = expected(config, snapshot)
+    for note in intent.notes:
+        log.warn(note)
+
+    def work() -> Report:
+        return validate(
+            intent.config,
+            intent.around,
+            snapshot,
+            timeout=behaviour.probe_timeout,
+            probe_port=behaviour.iptables_probe_port,
+            announce=log.info,
+        )
+
+    with leaving_in_order():
+        report = namespaces.call_in(place, work)
+    _log(report, log)
+
+
+def _log(report: Report, log: Log) -> None:
+    for text in skipped_words(report):
+        log.info(f"not probed: {text}")
+    for verdict in report.verdicts:
+        words = f"{verdict.probe.family.value}: {probe_words(verdict)}"
+        if verdict.passed:
+            latency = f", {verdict.latency * 1000:.2f} ms" if verdict.latency is not None else ""
+            log.info(f"validated: {words}{latency}")
+        else:
+            log.error("; ".join([f"validation failed: {words}", *failure_words(verdict)]))
+    for problem in report.problems:
+        log.error(f"validation failed: {problem}")
+    if report.failed or report.problems:
+        fix = "look at the rules with istio-init explain; in a pod without them, see why nothing programmed it"
+        raise ValidationError(result_line(report), fix=fix)
+    if not report.verdicts and any("CAP_" in each.why for each in report.skipped):
+        fix = "run as the proxy's user, or with the capabilities SETUID and SETGID"
+        raise ValidationError("nothing could be validated with these privileges", fix=fix)
+    log.info(result_line(report))

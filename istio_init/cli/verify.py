@@ -1,0 +1,127 @@
+"""``istio-init verify``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from istio_init.cli.expect import expected_config
+from istio_init.cli.leaving import leaving_in_order
+from istio_init.cli.source import place_of, snapshot_in
+from istio_init.cli.targets import ALLOW_HOST, allows_host
+from istio_init.config import values
+from istio_init.errors import PrivilegeError, ValidationError
+from istio_init.inspector.findings.model import View
+from istio_init.inspector.snapshot import Snapshot
+from istio_init.kernel import namespaces
+from istio_init.kernel.names import FileNames
+from istio_init.kernel.namespaces import Place
+from istio_init.report.verify_json import verify_json
+from istio_init.report.verify_text import verify_lines
+from istio_init.validation import validate
+from istio_init.verify.intent import Intent, expected, inferred
+from istio_init.verify.model import Report
+
+NOT_PROVED = 126
+UNPRIVILEGED = 5
+
+
+@click.command("verify", short_help="Prove with real connections that traffic flows as it has to.")
+@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
+@click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
+@click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
+@click.option("--expect", metavar="ARGS", help="Hold it to these istio-iptables arguments, not to its live rules.")
+@click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="Wait that long for a probe.")
+@click.option(
+    "--allow-host-network", is_flag=True, help=f"Allow the host's own namespace, without inbound probes. [{ALLOW_HOST}]"
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def verify(
+    target: str | None,
+    pid: int | None,
+    netns: str | None,
+    expect: str | None,
+    timeout: str,
+    allow_host_network: bool,
+    form: str,
+) -> int:
+    """Prove with real connections that traffic flows as it has to.
+
+    Connects from inside the namespace as an application and as the proxy, and
+    from a second, temporary namespace to it. Short-lived listeners on the
+    proxy's ports tell where each connection came out. What cannot be probed is
+    listed with the reason. Exit status 126 where a probe fails.
+    """
+    if len([each for each in (target, pid, netns) if each is not None]) > 1:
+        raise click.UsageError("give one of --pid, --netns, a container id or an address")
+    seconds = _seconds(timeout)
+    config = None
+    if expect is not None:
+        config, warnings = expected_config(expect, FileNames())
+        for warning in warnings:
+            click.secho(f"warning: {warning}", fg="yellow", err=True)
+    place = place_of(pid, netns, target)
+    try:
+        if not allows_host(allow_host_network):
+            namespaces.call_in(place.replace(userns=None), lambda: namespaces.refuse_host(place.label))
+        snapshot = snapshot_in(place)
+        intent = expected(config, snapshot) if config is not None else _inferred(snapshot)
+        with leaving_in_order():
+            report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
+    finally:
+        place.close()
+    _show(snapshot.label, intent, report, form)
+    return _status(report)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = values.duration(text)
+    except values.BadValue as bad:
+        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}", param_hint="--timeout") from None
+    if not seconds:
+        raise click.BadParameter(f"{text!r}: no time at all; write for example 5s", param_hint="--timeout")
+    return seconds
+
+
+def _inferred(snapshot: Snapshot) -> Intent:
+    """What the live rules were made for.
+
+    Raises:
+        PrivilegeError: they cannot be read.
+        ValidationError: there are none.
+    """
+    if (intent := inferred(View(snapshot))) is not None:
+        return intent
+    if snapshot.partial:
+        raise PrivilegeError(
+            f"{snapshot.label}: its rules cannot be read, so that nothing says what to prove",
+            fix="run as root, or with the capability NET_ADMIN; or say what to prove with --expect",
+        )
+    raise ValidationError(
+        f"{snapshot.label}: no redirection of Istio's is there, so that nothing says what to prove",
+        fix="say what to prove with --expect ARGS",
+    )
+
+
+def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float) -> Report:
+    def announce(text: str) -> None:
+        click.echo(f"{place.label}: {text}", err=True)
+
+    report = validate(intent.config, intent.around, snapshot, timeout=seconds, announce=announce)
+    return report.replace(notes=intent.notes, problems=(*intent.problems, *report.problems))
+
+
+def _show(label: str, intent: Intent, report: Report, form: str) -> None:
+    if form == "json":
+        click.echo(json.dumps(verify_json(label, intent, report), indent=2))
+        return
+    for text, colour in verify_lines(label, intent, report):
+        click.secho(text, fg=colour)
+
+
+def _status(report: Report) -> int:
+    if report.failed or report.problems:
+        return NOT_PROVED
+    return UNPRIVILEGED if not report.verdicts and any("CAP_" in each.why for each in report.skipped) else 0

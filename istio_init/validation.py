@@ -1,0 +1,195 @@
+"""Proves the current network namespace with real connections: facts, probes, sending them, judging what was seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from ipaddress import ip_network
+
+from istio_init.config.model import Surroundings
+from istio_init.errors import IstioInitError, ToolError
+from istio_init.inspector.snapshot import Snapshot
+from istio_init.kernel import namespaces, netlink
+from istio_init.kernel.neighbour import Neighbour
+from istio_init.kernel.privileges import capabilities
+from istio_init.kernel.probing import Run
+from istio_init.kernel.sockets import sockets
+from istio_init.model.netfilter import Family
+from istio_init.model.rules import RuleSet
+from istio_init.trace.assume import is_usable, local_marks
+from istio_init.trace.engine import Tracer
+from istio_init.verify.judge import Judge
+from istio_init.verify.model import Facts, Ground, IPAddress, Plan, Probe, Report, Skipped, Verdict
+from istio_init.verify.planner import policy_tracers
+from istio_init.verify.probes import PROBE_PORT, plan, spots
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from istio_init.config.model import Config
+    from istio_init.model.matches import IPNetwork
+
+UNROUTED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+TURN = 10.0
+"""Seconds to wait for another run in the namespace, whose rules or listeners ours would meet."""
+
+NEEDED = ("NET_ADMIN", "SYS_ADMIN")
+
+
+def validate(
+    config: Config,
+    around: Surroundings,
+    snapshot: Snapshot,
+    *,
+    timeout: float,
+    probe_port: int = PROBE_PORT,
+    announce: Callable[[str], None],
+) -> Report:
+    """Probe what a configuration has to bring about in the current network namespace.
+
+    Args:
+        config: what is to be proved.
+        around: the families and name servers that it holds for.
+        snapshot: the namespace as it was read; its rules explain what fails.
+        timeout: seconds for each probe.
+        probe_port: where the proxy connects to the passthrough address.
+        announce: told, before anything is added to the namespace, what that is.
+
+    Raises:
+        BusyError: another run is at work in the namespace and does not end.
+    """
+    turn = namespaces.lock(TURN)
+    try:
+        facts = _facts(snapshot)
+        chosen = plan(config, around, facts, probe_port)
+        try:
+            return _carry_out(chosen, config, around, facts, snapshot, timeout, announce)
+        except NeighbourError as error:
+            facts = facts.replace(no_neighbour=error.message)
+            chosen = plan(config, around, facts, probe_port)
+            return _carry_out(chosen, config, around, facts, snapshot, timeout, announce)
+    finally:
+        os.close(turn)
+
+
+class NeighbourError(ToolError):
+    """There can be no second namespace."""
+
+
+def _carry_out(
+    chosen: Plan,
+    config: Config,
+    around: Surroundings,
+    facts: Facts,
+    snapshot: Snapshot,
+    timeout: float,
+    announce: Callable[[str], None],
+) -> Report:
+    neighbour = _neighbour(chosen.ground, announce)
+    try:
+        owner = None
+        if facts.may >= {"SETUID", "SETGID"}:
+            owner = config.proxy_uids[0].first, config.proxy_gids[0].first
+        run = Run(chosen.probes, spots(chosen.probes, config, owner), neighbour)
+        seen = run.probe(timeout)
+    finally:
+        if neighbour is not None:
+            neighbour.__exit__(None, None, None)
+    judge = _judge(config, around, snapshot, run)
+    verdicts: list[Verdict] = []
+    skipped = list(chosen.skipped)
+    for probe, each in zip(chosen.probes, seen, strict=True):
+        if probe.packet.protocol == "udp" and run.occupied(probe) is not None:
+            why = f"{judge.occupant(probe)} listens there already, and over UDP nothing tells who answers"
+            skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}/udp", why, probe.family))
+        else:
+            verdicts.append(judge.verdict(probe, each))
+    return Report(tuple(verdicts), tuple(skipped), problems=judge.elsewhere(chosen.probes))
+
+
+def _neighbour(ground: Ground | None, announce: Callable[[str], None]) -> Neighbour | None:
+    if ground is None:
+        return None
+    addresses = " and ".join(f"{link.ours}/{link.prefix_length}" for link in ground.links.values())
+    routes = f", with routes to {', '.join(map(str, ground.further))}" if ground.further else ""
+    announce(f"for the time of the probes there is an interface {ground.interface} with {addresses}{routes}")
+    try:
+        return Neighbour(ground).__enter__()
+    except IstioInitError as error:
+        raise NeighbourError(error.message) from None
+
+
+def _judge(config: Config, around: Surroundings, snapshot: Snapshot, run: Run) -> Judge:
+    """A judge that knows the live rules of both backends."""
+    tracers: dict[Family, tuple[Tracer, ...]] = {}
+    routed: dict[Family, bool] = {}
+    for (_, family), rules in snapshot.rules.items():
+        marks = local_marks(snapshot, rules)
+        tracers[family] = (*tracers.get(family, ()), Tracer(rules, marks))
+        routed[family] = bool(local_marks(snapshot, RuleSet(family)))
+    blind = None
+    if snapshot.partial or any("rules" in line.partition(":")[0] for line in snapshot.unread):
+        blind = "the rules cannot be read here"
+
+    def occupant(probe: Probe) -> str | None:
+        spot = run.occupied(probe)
+        if spot is None:
+            return None
+        found = [each for each in snapshot.listeners if (each.protocol, each.port) == (spot.protocol, spot.port)]
+        process = found[0].process if found else None
+        return f"{process.name} (pid {process.pid})" if process is not None else "somebody else"
+
+    wanted = policy_tracers(config, around)
+    links = tuple(each.name for each in snapshot.interfaces if each.is_up and each.name != "lo")
+    return Judge(tracers, wanted, routed, links, occupant, blind)
+
+
+def _facts(snapshot: Snapshot) -> Facts:
+    found = sockets()
+    may = capabilities()
+    missing = [f"CAP_{name}" for name in NEEDED if name not in may]
+    no_neighbour = f"a second namespace takes {' and '.join(missing)}" if missing else None
+    if namespaces.is_host():
+        no_neighbour = "the host's own namespace gets no second one beside it"
+    usable = [each.address for each in netlink.addresses() if is_usable(each.address)]
+    names = [each.name for each in snapshot.interfaces] or [name for _, name in socket.if_nameindex()]
+    return Facts(
+        addresses=tuple(usable),
+        interfaces=tuple(names),
+        used=frozenset(each.port for each in found if each.listens),
+        peers=frozenset(each.peer[0] for each in found if not each.listens),
+        taken=_taken() if no_neighbour is None else (),
+        identity=(os.geteuid(), os.getegid()),
+        may=may,
+        reaches=_reaches,
+        no_neighbour=no_neighbour,
+    )
+
+
+def _taken() -> tuple[IPNetwork, ...]:
+    """The ranges that routes lead to, default routes aside, and those of addresses."""
+    found: list[IPNetwork] = [
+        ip_network((int(each.address), each.prefix_length), strict=False)
+        if each.address.version == 4
+        else ip_network(f"{each.address}/{each.prefix_length}", strict=False)
+        for each in netlink.addresses()
+    ]
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        for route in ip.get_routes(family=2) + ip.get_routes(family=10):
+            if route["dst_len"] and (destination := route.get_attr("RTA_DST")):
+                found.append(ip_network(f"{destination}/{route['dst_len']}", strict=False))
+    return tuple(dict.fromkeys(found))
+
+
+def _reaches(address: IPAddress) -> bool:
+    """Whether there is a route to an address; asking sends nothing."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asked:
+            return asked.connect_ex((str(address), 9)) not in UNROUTED
+    except OSError:
+        return False
