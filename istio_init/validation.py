@@ -15,14 +15,13 @@ from istio_init.kernel.neighbour import Neighbour
 from istio_init.kernel.privileges import capabilities
 from istio_init.kernel.probing import Run
 from istio_init.kernel.sockets import sockets
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.trace.assume import is_usable, local_marks
-from istio_init.trace.engine import Tracer
-from istio_init.verify.judge import Judge
+from istio_init.report.visible import visible
+from istio_init.trace.assume import is_usable
+from istio_init.verify.judge import verdict
 from istio_init.verify.model import Facts, Ground, IPAddress, Plan, Probe, Report, Skipped, Verdict
 from istio_init.verify.planner import policy_tracers
 from istio_init.verify.probes import PROBE_PORT, plan, spots
+from istio_init.verify.reason import Live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,16 +96,18 @@ def _carry_out(
     finally:
         if neighbour is not None:
             neighbour.__exit__(None, None, None)
-    judge = _judge(config, around, snapshot, run)
+    live = Live(snapshot)
     verdicts: list[Verdict] = []
     skipped = list(chosen.skipped)
     for probe, each in zip(chosen.probes, seen, strict=True):
-        if probe.packet.protocol == "udp" and run.occupied(probe) is not None:
-            why = f"{judge.occupant(probe)} listens there already, and over UDP nothing tells who answers"
+        occupant = _occupant(probe, run, snapshot)
+        if probe.packet.protocol == "udp" and occupant is not None:
+            why = f"{occupant} listens there already, and over UDP nothing tells who answers"
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}/udp", why, probe.family))
         else:
-            verdicts.append(judge.verdict(probe, each))
-    return Report(tuple(verdicts), tuple(skipped), problems=judge.elsewhere(chosen.probes))
+            verdicts.append(verdict(probe, each, live, occupant))
+    problems = live.elsewhere(chosen.probes, policy_tracers(config, around))
+    return Report(tuple(verdicts), tuple(skipped), problems=problems)
 
 
 def _neighbour(ground: Ground | None, announce: Callable[[str], None]) -> Neighbour | None:
@@ -121,29 +122,14 @@ def _neighbour(ground: Ground | None, announce: Callable[[str], None]) -> Neighb
         raise NeighbourError(error.message) from None
 
 
-def _judge(config: Config, around: Surroundings, snapshot: Snapshot, run: Run) -> Judge:
-    """A judge that knows the live rules of both backends."""
-    tracers: dict[Family, tuple[Tracer, ...]] = {}
-    routed: dict[Family, bool] = {}
-    for (_, family), rules in snapshot.rules.items():
-        marks = local_marks(snapshot, rules)
-        tracers[family] = (*tracers.get(family, ()), Tracer(rules, marks))
-        routed[family] = bool(local_marks(snapshot, RuleSet(family)))
-    blind = None
-    if snapshot.partial or any("rules" in line.partition(":")[0] for line in snapshot.unread):
-        blind = "the rules cannot be read here"
-
-    def occupant(probe: Probe) -> str | None:
-        spot = run.occupied(probe)
-        if spot is None:
-            return None
-        found = [each for each in snapshot.listeners if (each.protocol, each.port) == (spot.protocol, spot.port)]
-        process = found[0].process if found else None
-        return f"{process.name} (pid {process.pid})" if process is not None else "somebody else"
-
-    wanted = policy_tracers(config, around)
-    links = tuple(each.name for each in snapshot.interfaces if each.is_up and each.name != "lo")
-    return Judge(tracers, wanted, routed, links, occupant, blind)
+def _occupant(probe: Probe, run: Run, snapshot: Snapshot) -> str | None:
+    """Who listens, instead of us, where a probe has to come out."""
+    spot = run.occupied(probe)
+    if spot is None:
+        return None
+    found = [each for each in snapshot.listeners if (each.protocol, each.port) == (spot.protocol, spot.port)]
+    process = found[0].process if found else None
+    return f"{visible(process.name)} (pid {process.pid})" if process is not None else "somebody else"
 
 
 def _facts(snapshot: Snapshot) -> Facts:

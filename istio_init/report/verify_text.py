@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 GROUPS = {"outbound": "Outbound", "dns": "DNS", "inside": "Inside, by lo", "inbound": "Inbound"}
-SOURCES = {"expect": "held to what is expected:", "live": "held to what its live rules were made for:"}
+SOURCES = {"expect": "held to what is expected:", "live": "held to what its rules were made for:"}
 INDENT = " " * 6
 DEEP = " " * 8
 

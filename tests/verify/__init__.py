@@ -1,0 +1,1 @@
+"""Proving namespaces with real connections."""

@@ -1,0 +1,61 @@
+"""Running verify on a pod, and what it says of each probe."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import pytest
+from support.command import Result, istio_init
+from support.pod import Pod
+
+import istio_init as package
+
+jsonschema = pytest.importorskip("jsonschema")
+
+SCHEMA = json.loads((resources.files(package) / "schemas" / "verify.schema.json").read_text(encoding="utf-8"))
+
+PROVED, NOT_PROVED = 0, 126
+
+
+class Proof:
+    """What ``verify --format json`` printed, which fits its schema."""
+
+    def __init__(self, done: Result) -> None:
+        self.status = done.status
+        self.stderr = done.stderr
+        assert done.stdout, done.stderr
+        self.said: dict[str, Any] = json.loads(done.stdout)
+        jsonschema.Draft202012Validator(SCHEMA).validate(self.said)
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The probes that failed."""
+        return [each for each in self.said["probes"] if not each["passed"]]
+
+    def probes(self, group: str, family: str = "ipv4") -> list[str]:
+        """Who connects where and what comes of it, of a group."""
+        return [
+            f"{each['who']} to {each['packet']['dst']}:{each['packet']['dport']}/{each['packet']['proto']}: "
+            f"{each['expected']['port'] or each['expected']['kind']}"
+            for each in self.said["probes"]
+            if each["group"] == group and each["packet"]["family"] == family
+        ]
+
+    def ok(self) -> Proof:
+        """The same, asserting that everything passed."""
+        assert self.failed == []
+        assert (self.status, self.said["proved"], self.said["problems"]) == (PROVED, True, [])
+        assert all(each["latency_ms"] is not None for each in self.said["probes"])
+        return self
+
+
+def verify(pod: Pod, *argv: str) -> Proof:
+    """Verify a pod's namespace."""
+    return Proof(istio_init("verify", "--netns", pod.name, "--timeout", "1s", "--format", "json", *argv))
+
+
+def apply(pod: Pod, *argv: str, env: dict[str, str] | None = None) -> None:
+    """Program a pod."""
+    istio_init("apply", "--netns", pod.name, *argv, env=env).ok()

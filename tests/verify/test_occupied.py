@@ -1,0 +1,76 @@
+"""verify of a pod whose proxy is at work: what can still be seen is probed, and who listens there is said."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+from support.pod import Pod
+
+from .proof import NOT_PROVED, apply, verify
+
+PROXY = """
+import ctypes, signal, socket, sys
+ctypes.CDLL(None).prctl(15, b"envoy")
+kept = []
+for port in (15001, 15006, 15021):
+    made = socket.socket()
+    made.setsockopt(socket.IPPROTO_IP, 19, 1)
+    made.bind(("", port))
+    made.listen()
+    kept.append(made)
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked.bind(("127.0.0.1", 15053))
+signal.pause()
+"""
+
+
+def start_proxy(pod: Pod) -> None:
+    """A stand-in that listens where the proxy does, and accepts nothing."""
+    pod.inside.spawn(sys.executable, "-c", PROXY)
+    deadline = time.monotonic() + 10
+    while ":15053 " not in pod.inside.run("ss", "-Hlnu"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_connections_are_seen_to_come_to_the_proxy_that_listens_there(pod: Pod, mode: str) -> None:
+    apply(pod, "-m", mode)
+    start_proxy(pod)
+
+    proof = verify(pod)
+
+    assert (proof.status, proof.failed) == (0, [])
+    notes = {each["packet"]["dport"]: each["note"] for each in proof.said["probes"] if each["group"] == "inbound"}
+    assert notes[8080].startswith("envoy (pid ")
+    assert notes[8080].endswith("listens on port 15006; that a connection came there is seen, not what it was told")
+    assert "listens on port 15021" in notes[15021]
+    assert notes[15020] is None
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_a_connection_that_does_not_come_to_it_fails(pod: Pod, mode: str) -> None:
+    apply(pod, "-m", mode)
+    start_proxy(pod)
+    pod.inside.run("iptables", "-t", "nat" if mode == "REDIRECT" else "mangle", "-I", "PREROUTING", "-j", "ACCEPT")
+
+    proof = verify(pod, "--expect", f"-m {mode} -b '*' -i '*'")
+
+    assert proof.status == NOT_PROVED
+    [failed] = [each for each in proof.failed if (each["who"], each["packet"]["dport"]) == ("a client", 8080)]
+    assert failed["happened"] == "it reached its destination directly"
+    assert "PREROUTING" in failed["reason"]
+
+
+def test_questions_over_udp_are_not_asked_where_somebody_else_would_answer(pod: Pod) -> None:
+    apply(pod, "--redirect-dns", "--capture-all-dns")
+    start_proxy(pod)
+
+    proof = verify(pod)
+
+    assert proof.status == 0
+    assert any(
+        each["what"] == "an application to port 53/udp" and "envoy" in each["why"] for each in proof.said["not_probed"]
+    )
