@@ -92,8 +92,14 @@ def _inferred(snapshot: Snapshot) -> Intent:
         PrivilegeError: they cannot be read.
         ValidationError: there are none.
     """
-    if (intent := inferred(View(snapshot))) is not None:
+    view = View(snapshot)
+    if (intent := inferred(view)) is not None:
         return intent
+    if view.ambient:
+        raise ValidationError(
+            f"{snapshot.label}: the redirection there is that of an ambient mesh, which this command does not prove",
+            fix="see what it does with istio-init explain",
+        )
     if snapshot.partial:
         raise PrivilegeError(
             f"{snapshot.label}: its rules cannot be read, so that nothing says what to prove",

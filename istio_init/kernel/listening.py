@@ -64,6 +64,8 @@ class Listener:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if spot.transparent:
             make_transparent(made)
+        if spot.protocol == "tcp":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Past connections of others do not count.
         with acting_as(spot.owner if spot.port >= 1024 else None):
             made.bind(("" if spot.address is None else str(spot.address), spot.port))
         if spot.protocol == "tcp":

@@ -22,13 +22,10 @@ STRANGERS: dict[Family, IPAddress] = {
 def inbound(planner: Planner, family: Family) -> None:
     """All of them, for a family."""
     config = planner.config
-    own = planner.own_address(family)
-    if own is None:
-        planner.skip("inbound connections", "the namespace has no address of this family", family)
-        return
     if family not in planner.links:
         planner.skip("inbound connections", str(planner.no_neighbour), family)
         return
+    own = planner.own_address(family) or planner.links[family].ours
     if config.inbound_ports is ALL:
         _add(planner, own, planner.free_port(), captured=True)
         alone = ports_of(config.inbound_exclude_ports)[:MOST]
@@ -41,7 +38,9 @@ def inbound(planner: Planner, family: Family) -> None:
     if config.mode is InterceptionMode.TPROXY and config.inbound_ports != ():
         _routed(planner, family)
     for name in config.virtual_interfaces:
-        planner.skip(f"what enters by {name}", "it is a virtual machine's interface, and left alone")
+        planner.skip(f"what enters by {name}", "probes come by an interface of their own, not by a virtual machine's")
+    for name in config.exclude_interfaces:
+        planner.skip(f"what enters or leaves by {name}", "the interface is excepted, and probes use one of their own")
 
 
 def _add(planner: Planner, address: IPAddress, ports: list[int], *, captured: bool) -> None:

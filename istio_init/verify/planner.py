@@ -28,7 +28,9 @@ NOWHERE: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("192.0.2.1"), Famil
 """Addresses for documentation: where a probe goes that has to be captured and has nobody to go to."""
 
 APP_IDS = (1000, 1001, 1999, 2999, 3999, 10000, 20000, 30000, 65533)
-APP_PORTS = (8080, 18080, 28080, 38080, 48080)
+APP_PORTS = (28080, 38080, 48080, 18080, 8080)
+"""Where an application would listen; ports that few have, as a listener of ours holds one for a moment."""
+
 ORDINARY_PORTS = (80, 8000, 18081, 28081)
 CAPTURED = ("redirect", "tproxy")
 OWN = "this process's user"

@@ -30,10 +30,10 @@ CASES = {
             ("outbound", "ipv4", "the proxy's user to 192.0.2.253:80/tcp: direct"),
             ("outbound", "ipv4", "the proxy's group to 192.0.2.253:80/tcp: direct"),
             ("inside", "ipv4", "the proxy to 127.0.0.6:15002/tcp: 15006"),
-            ("inside", "ipv4", "the proxy's user to 10.77.0.2:8080/tcp: 15006"),
-            ("inside", "ipv4", "the proxy from 127.0.0.6 to 10.77.0.2:8080/tcp: direct"),
-            ("inside", "ipv4", "an application to 10.77.0.2:8080/tcp: direct"),
-            ("inbound", "ipv4", "a client to 10.77.0.2:8080/tcp: 15006"),
+            ("inside", "ipv4", "the proxy's user to 10.77.0.2:28080/tcp: 15006"),
+            ("inside", "ipv4", "the proxy from 127.0.0.6 to 10.77.0.2:28080/tcp: direct"),
+            ("inside", "ipv4", "an application to 10.77.0.2:28080/tcp: direct"),
+            ("inbound", "ipv4", "a client to 10.77.0.2:28080/tcp: 15006"),
             ("inbound", "ipv4", "a client to 10.77.0.2:15021/tcp: direct"),
             ("inbound", "ipv4", "a client to 10.77.0.2:15008/tcp: direct"),
         ),
@@ -43,23 +43,23 @@ CASES = {
         (
             ("outbound", "ipv6", "an application to 2001:db8:fc00::1:80/tcp: 15001"),
             ("inside", "ipv6", "the proxy to ::6:15002/tcp: 15006"),
-            ("inside", "ipv6", "the proxy from ::6 to fd00:77::2:8080/tcp: direct"),
-            ("inbound", "ipv6", "a client to fd00:77::2:8080/tcp: 15006"),
+            ("inside", "ipv6", "the proxy from ::6 to fd00:77::2:28080/tcp: direct"),
+            ("inbound", "ipv6", "a client to fd00:77::2:28080/tcp: 15006"),
         ),
     ),
     "TPROXY": Case(
         ("-m", "TPROXY", "--dual-stack"),
         (
-            ("inbound", "ipv4", "a client to 10.77.0.2:8080/tcp: 15006"),
-            ("inbound", "ipv4", "a client, by TPROXY's routing, to 203.0.113.77:8080/tcp: 15006"),
-            ("inbound", "ipv6", "a client, by TPROXY's routing, to 2001:db8:ffff::77:8080/tcp: 15006"),
+            ("inbound", "ipv4", "a client to 10.77.0.2:28080/tcp: 15006"),
+            ("inbound", "ipv4", "a client, by TPROXY's routing, to 203.0.113.77:28080/tcp: 15006"),
+            ("inbound", "ipv6", "a client, by TPROXY's routing, to 2001:db8:ffff::77:28080/tcp: 15006"),
         ),
     ),
     "TPROXY with a list, a mark and a table": Case(
         ("-m", "TPROXY", "-b", "9000,9001", "-t", "77", "-r", "177"),
         (
             ("inbound", "ipv4", "a client to 10.77.0.2:9001/tcp: 15006"),
-            ("inbound", "ipv4", "a client to 10.77.0.2:8080/tcp: direct"),
+            ("inbound", "ipv4", "a client to 10.77.0.2:28080/tcp: direct"),
         ),
     ),
     "DNS to the named servers": Case(
@@ -87,17 +87,17 @@ CASES = {
             ("outbound", "ipv4", "an application to 192.0.2.253:80/tcp: direct"),
             ("outbound", "ipv4", "an application to 192.0.2.253:9000/tcp: direct"),
             ("inbound", "ipv4", "a client to 10.77.0.2:7000/tcp: 15006"),
-            ("inbound", "ipv4", "a client to 10.77.0.2:8080/tcp: direct"),
+            ("inbound", "ipv4", "a client to 10.77.0.2:28080/tcp: direct"),
         ),
     ),
     "a loopback range": Case(
-        ("-i", "127.0.0.0/8"), (("outbound", "ipv4", "an application to 127.158.53.63:8080/tcp: 15001"),)
+        ("-i", "127.0.0.0/8"), (("outbound", "ipv4", "an application to 127.158.53.63:28080/tcp: 15001"),)
     ),
     "ports and a user of one's own": Case(
         ("-p", "5001", "-z", "5006", "-e", "5008", "-u", "4000", "-g", "5000"),
         (
             ("outbound", "ipv4", "an application to 192.0.2.253:80/tcp: 5001"),
-            ("inbound", "ipv4", "a client to 10.77.0.2:8080/tcp: 5006"),
+            ("inbound", "ipv4", "a client to 10.77.0.2:28080/tcp: 5006"),
         ),
     ),
     "groups that bypass the proxy": Case(
@@ -111,7 +111,7 @@ CASES = {
         {"ISTIO_OUTBOUND_OWNER_GROUPS": "202,203"},
     ),
     "interfaces that a name would fall under": Case(
-        ("-c", "istio+,verify0"), (("inbound", "ipv4", "a client to 10.77.0.2:8080/tcp: 15006"),)
+        ("-c", "istio+,verify0"), (("inbound", "ipv4", "a client to 10.77.0.2:28080/tcp: 15006"),)
     ),
 }
 

@@ -37,7 +37,7 @@ CASES = {
         ("iptables -t nat -F ISTIO_OUTPUT",), "an application", "192.0.2.253:80/tcp", DIRECTLY, NOBODY
     ),
     "a flushed ISTIO_IN_REDIRECT": Case(
-        ("iptables -t nat -F ISTIO_IN_REDIRECT",), "a client", "10.77.0.2:8080/tcp", DIRECTLY, NOBODY
+        ("iptables -t nat -F ISTIO_IN_REDIRECT",), "a client", "10.77.0.2:28080/tcp", DIRECTLY, NOBODY
     ),
     "a removed jump to ISTIO_OUTPUT": Case(
         ("iptables -t nat -D OUTPUT -j ISTIO_OUTPUT",), "an application", "192.0.2.253:80/tcp", DIRECTLY, NOBODY
@@ -45,7 +45,7 @@ CASES = {
     "a removed jump to ISTIO_INBOUND": Case(
         ("iptables -t nat -D PREROUTING -p tcp -j ISTIO_INBOUND",),
         "a client",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         DIRECTLY,
         NOBODY,
     ),
@@ -59,21 +59,21 @@ CASES = {
     "a foreign ACCEPT ahead": Case(
         ("iptables -t nat -I PREROUTING -p tcp -j ACCEPT",),
         "a client",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         DIRECTLY,
         "rule 1 of nat PREROUTING (-p tcp -j ACCEPT): a rule that is not Istio's",
     ),
     "a foreign DROP": Case(
         ("iptables -t mangle -I PREROUTING -i istio+ -p tcp -j DROP",),
         "a client",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         TIMED_OUT,
         "rule 1 of mangle PREROUTING (-i istio+ -p tcp -j DROP): a rule that is not Istio's",
     ),
     "a filter that drops what was redirected": Case(
         ("iptables -A INPUT -p tcp --dport 15006 -j DROP",),
         "a client",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         TIMED_OUT,
         "rule 1 of filter INPUT (-p tcp -m tcp --dport 15006 -j DROP): a rule that is not Istio's",
     ),
@@ -129,7 +129,7 @@ CASES = {
     "a removed exception of the proxy's passing on": Case(
         ("iptables -t nat -D ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN",),
         "the proxy from 127.0.0.6",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         f"it came to port 15006{LOOPS}",
         "rule 1 of nat ISTIO_IN_REDIRECT",
     ),
@@ -151,7 +151,7 @@ CASES = {
     "a flushed table of TPROXY": Case(
         ("ip route flush table 133",),
         "a client, by TPROXY's routing,",
-        "203.0.113.77:8080/tcp",
+        "203.0.113.77:28080/tcp",
         TIMED_OUT,
         "no ipv4 routing rule with a local route leads what they mark to this machine",
         TPROXY,
@@ -159,13 +159,13 @@ CASES = {
     "a removed routing rule of TPROXY": Case(
         ("ip rule del fwmark 1337",),
         "a client, by TPROXY's routing,",
-        "203.0.113.77:8080/tcp",
+        "203.0.113.77:28080/tcp",
         TIMED_OUT,
         "no ipv4 routing rule with a local route leads what they mark to this machine",
         TPROXY,
     ),
     "a flushed ISTIO_TPROXY": Case(
-        ("iptables -t mangle -F ISTIO_TPROXY",), "a client", "10.77.0.2:8080/tcp", DIRECTLY, NOBODY, TPROXY
+        ("iptables -t mangle -F ISTIO_TPROXY",), "a client", "10.77.0.2:28080/tcp", DIRECTLY, NOBODY, TPROXY
     ),
     "IPv6 that was flushed while IPv4 stayed": Case(
         ("ip6tables -t nat -F ISTIO_REDIRECT",),
@@ -178,7 +178,7 @@ CASES = {
     "a passthrough address that is gone": Case(
         ("ip addr del ::6/128 dev lo",),
         "the proxy from ::6",
-        "fd00:77::2:8080/tcp",
+        "fd00:77::2:28080/tcp",
         "Cannot assign requested address",
         "",
         f"{INJECTED} --dual-stack",
@@ -186,7 +186,7 @@ CASES = {
     "a rule in the other backend": Case(
         ("iptables-legacy -t filter -A INPUT -p tcp --dport 15006 -j DROP",),
         "a client",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         TIMED_OUT,
         "rule 1 of filter INPUT (-p tcp -m tcp --dport 15006 -j DROP): a rule that is not Istio's",
     ),
@@ -197,7 +197,7 @@ CASES = {
             "nft add rule inet guard in tcp dport 15006 drop",
         ),
         "a client",
-        "10.77.0.2:8080/tcp",
+        "10.77.0.2:28080/tcp",
         TIMED_OUT,
         "not the rules of iptables, as far as they can be followed: they send it to port 15006; "
         "perhaps the nftables chain inet guard in at hook input",

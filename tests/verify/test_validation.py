@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.command import DROP_IN, Result, drop_in, execute
+from support.command import DROP_IN, PROGRAM, Result, drop_in, execute
 from support.pod import Pod
 
 from istio_init.model.netfilter import Family
@@ -62,11 +62,24 @@ def test_another_user_without_privilege_proves_what_an_application_sees(pod: Pod
     assert "validated: ipv4: an application to 192.0.2.1:80 comes to port 15001" in done.stderr
 
 
+def test_verify_without_privilege_needs_to_be_told_what_to_prove(pod: Pod) -> None:
+    apply(pod)
+    words = ("ip", "netns", "exec", pod.name, *UNPRIVILEGED, *PROGRAM, "verify")
+
+    untold = execute(*words)
+    told = execute(*words, "--expect", "-b '*' -i '*'").ok()
+
+    assert untold.status == 5
+    assert "say what to prove with --expect" in untold.stderr
+    assert "ipv4  the proxy to 127.0.0.6:15002 comes to port 15006" in told.stdout
+    assert "CAP_SETUID" in told.stdout
+
+
 def test_what_was_programmed_is_validated_at_once(pod: Pod) -> None:
     done = drop_in(pod.inside, *CAPTURE, "--run-validation").ok()
 
     assert "applied" in done.stderr
-    assert "validated: ipv4: a client to 10.77.0.2:8080 comes to port 15006" in done.stderr
+    assert "validated: ipv4: a client to 10.77.0.2:28080 comes to port 15006" in done.stderr
     assert "proved: 14 probes passed" in done.stderr
 
 
@@ -86,7 +99,7 @@ def test_what_somebody_else_breaks_is_an_error_with_its_rule(pod: Pod) -> None:
     done = drop_in(pod.inside, *CAPTURE, "--run-validation", "--probe-timeout", "1s")
 
     assert done.status == 126
-    assert "\terror\tvalidation failed: ipv4: a client to 10.77.0.2:8080" in done.stderr
+    assert "\terror\tvalidation failed: ipv4: a client to 10.77.0.2:28080" in done.stderr
     assert "rule 1 of nat PREROUTING (-p tcp -j ACCEPT)" in done.stderr
 
 
