@@ -18,7 +18,7 @@ from istio_init.kernel.sockets import sockets
 from istio_init.report.visible import visible
 from istio_init.trace.assume import is_usable
 from istio_init.verify.judge import verdict
-from istio_init.verify.model import Facts, Ground, IPAddress, Plan, Probe, Report, Skipped, Verdict
+from istio_init.verify.model import Facts, Ground, Ids, IPAddress, Plan, Probe, Report, Skipped, Verdict
 from istio_init.verify.planner import policy_tracers
 from istio_init.verify.probes import PROBE_PORT, plan, spots
 from istio_init.verify.reason import Live
@@ -88,10 +88,7 @@ def _carry_out(
 ) -> Report:
     neighbour = _neighbour(chosen.ground, announce)
     try:
-        owner = None
-        if facts.may >= {"SETUID", "SETGID"}:
-            owner = config.proxy_uids[0].first, config.proxy_gids[0].first
-        run = Run(chosen.probes, spots(chosen.probes, config, owner), neighbour)
+        run = Run(chosen.probes, spots(chosen.probes, config, _proxy(config, facts)), neighbour)
         seen = run.probe(timeout)
     finally:
         if neighbour is not None:
@@ -108,6 +105,12 @@ def _carry_out(
             verdicts.append(verdict(probe, each, live, occupant))
     problems = live.elsewhere(chosen.probes, policy_tracers(config, around))
     return Report(tuple(verdicts), tuple(skipped), problems=problems)
+
+
+def _proxy(config: Config, facts: Facts) -> Ids | None:
+    """The proxy's user and group, if we can act as it."""
+    ids = config.proxy_uids[0].first, config.proxy_gids[0].first
+    return ids if facts.may >= {"SETUID", "SETGID"} and facts.has_user(ids[0]) and facts.has_group(ids[1]) else None
 
 
 def _neighbour(ground: Ground | None, announce: Callable[[str], None]) -> Neighbour | None:
@@ -150,6 +153,8 @@ def _facts(snapshot: Snapshot) -> Facts:
         identity=(os.geteuid(), os.getegid()),
         may=may,
         reaches=_reaches,
+        has_user=lambda number: not namespaces.unmapped_ids([(number, number)]),
+        has_group=lambda number: not namespaces.unmapped_ids([(number, number)], groups=True),
         no_neighbour=no_neighbour,
     )
 

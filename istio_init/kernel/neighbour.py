@@ -38,7 +38,7 @@ NO_DAD = 0x02
 NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
 WHOLE = {4: 32, 6: 128}
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
-IPV6_SETTINGS = {"addr_gen_mode": "1", "accept_dad": "0", "accept_ra": "0"}
+IPV6_SETTINGS = {"disable_ipv6": "0", "addr_gen_mode": "1", "accept_dad": "0", "accept_ra": "0"}
 """No address of its own making, no waiting, no listening to routers (kernel: ip-sysctl)."""
 
 

@@ -41,8 +41,9 @@ class Facts(Value):
     """What is known of the namespace, and of what the process may do in it.
 
     ``used`` are ports that somebody listens on, ``peers`` addresses that somebody is connected to, ``taken`` the ranges
-    that routes lead to or addresses lie in. ``reaches`` tells whether there is a route to an address. ``may`` holds
-    capabilities, without their prefix. ``no_neighbour`` says why there can be no second namespace.
+    that routes lead to or addresses lie in. ``reaches`` tells whether there is a route to an address, ``has_user``
+    and ``has_group`` whether an id exists in this user namespace. ``may`` holds capabilities, without their prefix.
+    ``no_neighbour`` says why there can be no second namespace.
     """
 
     addresses: tuple[IPAddress, ...]
@@ -53,6 +54,8 @@ class Facts(Value):
     identity: Ids
     may: frozenset[str]
     reaches: Callable[[IPAddress], bool]
+    has_user: Callable[[int], bool]
+    has_group: Callable[[int], bool]
     no_neighbour: str | None = None
 
 

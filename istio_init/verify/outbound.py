@@ -23,6 +23,7 @@ MOST = 8
 SMALLEST = 16
 """Addresses of a range from which on one can be led to the second namespace without cutting somebody off."""
 
+NOBODY = "acting as others takes CAP_SETUID and CAP_SETGID, and ids that exist here"
 APP, PROXY_USER, PROXY_GROUP = "an application", "the proxy's user", "the proxy's group"
 
 
@@ -62,7 +63,7 @@ def _app(
     """An application's connection to the first of the ports that the configuration treats so."""
     ids = planner.cast.get("app")
     if ids is None:
-        planner.skip("connections of applications", "acting as their user takes CAP_SETUID, CAP_SETGID", family)
+        planner.skip("connections of applications", NOBODY, family)
         return True
     packets = [planner.packet(ids, address, port) for port in ports]
     return planner.add(GROUP, APP, packets, captured=captured, waits=waits)
@@ -73,7 +74,7 @@ def _straight(
 ) -> None:
     """A connection that has to reach its destination, which only a listener there can tell."""
     if (ids := planner.cast.get(role)) is None:
-        planner.skip(f"connections of {who}", "acting as them takes CAP_SETUID, CAP_SETGID", family)
+        planner.skip(f"connections of {who}", NOBODY, family)
         return
     if not planner.links:
         planner.skip(f"connections of {who} to others", str(planner.no_neighbour), family)
@@ -107,7 +108,7 @@ def _groups(planner: Planner, family: Family) -> None:
     excluded = [each.first for each in config.owner_groups_exclude][:MOST] if config.owner_groups is ALL else [app[0]]
     for gid in excluded if config.owner_groups is not ALL or config.owner_groups_exclude else []:
         if not {"SETUID", "SETGID"} <= planner.facts.may or not planner.links:
-            planner.skip("groups that bypass the proxy", "it takes CAP_SETGID and a second namespace", family)
+            planner.skip("groups that bypass the proxy", f"{NOBODY}, and a second namespace", family)
             return
         packets = [planner.packet((app[0], gid), far[0], port) for port in ORDINARY_PORTS]
         planner.add(GROUP, f"group {gid}", packets, captured=False, waits=Side.NEIGHBOUR)
@@ -135,7 +136,7 @@ def _range(planner: Planner, family: Family, network: IPNetwork, *, captured: bo
     name = f"{'captured' if captured else 'excluded'} range {network}"
     ids = planner.cast.get("app")
     if ids is None:
-        planner.skip(name, "acting as an application takes CAP_SETUID, CAP_SETGID")
+        planner.skip(name, NOBODY)
         return
     loops = network.network_address.is_loopback
     routed = [address for address in _picks(planner, network) if loops or planner.facts.reaches(address)]
@@ -191,7 +192,7 @@ def _dns(planner: Planner, family: Family) -> None:
     ids = planner.cast.get("app")
     for server in servers:
         if ids is None:
-            planner.skip("questions to name servers", "it takes CAP_SETUID, CAP_SETGID", family)
+            planner.skip("questions to name servers", NOBODY, family)
         elif not (server.is_loopback or planner.facts.reaches(server) or (link and server == link.theirs)):
             planner.skip(f"name server {server}", "not probeable: no route leads there from the namespace")
         else:
@@ -206,5 +207,5 @@ def _answerable(planner: Planner, family: Family) -> Iterator[str]:
     if "user" in planner.cast:
         yield "udp"
     else:
-        planner.skip("questions over UDP", "answering as the proxy takes CAP_SETUID, CAP_SETGID", family)
+        planner.skip("questions over UDP", NOBODY, family)
     yield "tcp"

@@ -18,7 +18,7 @@ from istio_init.verify.model import Facts, Ground, Ids, IPAddress, Link, Probe, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from istio_init.config.model import Config, Surroundings
 
@@ -161,22 +161,24 @@ def _cast(config: Config, facts: Facts) -> dict[str, Ids]:
         if _within(uid, config.proxy_uids):
             return {"user": facts.identity}
         return {"group" if _within(gid, config.proxy_gids) else "app": facts.identity}
-    app = _app(config)
-    return {"app": app, "user": (config.proxy_uids[0].first, app[1]), "group": (app[0], config.proxy_gids[0].first)}
+    group_excluded = config.owner_groups_exclude if config.owner_groups is ALL else ()
+    group_included = () if config.owner_groups is ALL else config.owner_groups
+    users = [each for each in _ids((), config.proxy_uids) if facts.has_user(each)]
+    groups = [each for each in _ids(group_included, (*config.proxy_gids, *group_excluded)) if facts.has_group(each)]
+    found: dict[str, Ids] = {}
+    if users and groups:
+        found["app"] = users[0], groups[0]
+    if groups and facts.has_user(proxy := config.proxy_uids[0].first):
+        found["user"] = proxy, groups[0]
+    if users and facts.has_group(proxy := config.proxy_gids[0].first):
+        found["group"] = users[0], proxy
+    return found
 
 
-def _app(config: Config) -> Ids:
-    """A user and a group that the configuration has captured."""
-    user = next(each for each in _ids((), config.proxy_uids))
-    excluded = (*config.proxy_gids, *(config.owner_groups_exclude if config.owner_groups is ALL else ()))
-    included = () if config.owner_groups is ALL else config.owner_groups
-    return user, next(each for each in _ids(included, excluded))
-
-
-def _ids(included: tuple[IdRange, ...], excluded: tuple[IdRange, ...]) -> Iterator[int]:
+def _ids(included: tuple[IdRange, ...], excluded: tuple[IdRange, ...]) -> list[int]:
+    """Ids that may stand for an application."""
     wanted = [number for each in included for number in (each.first, each.last)] if included else list(APP_IDS)
-    free = [each for each in wanted if not _within(each, excluded)]
-    yield from free or [APP_IDS[0]]
+    return [each for each in wanted if not _within(each, excluded)]
 
 
 def _within(number: int, ranges: Iterable[IdRange]) -> bool:

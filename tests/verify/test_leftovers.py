@@ -8,12 +8,18 @@ import time
 from collections.abc import Callable
 
 import pytest
+from pyroute2 import IPRoute
 from support.command import PROGRAM, environment
 from support.netns import Namespace
 from support.pod import Pod
 from support.rules import legacy_tables, routing
 
+from istio_init.config.model import ALL, Config, Surroundings
+from istio_init.kernel import namespaces
+from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
+from istio_init.validation import validate
+from istio_init.verify.model import Report
 
 from .proof import NOT_PROVED, apply, verify
 
@@ -93,3 +99,23 @@ def test_two_runs_at_once_take_turns(pod: Pod) -> None:
     for run in runs:
         said = run.communicate(timeout=60)[0].decode()
         assert (run.returncode, said.splitlines()[-1]) == (0, "proved: 14 probes passed")
+
+
+def test_without_a_second_namespace_the_rest_is_probed(pod: Pod) -> None:
+    apply(pod)
+    around = Surroundings()
+    config = Config(inbound_ports=ALL, outbound_ranges=ALL)
+
+    def work() -> Report:
+        before = observe(namespaces.HERE, (), versions=False)
+        with IPRoute() as ip:  # Taken between looking and making.
+            ip.link("add", ifname=INTERFACE, kind="veth", peer={"ifname": "other"})
+        return validate(config, around, before, timeout=1, announce=lambda text: None)
+
+    report = pod.inside.call(work)
+
+    assert report.is_proved
+    assert {each.what: each.why for each in report.skipped}["inbound connections"] == (
+        "no second namespace: File exists"
+    )
+    assert f"{INTERFACE}@other" in pod.inside.run("ip", "-br", "link")
