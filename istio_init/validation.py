@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import ExitStack
 from ipaddress import ip_network
 
 from istio_init.config.model import Surroundings
@@ -86,13 +87,10 @@ def _carry_out(
     timeout: float,
     announce: Callable[[str], None],
 ) -> Report:
-    neighbour = _neighbour(chosen.ground, announce)
-    try:
+    with ExitStack() as stack:
+        neighbour = _neighbour(chosen.ground, announce, stack)
         run = Run(chosen.probes, spots(chosen.probes, config, _proxy(config, facts)), neighbour)
         seen = run.probe(timeout)
-    finally:
-        if neighbour is not None:
-            neighbour.__exit__(None, None, None)
     live = Live(snapshot)
     verdicts: list[Verdict] = []
     skipped = list(chosen.skipped)
@@ -113,14 +111,19 @@ def _proxy(config: Config, facts: Facts) -> Ids | None:
     return ids if facts.may >= {"SETUID", "SETGID"} and facts.has_user(ids[0]) and facts.has_group(ids[1]) else None
 
 
-def _neighbour(ground: Ground | None, announce: Callable[[str], None]) -> Neighbour | None:
+def _neighbour(ground: Ground | None, announce: Callable[[str], None], stack: ExitStack) -> Neighbour | None:
+    """The second namespace, if one is needed, until the stack ends.
+
+    Raises:
+        NeighbourError: it cannot be made.
+    """
     if ground is None:
         return None
     addresses = " and ".join(f"{link.ours}/{link.prefix_length}" for link in ground.links.values())
     routes = f", with routes to {', '.join(map(str, ground.further))}" if ground.further else ""
     announce(f"for the time of the probes there is an interface {ground.interface} with {addresses}{routes}")
     try:
-        return Neighbour(ground).__enter__()
+        return stack.enter_context(Neighbour(ground))
     except IstioInitError as error:
         raise NeighbourError(error.message) from None
 
@@ -162,10 +165,7 @@ def _facts(snapshot: Snapshot) -> Facts:
 def _taken() -> tuple[IPNetwork, ...]:
     """The ranges that routes lead to, default routes aside, and those of addresses."""
     found: list[IPNetwork] = [
-        ip_network((int(each.address), each.prefix_length), strict=False)
-        if each.address.version == 4
-        else ip_network(f"{each.address}/{each.prefix_length}", strict=False)
-        for each in netlink.addresses()
+        ip_network(f"{each.address}/{each.prefix_length}", strict=False) for each in netlink.addresses()
     ]
     from pyroute2 import IPRoute
 

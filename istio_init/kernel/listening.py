@@ -66,8 +66,7 @@ class Listener:
             make_transparent(made)
         if spot.protocol == "tcp":
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Past connections of others do not count.
-        with acting_as(spot.owner if spot.port >= 1024 else None):
-            made.bind(("" if spot.address is None else str(spot.address), spot.port))
+        made.bind(("" if spot.address is None else str(spot.address), spot.port))
         if spot.protocol == "tcp":
             made.listen(64)
 

@@ -15,7 +15,7 @@ import time
 
 from istio_init.kernel.listening import TOKEN, Listener, listen, new_socket
 from istio_init.kernel.sockets import LISTEN, sockets
-from istio_init.verify.model import Arrival, Probe, Seen, Side, Spot
+from istio_init.verify.model import NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ MOMENT = 0.05
 ARRIVING = 5
 """Milliseconds for a connection, which its sender takes to be made, to come to its listener, too."""
 
-FAILURES = {errno.ECONNREFUSED: "refused", errno.ETIMEDOUT: "timed out", errno.ECONNRESET: "it was reset"}
+FAILURES = {
+    errno.ECONNREFUSED: REFUSED,
+    errno.ETIMEDOUT: TIMED_OUT,
+    errno.ECONNRESET: "it was reset",
+    errno.EADDRNOTAVAIL: NO_SOURCE,
+}
 PENDING = (errno.EINPROGRESS, errno.EAGAIN)
 
 
@@ -72,7 +77,7 @@ class _Client:
 
     def seen(self) -> Seen:
         """What there is to say in the end."""
-        failure = self.failure or (None if self.is_done else "timed out")
+        failure = self.failure or (None if self.is_done else TIMED_OUT)
         return Seen(self.source, self.arrival, self.latency, failure)
 
 

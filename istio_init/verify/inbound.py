@@ -7,9 +7,8 @@ from ipaddress import IPv4Address, IPv6Address
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.model.netfilter import Family
 from istio_init.verify.model import IPAddress, Side
-from istio_init.verify.planner import Planner, ports_of
+from istio_init.verify.planner import MOST, Planner, ports_of
 
-MOST = 8
 GROUP = "inbound"
 CLIENT = "a client"
 STRANGERS: dict[Family, IPAddress] = {

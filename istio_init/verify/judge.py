@@ -5,14 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from istio_init.report.trace_words import endpoint
-from istio_init.verify.model import Probe, Seen, Side, Verdict
+from istio_init.verify.model import REFUSED, TIMED_OUT, Probe, Seen, Side, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.verify.reason import Live
-
-TIMED_OUT = "timed out"
-REFUSED = "refused"
 
 
 def verdict(probe: Probe, seen: Seen, live: Live, occupant: str | None) -> Verdict:

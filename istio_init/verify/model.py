@@ -130,11 +130,16 @@ class Arrival(Value):
     peer: str | None = None
 
 
+TIMED_OUT = "timed out"
+REFUSED = "refused"
+NO_SOURCE = "its source is no address of the namespace"
+
+
 class Seen(Value):
-    """What became of a probe: its source and interface, where it came out, how long that took, what went wrong.
+    """What became of a probe: its source, where it came out, how long that took, what went wrong.
 
     ``latency`` is in seconds, from connecting to the answer; None where no answer of ours came. ``failure`` is what the
-    kernel said to the sender: ``refused``, ``timed out``, or the error's text.
+    kernel said to the sender: `REFUSED`, `TIMED_OUT`, `NO_SOURCE`, or the error's text.
     """
 
     source: tuple[str, int] | None = None

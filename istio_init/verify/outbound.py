@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.config.model import ALL
 from istio_init.policy.outbound import DNS_PORT
 from istio_init.verify.model import IPAddress, Side
-from istio_init.verify.planner import LOOPBACK, NOWHERE, ORDINARY_PORTS, Planner, family_of, ports_of, version
+from istio_init.verify.planner import LOOPBACK, MOST, NOWHERE, ORDINARY_PORTS, Planner, family_of, ports_of, version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 GROUP = "outbound"
 DNS_GROUP = "dns"
 
-MOST = 8
-"""Of a long list so many entries are probed; they stand for all."""
-
-SMALLEST = 16
-"""Addresses of a range from which on one can be led to the second namespace without cutting somebody off."""
+SMALLEST = 256
+"""Addresses of a range from which on one is led to the second namespace: in a smaller one it may be somebody's."""
 
 NOBODY = "acting as others takes CAP_SETUID and CAP_SETGID, and ids that exist here"
 APP, PROXY_USER, PROXY_GROUP = "an application", "the proxy's user", "the proxy's group"
@@ -146,7 +143,7 @@ def _range(planner: Planner, family: Family, network: IPNetwork, *, captured: bo
     small = network.num_addresses < SMALLEST
     ours = not loops and not small and bool(planner.links)
     if not captured and not loops and not ours:
-        why = f"so few addresses may be real ones, which the probe would divert: below {SMALLEST}"
+        why = f"each of fewer than {SMALLEST} addresses may be somebody's, whom the probe would cut off"
         planner.skip(name, why if planner.links else str(planner.no_neighbour))
         return
     ports = planner.free_port() if loops else ORDINARY_PORTS

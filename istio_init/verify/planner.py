@@ -32,8 +32,10 @@ APP_PORTS = (28080, 38080, 48080, 18080, 8080)
 """Where an application would listen; ports that few have, as a listener of ours holds one for a moment."""
 
 ORDINARY_PORTS = (80, 8000, 18081, 28081)
+MOST = 8
+"""Of a long list so many entries are probed; they stand for all."""
+
 CAPTURED = ("redirect", "tproxy")
-OWN = "this process's user"
 
 
 class Planner:

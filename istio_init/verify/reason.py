@@ -13,6 +13,7 @@ from istio_init.trace.assume import local_marks
 from istio_init.trace.engine import Tracer
 from istio_init.trace.hooks import LOOPBACK
 from istio_init.trace.packet import Direction
+from istio_init.verify.model import NO_SOURCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Live:
 
     def reason(self, probe: Probe, seen: Seen) -> str:
         """Which rule decided it, or what else could have."""
+        if seen.failure == NO_SOURCE and probe.bind is not None:
+            return f"{probe.bind} is missing on lo, which the proxy needs as a source"
         if self.blind is not None:
             return f"which rule decides it is not known: {self.blind}"
         packet = probe.packet

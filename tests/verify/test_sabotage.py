@@ -179,8 +179,8 @@ CASES = {
         ("ip addr del ::6/128 dev lo",),
         "the proxy from ::6",
         "fd00:77::2:28080/tcp",
-        "Cannot assign requested address",
-        "",
+        "its source is no address of the namespace",
+        "::6 is missing on lo",
         f"{INJECTED} --dual-stack",
     ),
     "a rule in the other backend": Case(
