@@ -169,6 +169,8 @@ def _behaviour(given: Mapping[str, Given]) -> Behaviour:
             parsed = value.text
         if option.kind == "backend" and value.text not in ("", "nft", "legacy"):
             problems.append(f"{value.origin} {shown(value.text)}: not a backend; write nft or legacy")
+        if field == "probe_timeout" and parsed == 0 and fields["run_validation"]:
+            problems.append(f"{value.origin} {shown(value.text)}: no time at all; write for example 5s")
         if field in Behaviour.__match_args__:
             fields[field] = parsed
     if problems:

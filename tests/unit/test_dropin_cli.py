@@ -124,6 +124,7 @@ def test_what_is_not_supported_is_said_and_exits_with_1(flag: str, capsys: Outpu
     [
         (["--force-iptables-binary", "ipset"], "--force-iptables-binary 'ipset': not a backend; write nft or legacy"),
         (["--probe-timeout", "5"], "--probe-timeout '5': not a duration"),
+        (["--run-validation", "--probe-timeout", "0s"], "--probe-timeout '0s': no time at all"),
         (["--wait", "soon"], "--wait 'soon': not a duration"),
         (["--reconcile=maybe"], "--reconcile 'maybe': not a boolean"),
         (["--iptables-probe-port", "0"], "--iptables-probe-port '0': not a port"),
