@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from istio_init.dialects.save import entry_text
 from istio_init.inspector.findings.model import View
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
+from istio_init.model.targets import Jump
 from istio_init.report.trace_words import because
 from istio_init.report.visible import visible
 from istio_init.trace.assume import local_marks
@@ -65,7 +67,7 @@ class Live:
             packet = packet.replace(source=ip_address(seen.source[0]), source_port=seen.source[1])
         trace = self._trace(packet)
         if trace.delivered != probe.expected:
-            return because(trace.delivered, trace.delivered_by)
+            return because(trace.delivered, trace.delivered_by).removesuffix(".") + _led_there(trace)
         for other in self._others(packet, probe.expected):
             if other.delivered.kind != "direct":
                 return because(other.delivered, other.delivered_by)
@@ -116,6 +118,19 @@ class Live:
         for tracer in self.others:
             if tracer.family is packet.family:
                 yield from map(tracer.trace, packets)
+
+
+def _led_there(trace: Trace) -> str:
+    """The rule that jumped to the chain in which it was decided, as the end of a sentence; empty where none did."""
+    last = trace.delivered_by
+    hops = [hop for leg in trace.legs for hop in leg.hops]
+    if last is None or last not in hops:
+        return ""
+    for hop in reversed(hops[: hops.index(last)]):
+        if hop.matched and hop.table is last.table and hop.rule.entry.rule.target == Jump(last.rule.chain):
+            text = visible(entry_text(hop.rule.entry))
+            return f"; it came there by rule {hop.rule.number} of {hop.table.value} {visible(hop.rule.chain)} ({text})"
+    return ""
 
 
 def _words(outcome: Outcome) -> str:

@@ -110,7 +110,7 @@ CASES = {
         "the proxy's user",
         "192.0.2.253:80/tcp",
         f"it came to port 15001{LOOPS}",
-        "rule 1 of nat ISTIO_REDIRECT",
+        "; it came there by rule 8 of nat ISTIO_OUTPUT (-j ISTIO_REDIRECT)",
     ),
     "a removed RETURN of the proxy's group": Case(
         ("iptables -t nat -D ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN",),
