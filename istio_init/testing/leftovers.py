@@ -51,7 +51,7 @@ def remove(name: str) -> None:
     path = RUN_NETNS / name
     if path.exists():
         kill_inside(path)
-    run("ip", "netns", "delete", name, check=False)
+        run("ip", "netns", "delete", name, check=False)
     shutil.rmtree(ETC_NETNS / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         ETC_NETNS.rmdir()

@@ -64,6 +64,7 @@ class Namespace:
             name = f"{PREFIX}-{leftovers.token()}-{next(_numbers)}-{label}"
             if leftovers.is_root():
                 holder = None if owner is None else stack.enter_context(owner.hold())
+                stack.callback(leftovers.remove, name)
                 _add_name(name, holder)
                 namespace = cls(name, label, holder=holder)
             elif owner is None:
@@ -71,7 +72,7 @@ class Namespace:
                 namespace = cls(name, label, stack.enter_context(owners.network_namespace(within)))
             else:
                 raise Unavailable("a pod with a user namespace of its own needs root")
-            stack.callback(namespace.delete)
+            stack.callback(namespace.close)
             namespace.run("ip", "link", "set", "lo", "up")
             yield namespace
 
@@ -85,8 +86,8 @@ class Namespace:
         """What ip-link(8) takes for this namespace: its name, or a process in it."""
         return self.name if self._keeper is None else str(self._keeper.pid)
 
-    def delete(self) -> None:
-        """Remove the namespace with its processes, its sockets and its files."""
+    def close(self) -> None:
+        """End what the namespace holds: its sockets, its processes, its files."""
         for each in self._sockets:
             each.close()
         for child in self._children:
@@ -94,9 +95,7 @@ class Namespace:
                 os.killpg(child.pid, signal.SIGKILL)
             child.kill()
             child.wait()
-        if self._keeper is None:
-            leftovers.remove(self.name)
-        else:
+        if self._keeper is not None:
             leftovers.kill_inside(self.path)
             shutil.rmtree(self._etc, ignore_errors=True)
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from support.command import PROGRAM, execute
-from support.netns import Namespace
 
-from .test_recorded_cases import Case, backend, load, place, recorded
+from istio_init.testing.namespaces import Namespace
+
+from .cases import Case, recorded
+from .test_recorded_cases import backend, load, place
 
 __all__ = ["backend"]
 

@@ -16,7 +16,8 @@ from support.rules import everything, program
 
 import istio_init as package
 from istio_init.model.netfilter import Family
-from istio_init.testing import HOSTS, Namespace, Pod
+from istio_init.testing import Namespace, Pod
+from istio_init.testing.pods import HOSTS
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from support.netns import CommandError, Namespace
-from support.pod import Pod
 from support.rules import BACKENDS, program
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import Pod
+from istio_init.testing.processes import CommandError
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import pytest
 from support.command import Result, istio_init
-from support.pod import Pod
 
 import istio_init as package
 from istio_init.cli.app import run
+from istio_init.testing.pods import Pod
 
 jsonschema = pytest.importorskip("jsonschema")
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pytest
 from support.command import istio_init
-from support.netns import Owner
-from support.pod import HOSTS, Pod
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.owners import Owner
+from istio_init.testing.pods import HOSTS, Pod
 
 from .proof import NOT_PROVED, apply, verify
 

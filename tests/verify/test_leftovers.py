@@ -10,14 +10,14 @@ from collections.abc import Callable
 import pytest
 from pyroute2 import IPRoute
 from support.command import PROGRAM, environment
-from support.netns import Namespace
-from support.pod import Pod
 from support.rules import legacy_tables, routing
 
 from istio_init.config.model import ALL, Config, Surroundings
 from istio_init.kernel import namespaces
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import Pod
 from istio_init.validation import validate
 from istio_init.verify.model import Report
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 
 import pytest
-from support.netns import Namespace
 
 from istio_init.kernel.listening import TOKEN, Listener, listen
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
 from istio_init.verify.model import Arrival, Side, Spot
 
 SPOT = Spot(Side.POD, "tcp", Family.IPV4, 15001)

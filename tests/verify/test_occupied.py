@@ -6,7 +6,8 @@ import sys
 import time
 
 import pytest
-from support.pod import Pod
+
+from istio_init.testing.pods import Pod
 
 from .proof import NOT_PROVED, apply, verify
 

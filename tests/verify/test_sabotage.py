@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-from support.pod import HOSTS, Pod
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.pods import HOSTS, Pod
 
 from .proof import NOT_PROVED, Proof, apply, verify
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from support.command import DROP_IN, PROGRAM, Result, drop_in, execute
-from support.pod import Pod
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.pods import Pod
 
 from .proof import apply
 
