@@ -39,6 +39,10 @@ SERVER, APPLICATION = 80, 8080
 MINIMUM = 1000
 """Connections in each direction below which a run has shown nothing."""
 
+SOURCE_PORTS = range(1025, 65536)
+"""Those of clients, one after the other: one used again soon may meet its last connection in the tracker, and what
+belongs to an established connection goes past TPROXY, whatever the rules were in the meantime."""
+
 PATIENCE = 10
 """How nice traffic is: at equal priority it holds every switch up, and there are fewer switches to meet."""
 
@@ -88,13 +92,17 @@ def connect_until(stop: Event, addresses: Sequence[Endpoint]) -> Counter[str]:
     """Connect to one address after the other, again and again; how often who answered, or what failed."""
     os.nice(PATIENCE)
     met: Counter[str] = Counter()
-    for address in itertools.cycle(addresses):
+    for address, port in zip(itertools.cycle(addresses), itertools.cycle(SOURCE_PORTS)):
         if stop.is_set():
             break
         with socket.socket(ADDRESS_FAMILIES[family_of(address)], socket.SOCK_STREAM) as client:
             client.settimeout(5)
             # Leave no port in TIME_WAIT behind, as there would soon be none left.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            try:
+                client.bind(("", port))
+            except OSError:
+                continue
             try:
                 client.connect(address)
                 met[client.recv(64).decode() or "closed without a word"] += 1
