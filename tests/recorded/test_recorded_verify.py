@@ -12,9 +12,7 @@ from support.command import PROGRAM, execute
 from istio_init.testing.namespaces import Namespace
 
 from .cases import Case, recorded
-from .test_recorded_cases import backend, load, place
-
-__all__ = ["backend"]
+from .test_recorded_cases import load, place
 
 ROUTES = "for family in -4 -6; do ip $family route add default dev eth0 2>/dev/null || true; done"
 
