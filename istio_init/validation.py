@@ -36,6 +36,7 @@ TURN = 10.0
 """Seconds to wait for another run in the namespace, whose rules or listeners ours would meet."""
 
 NEEDED = ("NET_ADMIN", "SYS_ADMIN")
+ALL_NEEDED = (*NEEDED, "SETUID", "SETGID")
 
 
 def validate(
@@ -101,8 +102,9 @@ def _carry_out(
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}/udp", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
-    problems = live.elsewhere(chosen.probes, policy_tracers(config, around))
-    return Report(tuple(verdicts), tuple(skipped), problems=problems)
+    problems, doubts = live.elsewhere(chosen.probes, policy_tracers(config, around))
+    lacks = not facts.may.issuperset(ALL_NEEDED)
+    return Report(tuple(verdicts), tuple(skipped), tuple(doubts), tuple(problems), lacks_privileges=lacks)
 
 
 def _proxy(config: Config, facts: Facts) -> Ids | None:

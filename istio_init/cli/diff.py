@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from istio_init.cli.source import Source, source_of
+from istio_init.dialects.render import rule_text
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.report.region_words import condition_words, fate_words
@@ -97,4 +98,6 @@ def _json(family: Family, space: Space, each: Difference) -> dict[str, object]:
 
 def _fate(fate: Fate) -> dict[str, object]:
     """A fate; a mark that rules left alone is null."""
-    return {"kind": fate.outcome.kind, "port": fate.outcome.port, "mark": fate.mark, "connmark": fate.connmark}
+    how = None if fate.how is None else rule_text(fate.how)
+    outcome = fate.outcome
+    return {"kind": outcome.kind, "port": outcome.port, "how": how, "mark": fate.mark, "connmark": fate.connmark}

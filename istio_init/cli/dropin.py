@@ -87,6 +87,9 @@ def _logged(argv: list[str]) -> int:
     except IstioInitError as error:
         log.error(str(error))
         return error.exit_code if isinstance(error, ValidationError) else FAILED
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return FAILED
     return 0
 
 

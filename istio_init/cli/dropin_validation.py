@@ -56,12 +56,15 @@ def _log(report: Report, log: Log) -> None:
             log.info(f"validated: {words}{latency}")
         else:
             log.error("; ".join([f"validation failed: {words}", *failure_words(verdict)]))
+    for note in report.notes:
+        log.warn(note)
     for problem in report.problems:
         log.error(f"validation failed: {problem}")
     if report.failed or report.problems:
         fix = "look at the rules with istio-init explain; in a pod without them, see why nothing programmed it"
         raise ValidationError(result_line(report), fix=fix)
-    if not report.verdicts and any("CAP_" in each.why for each in report.skipped):
+    if not report.is_proved:
         fix = "run as the proxy's user, or with the capabilities SETUID and SETGID"
-        raise ValidationError("nothing could be validated with these privileges", fix=fix)
+        where = "with these privileges" if report.lacks_privileges else "here"
+        raise ValidationError(f"nothing could be validated {where}", fix=fix)
     log.info(result_line(report))

@@ -14,11 +14,14 @@ NUMBERS = (signal.SIGTERM, signal.SIGHUP)
 @contextmanager
 def leaving_in_order() -> Iterator[None]:
     """For the time of the context a signal that ends us raises SystemExit with the shell's status for it."""
-    before = [signal.signal(number, _leave) for number in NUMBERS]
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    changed = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in changed:
+        signal.signal(number, _leave)
     try:
         yield
     finally:
-        for number, handler in zip(NUMBERS, before, strict=True):
+        for number, handler in changed.items():
             signal.signal(number, handler)
 
 

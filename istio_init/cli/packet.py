@@ -123,7 +123,7 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
                     raise ValueError("it is no JSON object")
                 given = {name: value for name, value in fields.items() if value is not None}
                 packet = filled(given, source.snapshot, source.local_marks)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise click.BadParameter(
                     f"{path}, line {number}: not a packet: {error}; give direction, proto, dst, and what else is known",
                     param_hint="--batch",

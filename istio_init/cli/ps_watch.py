@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from istio_init.report.node_metrics import NodeMetrics
 
-SHORTEST = 0.5
-"""Seconds between two looks at least, as each enters every namespace of the node."""
+SHORTEST, LONGEST = 0.5, 86400.0
+"""Seconds between two looks: each enters every namespace of the node, and metrics are to be of today."""
 
 PATIENCE = 5.0
-"""Seconds after which a client of the metrics that says nothing is let go."""
+"""Seconds that a client of the metrics has for its request and its answer, as the next one waits meanwhile."""
 
 Show = Callable[[list[PsRow], str], None]
 
@@ -43,9 +43,12 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
     """
     if watch is None:
         raise click.UsageError("--metrics serves what --watch sees: add --watch")
-    every = _seconds(watch)
+    if metrics is not None and form != "text":
+        raise click.UsageError("--metrics prints no list that could have a format: not with --format")
+    every = seconds(watch)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    signal.signal(signal.SIGALRM, _give_up)
     if metrics is None:
         while True:
             rows = scan()
@@ -89,10 +92,11 @@ def _state(row: PsRow | None) -> str:
     return row.state + (f" [{', '.join(dict.fromkeys(row.codes))}]" if row.codes else "")
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     """Plain seconds, or a duration such as 1m30s."""
     try:
-        return max(float(text) if text.replace(".", "", 1).isdecimal() else values.duration(text), SHORTEST)
+        wanted = float(text) if text.replace(".", "", 1).isdecimal() else values.duration(text)
+        return min(max(wanted, SHORTEST), LONGEST)
     except values.BadValue as bad:
         raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}, or plain seconds", param_hint="--watch") from None
 
@@ -128,13 +132,22 @@ def _serve(host: str, port: int) -> tuple[WSGIServer, NodeMetrics]:
     host = host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
 
     class Handler(WSGIRequestHandler):
-        timeout = PATIENCE
-
         def log_message(self, *_: object) -> None:
             """Nothing: a line for each scrape is noise."""
 
     class Server(WSGIServer):
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            """Answer one client, who has a few seconds in all."""
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+            try:
+                super().process_request(request, client_address)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Nothing: a client that gives up, or is given up, is no news."""
 
     collector = NodeMetrics()
     registry = CollectorRegistry()
@@ -151,6 +164,10 @@ def _answer(server: WSGIServer, *, until: float) -> None:
     while (remaining := until - time.monotonic()) > 0:
         server.timeout = remaining
         server.handle_request()
+
+
+def _give_up(number: int, frame: FrameType | None) -> NoReturn:
+    raise ConnectionAbortedError("too slow")
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

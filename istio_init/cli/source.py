@@ -111,14 +111,16 @@ class Source(Value):
 def source_of(pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None) -> Source:
     """The one source that is given; the namespace that we are in where none is.
 
-    What is known to matter and is not looked at, is said as a warning.
-
     Raises:
         click.UsageError: more than one is given.
     """
     if len([each for each in (pid, netns, file or file6, expect) if each is not None]) > 1:
         raise click.UsageError("give one of --pid, --netns, --file, --expect")
-    snapshot = snapshot_of(pid, netns, file, file6, expect)
+    return source_from(snapshot_of(pid, netns, file, file6, expect))
+
+
+def source_from(snapshot: Snapshot) -> Source:
+    """The rules of a snapshot to be asked; what is known to matter and is not looked at, is said as a warning."""
     view = View(snapshot)
     for caveat in _caveats(snapshot, view.backend):
         click.secho(f"warning: {caveat}", fg="yellow", err=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
-from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, source_of
+from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
 from istio_init.cli.targets import with_options
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
@@ -59,6 +59,9 @@ def trace(
         raise click.UsageError(
             "--live sends one connection from inside a namespace: not with --batch, --file, --expect"
         )
+    if live:
+        assert direction is not None and protocol is not None and destination is not None
+        return _live(direction, protocol, destination, given, pid, netns, form)
     source = source_of(pid, netns, file, file6, expect)
     tracers = _Tracers(source)
     if path is not None:
@@ -68,20 +71,33 @@ def trace(
         return 0
     assert direction is not None and protocol is not None and destination is not None
     packet, assumed = described(direction, protocol, destination, given, source)
-    if live:
-        from istio_init.cli.trace_live import run_live
-
-        place = place_of(pid, netns)
-        try:
-            return run_live(packet, assumed, source, tracers.by_family[packet.family], place, form=form)
-        finally:
-            place.close()
     found, hinges = tracers.trace(packet, assumed)
     if form == "json":
         click.echo(json.dumps(trace_json(found, hinges), indent=2))
     else:
         click.echo("\n".join(trace_lines(found, hinges)))
     return 0
+
+
+def _live(
+    direction: str,
+    protocol: str,
+    destination: str,
+    given: dict[str, Any],
+    pid: int | None,
+    netns: str | None,
+    form: str,
+) -> int:
+    """Send from the very namespace whose rules were read: a process id may be somebody else's the next time."""
+    from istio_init.cli.trace_live import run_live
+
+    place = place_of(pid, netns)
+    try:
+        source = source_from(snapshot_in(place))
+        packet, assumed = described(direction, protocol, destination, given, source)
+        return run_live(packet, assumed, source, _Tracers(source).by_family[packet.family], place, form=form)
+    finally:
+        place.close()
 
 
 class _Tracers:

@@ -14,6 +14,7 @@ from istio_init.kernel.namespaces import Place
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_words import endpoint
+from istio_init.report.visible import visible
 from istio_init.trace.assume import FIELDS
 from istio_init.trace.engine import Tracer
 from istio_init.trace.observed import disagreement
@@ -39,7 +40,7 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
         if differs is None:
             break
     if "interface" in chosen and sent.packet.interface != packet.interface:
-        click.echo(f"it left by {sent.packet.interface}, not by {packet.interface}", err=True)
+        click.echo(f"it left by {visible(sent.packet.interface)}, not by {visible(packet.interface)}", err=True)
     if form == "json":
         click.echo(json.dumps(trace_json(found) | {"live": _json(sent, source.backend, differs)}, indent=2))
     else:

@@ -116,7 +116,7 @@ def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float)
         click.echo(f"{place.label}: {text}", err=True)
 
     report = validate(intent.config, intent.around, snapshot, timeout=seconds, announce=announce)
-    return report.replace(notes=intent.notes, problems=(*intent.problems, *report.problems))
+    return report.replace(notes=(*intent.notes, *report.notes), problems=(*intent.problems, *report.problems))
 
 
 def _show(label: str, intent: Intent, report: Report, form: str) -> None:
@@ -128,6 +128,6 @@ def _show(label: str, intent: Intent, report: Report, form: str) -> None:
 
 
 def _status(report: Report) -> int:
-    if report.failed or report.problems:
-        return NOT_PROVED
-    return UNPRIVILEGED if not report.verdicts and any("CAP_" in each.why for each in report.skipped) else 0
+    if report.is_proved:
+        return 0
+    return UNPRIVILEGED if not report.verdicts and not report.problems and report.lacks_privileges else NOT_PROVED

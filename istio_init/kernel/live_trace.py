@@ -12,10 +12,11 @@ import socket
 import struct
 
 from istio_init.backends.legacy import IptablesLegacy
-from istio_init.errors import IstioInitError, ToolError
+from istio_init.errors import IstioInitError, PrivilegeError, ToolError
 from istio_init.kernel import namespaces, netlink, nft_table
 from istio_init.kernel.nft_table import NETWORK, TRANSPORT, Expression, OwnedTable
 from istio_init.kernel.nft_trace import Listener, Passage
+from istio_init.kernel.privileges import acting_as
 from istio_init.kernel.workers import in_child
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.value import Value
@@ -83,38 +84,27 @@ def send(packet: Packet, chosen: frozenset[str], backend: str, place: Namespace)
 def open_socket(packet: Packet, place: Namespace) -> socket.socket:
     """A socket of the packet's family and protocol, which belongs to its user and group.
 
-    Rules look at who made a socket, so that a child makes it as that user and passes it on.
+    Rules look at who made a socket. A child makes it, as in a pod with a user namespace of its own that one has to be
+    entered, and passes it on.
+
+    Raises:
+        PrivilegeError: nobody here may act as that user.
     """
     here, there = socket.socketpair()
     family, kind = FAMILIES[packet.family][0], KINDS[packet.protocol][0]
 
     def make() -> None:
         try:
-            os.setgroups([])
-        except PermissionError:
-            pass  # Denied in some user namespaces; it changes nothing here.
-        try:
-            _become(packet.uid or 0, packet.gid or 0)
-            with socket.socket(family, kind) as made:
+            with acting_as((packet.uid or 0, packet.gid or 0)), socket.socket(family, kind) as made:
                 socket.send_fds(there, [b"socket"], [made.fileno()])
         except OSError as error:
-            raise ToolError(
-                f"no socket as user {packet.uid}, group {packet.gid}: {error.strerror}",
-                fix="run as root; in a user namespace they have to be mapped",
-            ) from None
-        finally:
-            _become(0, 0)
+            what = f"no socket as user {packet.uid}, group {packet.gid}: {error.strerror}"
+            fix = "run as root; in a user namespace they have to be mapped"
+            raise PrivilegeError(what, fix=fix) from None
 
     with here, there:
         in_child(lambda: namespaces.call_in(place, make))
         return socket.socket(fileno=socket.recv_fds(here, 16, 1)[1][0])
-
-
-def _become(uid: int, gid: int) -> None:
-    """Act as a user and a group from now on; the way back to 0 stays open."""
-    os.seteuid(0)
-    os.setresgid(gid, gid, 0)
-    os.setresuid(uid, uid, 0)
 
 
 def _bind(made: socket.socket, packet: Packet, chosen: frozenset[str]) -> int:

@@ -1,4 +1,4 @@
-"""Enters network namespaces as nsenter(1) does: the only module that calls setns(2) and unshare(2).
+"""Enters network namespaces as nsenter(1) does: the only module of the program that calls setns(2) and unshare(2).
 
 A process is pinned by a pidfd and its namespace by a descriptor before anything is decided, so that a reused process
 id can never lead to another pod.

@@ -33,6 +33,18 @@ Expression = bytes
 """One expression of a rule, packed."""
 
 
+def open_channel() -> socket.socket:
+    """A netlink socket for nf_tables.
+
+    Raises:
+        NoBackendError: the kernel has none.
+    """
+    try:
+        return socket.socket(AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    except OSError as error:
+        raise NoBackendError(f"this kernel has no netlink for netfilter: {error.strerror}") from error
+
+
 class OwnedTable:
     """A table of family inet, for the time of a context. Chains are added while it lasts."""
 
@@ -40,7 +52,7 @@ class OwnedTable:
         self.name = name
 
     def __enter__(self) -> Self:
-        self._socket = socket.socket(AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket = open_channel()
         self._socket.settimeout(TIMEOUT)
         try:
             self._socket.bind((0, 0))
@@ -59,7 +71,10 @@ class OwnedTable:
                 raise _refused(error) from error
             with contextlib.suppress(OSError):
                 self._send((DELETE_TABLE, 0, name))  # That of a run which was killed.
-            self._send((NEW_TABLE, CREATE, name))
+            try:
+                self._send((NEW_TABLE, CREATE, name))
+            except OSError as second:
+                raise _refused(second) from second
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
         try:
@@ -126,7 +141,7 @@ def _refused(error: OSError) -> ToolError | PrivilegeError | NoBackendError:
     if error.errno == errno.EPERM:
         fix = "run as root, or with the capability NET_ADMIN, and only one at a time in a namespace"
         return PrivilegeError("a table of nf_tables may not be made", fix=fix)
-    if error.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+    if error.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP):
         return NoBackendError("this kernel has no nf_tables for the family inet")
     return ToolError(f"the kernel refuses a table of our own: {error.strerror}")
 

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from istio_init.errors import PrivilegeError, ToolError
-from istio_init.kernel.netlink import AF_NETLINK, FAMILIES, NETLINK_NETFILTER, parse_attributes
+from istio_init.kernel.netlink import FAMILIES, parse_attributes
+from istio_init.kernel.nft_table import open_channel
 from istio_init.model.netfilter import Family
 from istio_init.model.value import Value
 
@@ -68,15 +69,21 @@ class Listener:
     """Hears the trace of the current network namespace while its context lasts."""
 
     def __enter__(self) -> Self:
-        self._socket = socket.socket(AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._socket = open_channel()
         try:
             self._socket.bind((0, 0))
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTRACE)
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         except PermissionError:
             self._socket.close()
             fix = "run as root, or with the capability NET_ADMIN"
             raise PrivilegeError("the kernel's trace may not be read", fix=fix) from None
+        except OSError as error:
+            self._socket.close()
+            raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        except PermissionError:  # It takes a capability over the whole machine; within limits anybody may ask.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._open: dict[int, Passage] = {}
         return self
 

@@ -14,6 +14,7 @@ import socket
 import time
 
 from istio_init.kernel.listening import TOKEN, Listener, listen, new_socket
+from istio_init.kernel.process import LONGEST
 from istio_init.kernel.sockets import LISTEN, sockets
 from istio_init.verify.model import NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
 
@@ -158,7 +159,7 @@ class Run:
             if client.socket is not None and not client.is_done and client.began:
                 poll.register(client.socket, select.POLLIN if client.is_connected else select.POLLOUT)
                 waiting[client.socket.fileno()] = lambda each=client: self._go_on(each)  # type: ignore[misc]
-        for descriptor, _ in poll.poll(max(1, seconds * 1000)):
+        for descriptor, _ in poll.poll(min(max(1, seconds * 1000), LONGEST)):
             waiting[descriptor]()
 
     def _go_on(self, client: _Client) -> None:

@@ -1,4 +1,4 @@
-"""Starts subprocesses: the only module that does.
+"""Starts subprocesses: the only module of the program that does.
 
 ``subprocess`` is not used because importing it costs an initContainer more than the whole commit of the rules. Input
 and output are anonymous files instead of pipes, so neither side can block the other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 
@@ -26,12 +27,14 @@ def make_transparent(made: socket.socket) -> None:
 def original_destination(connection: socket.socket) -> tuple[str, int]:
     """The address and port that the other end of an accepted TCP connection meant, from before any REDIRECT.
 
-    Where no connection tracker watches the namespace nothing was translated: then it is the connection's own name,
-    which is also what TPROXY leaves as it was.
+    Where no connection tracker watches the namespace, or the kernel has none, nothing was translated: then it is the
+    connection's own name, which is also what TPROXY leaves as it was.
     """
     try:
         return _tracked(connection)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOPROTOOPT):
+            raise
         host, port, *_ = connection.getsockname()
         return host, port
 

@@ -1,4 +1,4 @@
-"""Runs functions in child processes and brings their results back: the only module that forks.
+"""Runs functions in child processes and brings their results back: the only one of the program that forks.
 
 A child is needed where there is no way back, as out of another user namespace, and used where there is much to do.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+SIGTERM = 15
 DIED = "the child process died"
 
 
@@ -45,6 +46,10 @@ def spread(count: int, function: Callable[[int], T], *, workers: int) -> Iterato
                 yield pickle.load(pipes[number % workers][1])
             except (EOFError, pickle.UnpicklingError):
                 yield ToolError(DIED)
+    except (KeyboardInterrupt, SystemExit):
+        for pid, _ in pipes:
+            os.kill(pid, SIGTERM)
+        raise
     finally:
         for pid, pipe in pipes:
             pipe.close()

@@ -34,14 +34,14 @@ def live_lines(trace: Trace, seen: Observed, differs: str | None) -> list[str]:
 def _answer(seen: Observed, differs: str | None) -> str:
     """Whether they agree."""
     if differs is not None:
-        return f"DISAGREE: {differs}"
+        return f"DISAGREE: {visible(differs)}"
     end = "stopped on the way" if seen.port is None else f"in the end it goes to port {seen.port}"
     return f"agree: the kernel does what was predicted; {end}"
 
 
 def _leg(leg: Leg | None, places: tuple[Place, ...] | None) -> list[tuple[str, str, str]]:
     """The rows of one leg, which the prediction or the kernel may not have."""
-    title = f"{leg.hook} by {leg.interface}" if leg is not None else "not predicted"
+    title = f"{leg.hook} by {visible(leg.interface)}" if leg is not None else "not predicted"
     texts = {} if leg is None else {_words(_place(hop)): visible(entry_text(hop.rule.entry)) for hop in leg.hops}
     predicted = [] if leg is None else [_words(_place(hop)) for hop in leg.hops if hop.matched]
     actual = [_words(place) for place in places or ()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.value import Value
+from istio_init.trace.assume import is_usable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class PsRow(Value):
 def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
     """The line of a namespace that could be read."""
     addresses = explanation.snapshot.addresses
-    usable = [str(each) for each in addresses if not (each.is_loopback or each.is_link_local) and str(each) != "::6"]
+    usable = [str(each) for each in addresses if is_usable(each)]
     captured = explanation.mode != "none"
     errors = any(finding.kind.severity.value == "error" for finding in explanation.findings)
     unread = explanation.snapshot.unread if explanation.snapshot.partial and not captured else ()

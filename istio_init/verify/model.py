@@ -160,12 +160,16 @@ class Verdict(Value):
 
 
 class Report(Value):
-    """What was proved. ``notes`` say what else matters; ``problems`` are failures that no probe showed."""
+    """What was proved. ``notes`` say what else matters; ``problems`` are failures that no probe showed.
+
+    ``lacks_privileges``: with more privileges more could have been probed.
+    """
 
     verdicts: tuple[Verdict, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    lacks_privileges: bool = False
 
     @property
     def failed(self) -> int:

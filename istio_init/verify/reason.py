@@ -12,7 +12,7 @@ from istio_init.model.targets import Jump
 from istio_init.report.trace_words import because
 from istio_init.report.visible import visible
 from istio_init.trace.assume import local_marks
-from istio_init.trace.engine import Tracer
+from istio_init.trace.engine import Outcome, Tracer
 from istio_init.trace.hooks import LOOPBACK
 from istio_init.trace.packet import Direction
 from istio_init.verify.model import NO_SOURCE
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from istio_init.inspector.snapshot import Snapshot
-    from istio_init.trace.engine import Outcome, Trace
+    from istio_init.trace.engine import Trace
     from istio_init.trace.packet import Packet
     from istio_init.verify.model import Probe, Seen
 
 MOST_LINKS = 8
+UNKNOWN = Outcome("unknown")
 
 
 class Live:
@@ -66,11 +67,13 @@ class Live:
         if seen.source is not None:
             packet = packet.replace(source=ip_address(seen.source[0]), source_port=seen.source[1])
         trace = self._trace(packet)
-        if trace.delivered != probe.expected:
+        if trace.delivered not in (probe.expected, UNKNOWN):
             return because(trace.delivered, trace.delivered_by).removesuffix(".") + _led_there(trace)
         for other in self._others(packet, probe.expected):
-            if other.delivered.kind != "direct":
+            if other.delivered.kind not in ("direct", "unknown"):
                 return because(other.delivered, other.delivered_by)
+        if trace.delivered == UNKNOWN:
+            return f"the rules cannot be followed past {because(trace.delivered, trace.delivered_by)}"
         if probe.expected.kind == "tproxy" and not self.routed[probe.family]:
             return (
                 f"the rules hand it to port {probe.expected.port}, but no {probe.family.value} routing rule with a "
@@ -79,22 +82,25 @@ class Live:
         others = f"; perhaps the nftables chain {', '.join(self.native)}" if self.native else ""
         return f"not the rules of iptables, as far as they can be followed: {_words(trace.delivered)}{others}"
 
-    def elsewhere(self, probes: tuple[Probe, ...], wanted: Mapping[Family, Tracer]) -> tuple[str, ...]:
-        """Rules that decide otherwise by the namespace's own interfaces, which no probe comes or leaves by.
+    def elsewhere(self, probes: tuple[Probe, ...], wanted: Mapping[Family, Tracer]) -> tuple[list[str], list[str]]:
+        """Rules that decide otherwise by the namespace's own interfaces, and such as cannot be followed there.
 
-        ``wanted`` are tracers of the rules that the configuration calls for.
+        No probe comes or leaves by those. ``wanted`` are tracers of the rules that the configuration calls for.
         """
         found: dict[str, None] = {}
+        doubts: dict[str, None] = {}
         for probe in probes if self.blind is None else ():
             if probe.packet.interface == "lo" or self._trace(probe.packet).delivered != probe.expected:
                 continue
             for link in self.links[:MOST_LINKS]:
                 packet = probe.packet.replace(interface=link)
                 trace = self._trace(packet)
-                if trace.delivered != wanted[probe.family].trace(packet).delivered:
-                    why = because(trace.delivered, trace.delivered_by)
-                    found[f"{packet.direction.value} by {link}: {why}"] = None
-        return tuple(found)
+                why = f"{packet.direction.value} by {visible(link)}: {{}}{because(trace.delivered, trace.delivered_by)}"
+                if trace.delivered == UNKNOWN:
+                    doubts[why.format("the rules cannot be followed past ")] = None
+                elif trace.delivered != wanted[probe.family].trace(packet).delivered:
+                    found[why.format("")] = None
+        return list(found), list(doubts)
 
     def _trace(self, packet: Packet) -> Trace:
         return (self.main.get(packet.family) or Tracer(RuleSet(packet.family))).trace(packet)

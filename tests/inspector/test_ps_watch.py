@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.command import PROGRAM, environment, istio_init
 
-from istio_init.cli.ps_watch import changes
+from istio_init.cli.ps_watch import changes, seconds
 from istio_init.inspector.findings.catalogue import KINDS
 from istio_init.report.ps_row import PsRow
 
@@ -102,6 +102,23 @@ class TestMetrics:
                 assert ("istio_init_namespaces", "captured") in metrics(f"127.0.0.1:{port}")
                 assert silent.recv(1) == b""
 
+    def test_a_client_that_says_its_request_letter_by_letter_is_let_go(self, real_kernel: None) -> None:
+        port = free_port()
+        with watching("--metrics", f":{port}") as child:
+            metrics(f"127.0.0.1:{port}")
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+                start = time.monotonic()
+                with contextlib.suppress(ConnectionError):
+                    while time.monotonic() < start + 15:
+                        slow.send(b"G")
+                        time.sleep(1)
+                assert time.monotonic() < start + 12, "it was not let go"
+            assert ("istio_init_namespaces", "captured") in metrics(f"127.0.0.1:{port}")
+            child.send_signal(signal.SIGTERM)
+            _, errors = child.communicate(timeout=20)
+
+        assert "Traceback" not in errors
+
     def test_a_port_that_is_taken_is_told(self, real_kernel: None) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -151,10 +168,15 @@ class TestWatching:
         assert changes(before, after) == ([] if line is None else [line])
 
 
+def test_an_interval_beyond_all_clocks_is_a_day() -> None:
+    assert seconds("9" * 20) == seconds("99999h") == 86400
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["--metrics", ":9469"], "--metrics serves what --watch sees: add --watch"),
+        (["--watch", "--metrics", ":9469", "--format", "json"], "not with --format"),
         (["--watch", "soon"], "'soon': not a duration"),
         (["--watch", "--metrics", "9469x"], "'9469x': not an address and a port"),
         (["--watch", "--metrics", ":0"], "':0': not an address and a port"),

@@ -103,6 +103,7 @@ class TestTrace:
         [
             ("{", "line 2: not a packet"),
             ("[]", "it is no JSON object"),
+            pytest.param("[" * 100_000, "line 2: not a packet", id="deep"),
             ('{"direction": "outbound", "proto": "tcp"}', "dst is missing"),
             ('{"direction": "sideways", "proto": "tcp", "dst": "10.0.0.1"}', "'sideways'"),
             ('{"direction": "outbound", "proto": "tcp", "dst": "10.0.0.1", "dport": 70000}', "70000"),
@@ -198,6 +199,19 @@ class TestDiff:
             ends.append((traced["delivered"]["kind"], traced["delivered"]["port"]))
             assert traced["packet"] == {**differing["packet"], "family": "ipv4"}
         assert ends == [("redirect", 15001), ("direct", None)]
+
+    def test_what_ends_a_connection_otherwise_is_told_apart(self, tmp_path: Path) -> None:
+        files = []
+        for target in ("DROP", "REJECT --reject-with icmp-port-unreachable"):
+            files.append(tmp_path / target[:4])
+            files[-1].write_text(f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j {target}\nCOMMIT\n")
+
+        found = said("diff", istio_init("diff", *map(str, files), "--format", "json"))
+
+        assert {each["direction"] for each in found["differences"]} == {"inbound", "outbound"}
+        for each in found["differences"]:
+            assert each["before"]["how"] is None
+            assert each["after"]["how"] == "-j REJECT --reject-with icmp-port-unreachable"
 
     def test_a_live_pod_against_its_configuration_and_a_file(self, real_kernel: None, save: Path) -> None:
         with Pod.create(families=(Family.IPV4,)) as pod:

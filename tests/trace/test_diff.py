@@ -196,7 +196,7 @@ class Unknown(NamedTuple):
         Unknown("another one", "LOCAL", "BROADCAST", False),
         Unknown("a change where it holds", "--dport 80", "--dport 81", False),
         Unknown("a change where it does not hold", "--to-ports 1", "--to-ports 2", False),
-        Unknown("a change that neither answer makes visible", "--dport 80 -j ACCEPT", "--dport 80 -g TWO", False),
+        Unknown("a change of how it goes on behind the match", "--dport 80 -j ACCEPT", "--dport 80 -g TWO", False),
     ],
     ids=lambda case: case.what.replace(" ", "-"),
 )

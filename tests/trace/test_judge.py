@@ -10,8 +10,9 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def test_the_kernel_agrees_about_random_connections(real_kernel: None) -> None:
+    sizes = "--configs 16 --packets 640 --seed ci --workers 1".split()
     done = subprocess.run(
-        [sys.executable, SCRIPTS / "kernel-diff", "--configs", "16", "--packets", "640", "--seed", "ci"],
+        [sys.executable, SCRIPTS / "kernel-diff", *sizes],
         capture_output=True,
         text=True,
         timeout=240,

@@ -27,6 +27,7 @@ CORE = (
     "policy",
     "report",
     "roles",
+    "trace",
     "verify",
 )
 IMPURE = {"os", "subprocess", "socket", "_socket", "click", "rich", "psutil", "pyroute2", "iptc", "ctypes", "fcntl"}

@@ -222,3 +222,36 @@ def test_bad_usage_is_refused_before_anything_is_touched(argv: tuple[str, ...], 
 
     assert done.status == status
     assert said in done.stderr
+
+
+def test_a_rule_that_cannot_be_followed_is_no_failure_but_told(pod: Pod) -> None:
+    apply(pod)
+    pod.inside.run("iptables-nft", *"-A INPUT -i eth0 -p tcp -m limit --limit 1000/s -j ACCEPT".split())
+
+    proof = verify(pod).ok()
+
+    [note] = proof.said["notes"]
+    assert note.startswith("inbound by eth0: the rules cannot be followed past rule 1 of filter INPUT (-i eth0 -p tcp")
+
+
+def test_a_patience_of_weeks_is_taken_as_long(pod: Pod) -> None:
+    apply(pod)
+
+    done = istio_init("verify", "--netns", pod.name, "--timeout", "1000h").ok()
+
+    assert "proved: 14 probes passed" in done.stdout
+
+
+def test_a_hostile_name_of_an_interface_does_not_reach_the_terminal(pod: Pod) -> None:
+    apply(pod)
+    name = "\x1b[31mX"
+    pod.inside.run("ip", "link", "add", name, "type", "veth", "peer", "name", "other")
+    pod.inside.run("ip", "link", "set", "other", "up")
+    pod.inside.run("ip", "link", "set", name, "up")
+    pod.inside.run("iptables-nft", "-t", "nat", "-I", "PREROUTING", "-i", name, "-j", "RETURN")
+
+    done = istio_init("verify", "--netns", pod.name)
+
+    assert done.status == NOT_PROVED
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "inbound by" in done.stdout

@@ -10,6 +10,7 @@ from istio_init.inspector.words import packets
 from istio_init.model.netfilter import Family
 from istio_init.policy.dns import DNS_CAPTURE_PORT
 from istio_init.roles import Role
+from istio_init.trace.assume import is_usable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def ipv6_not_captured(view: View) -> Iterator[Finding]:
         f"{address} on {interface.name}"
         for interface in view.snapshot.interfaces
         for address in interface.addresses
-        if address.version == 6 and not (address.is_loopback or address.is_link_local) and str(address) != "::6"
+        if address.version == 6 and is_usable(address)
     ]
     if addresses:
         yield Finding(catalogue.IPV6_NOT_CAPTURED, limited(addresses))
