@@ -104,7 +104,19 @@ def _carry_out(
             verdicts.append(verdict(probe, each, live, occupant))
     problems, doubts = live.elsewhere(chosen.probes, policy_tracers(config, around))
     lacks = not facts.may.issuperset(ALL_NEEDED)
-    return Report(tuple(verdicts), tuple(skipped), tuple(doubts), tuple(problems), lacks_privileges=lacks)
+    return Report(
+        tuple(verdicts),
+        tuple(skipped),
+        tuple(doubts),
+        tuple(problems),
+        lacks_privileges=lacks,
+        wants_capture=_wants_capture(config),
+    )
+
+
+def _wants_capture(config: Config) -> bool:
+    """Whether anything has to come to the proxy that a probe could show."""
+    return bool(config.inbound_ports or config.outbound_ranges or config.outbound_ports or config.redirect_dns)
 
 
 def _proxy(config: Config, facts: Facts) -> Ids | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib import import_module
 from typing import Any
@@ -73,5 +74,10 @@ def run(argv: list[str]) -> int:
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"istio-init: the output cannot be written: {error.strerror}", err=True)
         return 1
     return result if isinstance(result, int) else 0

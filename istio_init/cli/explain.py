@@ -10,7 +10,8 @@ import click
 
 from istio_init.cli.console import show
 from istio_init.cli.expect import expected_config
-from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot
+from istio_init.cli.interval import watch_seconds
+from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
 from istio_init.dialects.save import render_save
@@ -30,7 +31,7 @@ PLAIN_WIDTH = 100
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift.")
-@click.option("--watch", type=float, metavar="SECONDS", help="Show it again and again, counters moving.")
+@click.option("--watch", metavar="SECONDS", help="Show it again and again, counters moving.")
 def explain_command(
     target: str | None,
     pid: int | None,
@@ -41,7 +42,7 @@ def explain_command(
     expect_file: Path | None,
     form: str,
     check: bool,
-    watch: float | None,
+    watch: str | None,
 ) -> int:
     """Say what live redirection rules do, where they come from, and what is wrong.
 
@@ -57,14 +58,14 @@ def explain_command(
         return _show(explanation, form, check=check)
     if watch is None:
         return _show(explain(live_snapshot(target, pid, netns), expected), form, check=check)
-    status = 0
+    every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
             explanation = explain(live_snapshot(target, pid, netns), expected)
             if form == "text":
                 click.clear()
             status = _show(explanation, form, check=check)
-            time.sleep(max(watch, 0.1))
+            time.sleep(every)
     except KeyboardInterrupt:
         return status  # That is how one stops watching.
 
@@ -91,6 +92,8 @@ def _show(explanation: Explanation, form: str, *, check: bool) -> int:
         show(explanation_text(explanation), plain_width=PLAIN_WIDTH)
     else:
         click.echo(_formatted(explanation, form).encode(errors="surrogateescape"), nl=False)
+    if check and not explanation.is_broken:
+        refuse_unread(explanation.snapshot)
     return PROBLEMS_FOUND if check and explanation.is_broken else 0
 
 

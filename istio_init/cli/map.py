@@ -6,12 +6,14 @@ import json
 
 import click
 
-from istio_init.cli.source import NAMESPACE_OPTIONS, source_of
+from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
 from istio_init.model.netfilter import Family
+from istio_init.model.rules import RuleSet
 from istio_init.model.value import Value
 from istio_init.report.region_words import condition_words, decider_words, outcome_words
-from istio_init.trace.classes import TrafficClass, classes
+from istio_init.trace.assume import is_usable
+from istio_init.trace.classes import NO_MARKS, TrafficClass, classes
 from istio_init.trace.packet import Direction
 
 KINDS = ["redirect", "tproxy", "direct", "drop", "unknown"]
@@ -40,9 +42,9 @@ def map_command(
     """
     source = source_of(pid, netns, file, file6, expect)
     objects = []
-    for family, rules in source.rules.items():
+    for family, rules in _families(source).items():
         for direction in Direction:
-            space, every = classes(rules, direction, source.local_marks[family])
+            space, every = classes(rules, direction, source.local_marks.get(family, NO_MARKS))
             wanted = [each for each in every if only in (None, each.outcome.kind)]
             found = [_Shown(each, condition_words(space, each.regions)) for each in wanted]
             found.sort(key=lambda each: (KINDS.index(each.found.outcome.kind), len(each.lines[0])))
@@ -51,8 +53,21 @@ def map_command(
             else:
                 _print(family, direction, found)
     if form == "json":
-        click.echo(json.dumps({"schema": 1, "classes": objects}, indent=2))
+        click.echo(json.dumps({"schema": 1, "classes": objects, "caveats": list(source.caveats)}, indent=2))
+    for caveat in source.caveats if form == "text" else ():
+        click.echo(f"unless what is not looked at decides otherwise: {caveat}")
     return 0
+
+
+def _families(source: Source) -> dict[Family, RuleSet]:
+    """The rules of each family that there is; a live namespace has those of its addresses, even without any rule."""
+    found = dict(source.rules)
+    if source.snapshot.is_live:
+        usable = [address for address in source.snapshot.addresses if is_usable(address)]
+        for family, version in ((Family.IPV4, 4), (Family.IPV6, 6)):
+            if any(address.version == version for address in usable):
+                found.setdefault(family, RuleSet(family))
+    return {family: found[family] for family in Family if family in found} or {Family.IPV4: RuleSet(Family.IPV4)}
 
 
 class _Shown(Value):

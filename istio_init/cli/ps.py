@@ -35,7 +35,9 @@ EVERY = "5"
     "--metrics", metavar="[ADDRESS]:PORT", help="With --watch: serve what was seen to Prometheus, and log what changes."
 )
 def ps(form: str, watch: str | None, metrics: str | None) -> int:
-    """List every network namespace of this node and the state of its redirection.
+    """List the network namespaces of this node and the state of their redirection.
+
+    Those in which a process lives; others are explained by --netns NAME.
 
     Reads only. Then: istio-init explain --pid PID.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from istio_init.config import values
+from istio_init.cli.interval import watch_seconds
 from istio_init.errors import IstioInitError
 from istio_init.node import scan
 from istio_init.report.ps_row import PsRow
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from istio_init.report.node_metrics import NodeMetrics
 
-SHORTEST, LONGEST = 0.5, 86400.0
-"""Seconds between two looks: each enters every namespace of the node, and metrics are to be of today."""
+SHORTEST = 0.5
+"""Seconds between two looks at least, as each enters every namespace of the node."""
 
 PATIENCE = 5.0
 """Seconds that a client of the metrics has for its request and its answer, as the next one waits meanwhile."""
@@ -45,7 +45,7 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
         raise click.UsageError("--metrics serves what --watch sees: add --watch")
     if metrics is not None and form != "text":
         raise click.UsageError("--metrics prints no list that could have a format: not with --format")
-    every = seconds(watch)
+    every = watch_seconds(watch, shortest=SHORTEST)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     signal.signal(signal.SIGALRM, _give_up)
@@ -90,15 +90,6 @@ def _state(row: PsRow | None) -> str:
     if row is None:
         return "gone"
     return row.state + (f" [{', '.join(dict.fromkeys(row.codes))}]" if row.codes else "")
-
-
-def seconds(text: str) -> float:
-    """Plain seconds, or a duration such as 1m30s."""
-    try:
-        wanted = float(text) if text.replace(".", "", 1).isdecimal() else values.duration(text)
-        return min(max(wanted, SHORTEST), LONGEST)
-    except values.BadValue as bad:
-        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}, or plain seconds", param_hint="--watch") from None
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +14,13 @@ from istio_init.cli.expect import expected_config
 from istio_init.config.model import Surroundings
 from istio_init.dialects.save import SaveError, parse_save, with_texts
 from istio_init.dialects.sections import sections
-from istio_init.errors import IstioInitError
+from istio_init.errors import IstioInitError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Interface, Snapshot
 from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
 from istio_init.kernel.namespaces import Place
+from istio_init.kernel.privileges import capabilities
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.model.value import Value
@@ -88,12 +90,18 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
     return Snapshot(label, rules, is_live=False)
 
 
-def config_snapshot(line: str) -> Snapshot:
-    """A snapshot of the rules that a line of istio-iptables' arguments means; IPv6 as well with --dual-stack."""
+def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
+    """A snapshot of the rules that a line of istio-iptables' arguments means; IPv6 as well with --dual-stack.
+
+    ``servers`` are the name servers whose queries DNS capture takes.
+    """
     config, warnings = expected_config(line, FileNames())
     for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
-    around = Surroundings(config.dual_stack)
+    if config.redirect_dns and not (config.capture_all_dns or servers):
+        warning = "no name server is known here, so --redirect-dns captures none"
+        click.secho(f"warning: {warning}", fg="yellow", err=True)
+    around = Surroundings(config.dual_stack, servers)
     built = sidecar.rules(config, around)
     rules = {("nft", family): with_texts(each) for family, each in built.items()}
     return Snapshot(f"configuration {line!r}", rules, interfaces=(Interface("lo", True),), is_live=False)
@@ -106,6 +114,8 @@ class Source(Value):
     backend: str
     rules: dict[Family, RuleSet]
     local_marks: dict[Family, frozenset[int]]
+    caveats: tuple[str, ...] = ()
+    """What the kernel asks as well, and is not looked at."""
 
 
 def source_of(pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None) -> Source:
@@ -120,12 +130,29 @@ def source_of(pid: int | None, netns: str | None, file: str | None, file6: str |
 
 
 def source_from(snapshot: Snapshot) -> Source:
-    """The rules of a snapshot to be asked; what is known to matter and is not looked at, is said as a warning."""
+    """The rules of a snapshot to be asked; what is known to matter and is not looked at, is said as a warning.
+
+    Raises:
+        PrivilegeError: the rules cannot be read, so that nothing can be said.
+        NoBackendError: the same, for another reason.
+    """
+    refuse_unread(snapshot)
     view = View(snapshot)
-    for caveat in _caveats(snapshot, view.backend):
+    caveats = tuple(_caveats(snapshot, view.backend))
+    for caveat in caveats:
         click.secho(f"warning: {caveat}", fg="yellow", err=True)
     marks = {family: local_marks(snapshot, rules) for family, rules in view.rules.items()}
-    return Source(snapshot, view.backend, view.rules, marks)
+    return Source(snapshot, view.backend, view.rules, marks, caveats)
+
+
+def refuse_unread(snapshot: Snapshot) -> None:
+    """Raise where the rules of a live namespace could not be read: none is not the same as not known."""
+    if not snapshot.partial:
+        return
+    what = f"{snapshot.label}: its rules cannot all be read: {visible('; '.join(snapshot.unread))}"
+    if "NET_ADMIN" in capabilities():
+        raise NoBackendError(what, fix="install what is missing; iptables and nftables read the rules")
+    raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")
 
 
 def _caveats(snapshot: Snapshot, backend: str) -> Iterator[str]:

@@ -67,15 +67,18 @@ def trace(
     if path is not None:
         for packet, assumed in batch(path, source):
             found, hinges = tracers.trace(packet, assumed)
-            click.echo(json.dumps(trace_json(found, hinges)) if form == "json" else verdict_line(found, hinges))
+            if form == "json":
+                click.echo(json.dumps(trace_json(found, hinges, source.caveats)))
+            else:
+                click.echo(verdict_line(found, hinges, source.caveats))
         return 0
     assert direction is not None and protocol is not None and destination is not None
     packet, assumed = described(direction, protocol, destination, given, source)
     found, hinges = tracers.trace(packet, assumed)
     if form == "json":
-        click.echo(json.dumps(trace_json(found, hinges), indent=2))
+        click.echo(json.dumps(trace_json(found, hinges, source.caveats), indent=2))
     else:
-        click.echo("\n".join(trace_lines(found, hinges)))
+        click.echo("\n".join(trace_lines(found, hinges, source.caveats)))
     return 0
 
 

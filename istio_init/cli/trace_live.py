@@ -14,9 +14,8 @@ from istio_init.kernel.namespaces import Place
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_words import endpoint
-from istio_init.report.visible import visible
 from istio_init.trace.assume import FIELDS
-from istio_init.trace.engine import Tracer
+from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.observed import disagreement
 from istio_init.trace.packet import Direction, Packet
 
@@ -40,9 +39,14 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
         if differs is None:
             break
     if "interface" in chosen and sent.packet.interface != packet.interface:
-        click.echo(f"it left by {visible(sent.packet.interface)}, not by {visible(packet.interface)}", err=True)
+        differs = f"it left by {sent.packet.interface}, not by {packet.interface}"
     if form == "json":
-        click.echo(json.dumps(trace_json(found) | {"live": _json(sent, source.backend, differs)}, indent=2))
+        click.echo(
+            json.dumps(
+                trace_json(found, caveats=source.caveats) | {"live": _json(found, sent, source.backend, differs)},
+                indent=2,
+            )
+        )
     else:
         click.echo("\n".join(live_lines(found, sent.seen, differs)))
     return DISAGREES if differs is not None else 0
@@ -66,7 +70,7 @@ def _sent(packet: Packet, chosen: frozenset[str], backend: str, place: Place) ->
         return namespaces.call_in(place.replace(userns=None), lambda: send(packet, chosen, backend, place))
 
 
-def _json(sent: Sent, backend: str, differs: str | None) -> dict[str, object]:
+def _json(found: Trace, sent: Sent, backend: str, differs: str | None) -> dict[str, object]:
     seen = sent.seen
     return {
         "backend": backend,
@@ -75,7 +79,7 @@ def _json(sent: Sent, backend: str, differs: str | None) -> dict[str, object]:
         if seen.legs is not None
         else [{**_place(each), "times": times} for each, times in seen.counts],
         "port": seen.port,
-        "agrees": differs is None,
+        "agrees": None if differs is None and found.delivered.kind == "unknown" else differs is None,
         "differs": differs,
     }
 

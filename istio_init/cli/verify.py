@@ -130,4 +130,4 @@ def _show(label: str, intent: Intent, report: Report, form: str) -> None:
 def _status(report: Report) -> int:
     if report.is_proved:
         return 0
-    return UNPRIVILEGED if not report.verdicts and not report.problems and report.lacks_privileges else NOT_PROVED
+    return NOT_PROVED if report.failed or report.problems or not report.lacks_privileges else UNPRIVILEGED

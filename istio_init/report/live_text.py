@@ -28,14 +28,16 @@ def live_lines(trace: Trace, seen: Observed, differs: str | None) -> list[str]:
     width = max(len(predicted) for predicted, _, _ in rows) + 3
     other = max(len(actual) for _, actual, _ in rows) + 3
     table = [f"{predicted:<{width}}{actual:<{other}}{text}".rstrip() for predicted, actual, text in rows]
-    return [packet_line(trace.packet), *table, verdict_line(trace), _answer(seen, differs)]
+    return [packet_line(trace.packet), *table, verdict_line(trace), _answer(trace, seen, differs)]
 
 
-def _answer(seen: Observed, differs: str | None) -> str:
+def _answer(trace: Trace, seen: Observed, differs: str | None) -> str:
     """Whether they agree."""
     if differs is not None:
         return f"DISAGREE: {visible(differs)}"
     end = "stopped on the way" if seen.port is None else f"in the end it goes to port {seen.port}"
+    if trace.delivered.kind == "unknown":
+        return f"agree as far as it could be predicted; {end}"
     return f"agree: the kernel does what was predicted; {end}"
 
 

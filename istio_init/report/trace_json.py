@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from istio_init.trace.packet import Packet
 
 
-def trace_json(trace: Trace, depends_on: tuple[str, ...] = ()) -> dict[str, object]:
-    """The trace of one packet."""
+def trace_json(trace: Trace, depends_on: tuple[str, ...] = (), caveats: tuple[str, ...] = ()) -> dict[str, object]:
+    """The trace of one packet; ``caveats`` are what the kernel asks as well, and was not looked at."""
     return {
         "schema": 1,
         "packet": packet_json(trace.packet),
@@ -21,6 +21,7 @@ def trace_json(trace: Trace, depends_on: tuple[str, ...] = ()) -> dict[str, obje
         "verdict": {**_outcome(trace.outcome), "because": because(trace.outcome, trace.decided_by)},
         "delivered": {**_outcome(trace.delivered), "because": because(trace.delivered, trace.delivered_by)},
         "depends_on": list(depends_on),
+        "caveats": list(caveats),
     }
 
 

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 SIGNS = {True: "*", False: " ", None: "?"}
 
 
-def trace_lines(trace: Trace, depends_on: tuple[str, ...] = ()) -> list[str]:
+def trace_lines(trace: Trace, depends_on: tuple[str, ...] = (), caveats: tuple[str, ...] = ()) -> list[str]:
     """The lines; the last one is the verdict."""
     lines = [packet_line(trace.packet)]
     for leg in trace.legs:
         lines += _leg(leg)
-    return [*lines, verdict_line(trace, depends_on)]
+    return [*lines, verdict_line(trace, depends_on, caveats)]
 
 
-def verdict_line(trace: Trace, depends_on: tuple[str, ...] = ()) -> str:
-    """How it ends, why, and on what that hinges."""
+def verdict_line(trace: Trace, depends_on: tuple[str, ...] = (), caveats: tuple[str, ...] = ()) -> str:
+    """How it ends, why, on what that hinges, and what was not looked at."""
     assumed = "which was assumed" if len(depends_on) == 1 else "which were assumed"
     hinges = f"; it hinges on {', '.join(depends_on)}, {assumed}" if depends_on else ""
-    return f"=> {conclusion(trace)}{hinges}"
+    unless = f"; unless what is not looked at decides otherwise: {', '.join(caveats)}" if caveats else ""
+    return f"=> {conclusion(trace)}{hinges}{unless}"
 
 
 def packet_line(packet: Packet) -> str:

@@ -51,6 +51,8 @@ def result_line(report: Report) -> str:
         return f"NOT PROVED: {report.failed} of {_probes(count)} failed{unprobed}"
     if report.problems:
         return f"NOT PROVED: {_probes(count)} passed, but the rules are not sound{unprobed}"
+    if count and not report.is_proved:
+        return f"NOT PROVED: {_probes(count)} passed, but none that has to come to the proxy could be sent{unprobed}"
     return f"proved: {_probes(count)} passed{unprobed}" if count else f"nothing could be probed{unprobed}"
 
 

@@ -162,7 +162,8 @@ class Verdict(Value):
 class Report(Value):
     """What was proved. ``notes`` say what else matters; ``problems`` are failures that no probe showed.
 
-    ``lacks_privileges``: with more privileges more could have been probed.
+    ``lacks_privileges``: with more privileges more could have been probed. ``wants_capture``: something has to come to
+    the proxy.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -170,6 +171,7 @@ class Report(Value):
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     lacks_privileges: bool = False
+    wants_capture: bool = False
 
     @property
     def failed(self) -> int:
@@ -178,5 +180,6 @@ class Report(Value):
 
     @property
     def is_proved(self) -> bool:
-        """Whether something was probed and nothing failed."""
-        return bool(self.verdicts) and not self.failed and not self.problems
+        """Whether something was probed, capture among it if any is wanted, and nothing failed."""
+        captured = any(verdict.probe.is_captured for verdict in self.verdicts)
+        return bool(self.verdicts) and not self.failed and not self.problems and (captured or not self.wants_capture)

@@ -240,3 +240,61 @@ class TestDiff:
         assert done.status == status
         assert why in done.stderr
         assert done.stdout == ""
+
+
+class TestHonesty:
+    """What was not looked at is no reason for a sure answer."""
+
+    @pytest.mark.parametrize(
+        "command", ["trace outbound tcp 10.0.0.5:443", "map", "diff {pod} {pod}", "explain --check"]
+    )
+    def test_rules_that_may_not_be_read_are_not_taken_for_none(self, real_kernel: None, command: str) -> None:
+        with Pod.create(families=(Family.IPV4,)) as pod:
+            istio_init("apply", "--netns", pod.name).ok()
+            words = command.format(pod="/proc/self/ns/net").split()
+            nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *PROGRAM)
+            done = execute("ip", "netns", "exec", pod.name, *nobody, *words)
+
+        assert done.status in (4, 5), done.stdout
+        assert "straight" not in done.stdout and "equal" not in done.stdout
+
+    def test_the_rules_of_the_other_store_leave_the_answer_open(self, both_backends: None) -> None:
+        with Pod.create(families=(Family.IPV4,)) as pod:
+            istio_init("apply", "--netns", pod.name, "--force-iptables-binary", "nft").ok()
+            pod.inside.run("iptables-legacy", *"-t raw -A OUTPUT -p tcp --dport 443 -j DROP".split())
+            compared = istio_init("diff", pod.name, INJECTED)
+            as_json = said("diff", istio_init("diff", pod.name, INJECTED, "--format", "json"))
+            traced = istio_init("trace", "--netns", pod.name, "outbound", "tcp", f"{V4.far}:443").ok()
+
+        caveat = "ipv4: the 1 rules of legacy count, too; only those of nft are looked at"
+        assert (compared.status, compared.stdout) == (
+            1,
+            f"cannot tell: equal, unless what is not looked at decides otherwise: {caveat}\n",
+        )
+        assert (as_json["equal"], as_json["caveats"]) == (None, [caveat])
+        assert traced.stdout.splitlines()[-1].endswith(f"unless what is not looked at decides otherwise: {caveat}")
+
+    def test_the_only_store_that_holds_rules_is_the_one_that_is_asked(self, both_backends: None) -> None:
+        with Pod.create(families=(Family.IPV4,)) as pod:
+            pod.inside.run("iptables-legacy", *"-t nat -A OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 9".split())
+            traced = istio_init("trace", "--netns", pod.name, "outbound", "tcp", f"{V4.far}:80").ok()
+
+        assert "=> reaches this machine's port 9" in traced.stdout
+
+    def test_a_family_without_any_rule_is_on_the_map(self, real_kernel: None) -> None:
+        with Pod.create() as pod:
+            istio_init("apply", "--netns", pod.name).ok()
+            done = istio_init("map", "--netns", pod.name, "--only", "direct").ok()
+
+        assert "outbound, ipv6\n  direct: no rule takes it\n    everything\n" in done.stdout
+
+    def test_a_configuration_is_held_to_the_name_servers_of_the_other_side(self, real_kernel: None) -> None:
+        with Pod.create(families=(Family.IPV4,)) as pod:
+            pod.inside.write_resolv_conf("10.88.0.53")
+            istio_init("apply", "--netns", pod.name, "--redirect-dns").ok()
+            done = istio_init("diff", pod.name, f"{INJECTED} --redirect-dns")
+
+        assert (done.status, done.stdout) == (0, "equal: every new connection has the same outcome\n")
+
+    def test_help_is_where_everybody_looks_for_it(self) -> None:
+        assert istio_init("diff", "-h").ok().stdout == istio_init("diff", "--help").ok().stdout

@@ -208,3 +208,23 @@ def test_the_root_of_a_user_namespace_may_send_from_its_own_network(real_kernel:
     done = execute("unshare", "--user", "--map-root-user", "--net", "sh", "-c", f"ip link set lo up; {trace}").ok()
 
     assert "agree: the kernel does what was predicted" in done.stdout
+
+
+def test_where_nothing_was_predicted_nothing_is_confirmed(real_kernel: None) -> None:
+    with Pod.create(families=(Family.IPV4,)) as pod:
+        rule = "-t nat -A OUTPUT -p tcp -m statistic --mode nth --every 2 --packet 0 -j REDIRECT --to-ports 15001"
+        pod.inside.run("iptables-nft", *rule.split())
+
+        said = live(pod, f"outbound tcp {V4.far}:80")
+
+    assert said["delivered"]["kind"] == "unknown"
+    assert said["live"]["agrees"] is None
+
+
+def test_another_way_out_than_the_one_that_was_asked_about_is_a_disagreement(real_kernel: None) -> None:
+    with Pod.create(families=(Family.IPV4,)) as pod:
+        words = f"trace outbound tcp {V4.far}:80 --interface foo0 --live --netns {pod.name}"
+        done = istio_init(*words.split())
+
+    assert done.status == 3
+    assert done.stdout.splitlines()[-1] == "DISAGREE: it left by eth0, not by foo0"

@@ -6,6 +6,7 @@ import pytest
 from support.command import DROP_IN, PROGRAM, Result, drop_in, execute
 
 from istio_init.model.netfilter import Family
+from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 
 from .proof import apply
@@ -108,3 +109,15 @@ def test_where_nothing_is_programmed_nothing_is_validated(pod: Pod, flag: str) -
     done = drop_in(pod.inside, *CAPTURE, "--run-validation", flag).ok()
 
     assert f"nothing is validated, as {flag} leaves nothing to validate" in done.stderr
+
+
+def test_what_holds_of_an_empty_kernel_proves_nothing() -> None:
+    anybody = ("setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", *PROGRAM)
+    with Namespace.create() as namespace:
+        namespace.run("ip", "address", "add", "10.5.5.5/32", "dev", "lo")
+        inside = ("ip", "netns", "exec", namespace.name, *anybody)
+        asked = execute(*inside, "verify", "--expect", "-b '*' -i '*'", "--timeout", "1s")
+        validated = execute(*inside, "istio-iptables", "--run-validation", "--skip-rule-apply", "-b", "*", "-i", "*")
+
+    assert asked.status == 5
+    assert validated.status == 126

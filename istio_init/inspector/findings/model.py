@@ -119,9 +119,12 @@ def _places(snapshot: Snapshot) -> Iterator[Place]:
 
 
 def _main_backend(snapshot: Snapshot) -> str:
-    """The backend with most chains of Istio's; nft where there are none."""
+    """The backend with most chains of Istio's, or where there are none with most rules, or nft."""
     counts = {
-        backend: sum(1 for rules in snapshot.of(backend).values() for _ in _chains(rules))
+        backend: (
+            sum(1 for rules in snapshot.of(backend).values() for _ in _chains(rules)),
+            sum(1 for rules in snapshot.of(backend).values() for _ in rules.entries()),
+        )
         for backend in ("nft", "legacy")
     }
     return max(counts, key=lambda backend: counts[backend])

@@ -1,0 +1,23 @@
+"""The time between two looks of a command that watches."""
+
+from __future__ import annotations
+
+import click
+
+from istio_init.config import values
+
+LONGEST = 86400.0
+"""Seconds: what is shown is to be of today."""
+
+
+def watch_seconds(text: str, *, shortest: float) -> float:
+    """Plain seconds, or a duration such as 1m30s, within reason.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    try:
+        wanted = float(text) if text.replace(".", "", 1).isdecimal() else values.duration(text)
+    except values.BadValue as bad:
+        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}, or plain seconds", param_hint="--watch") from None
+    return min(max(wanted, shortest), LONGEST)
