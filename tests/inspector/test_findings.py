@@ -332,6 +332,43 @@ class TestRules:
         chain, _, rule = words.partition(" ")
         assert healthy.findings() == {"foreign-ahead": [f"ipv4 nat (nft): {chain} 1: {rule}  [0 packets]"]}
 
+    @pytest.mark.parametrize(
+        ("table", "words"),
+        [
+            ("raw", "OUTPUT -p tcp -m tcp --dport 443 -j DROP"),
+            ("raw", "PREROUTING -p tcp -m tcp --dport 80 -j CT --notrack"),
+            ("mangle", "OUTPUT -p tcp -m tcp --dport 443 -j DROP"),
+        ],
+    )
+    def test_a_foreign_rule_of_an_earlier_table_is_told(self, healthy: Sidecar, table: str, words: str) -> None:
+        healthy.iptables("-t", table, "-I", *words.split())
+
+        chain, _, rule = words.partition(" ")
+        assert healthy.findings() == {"foreign-ahead": [f"ipv4 {table} (nft): {chain} 1: {rule}  [0 packets]"]}
+
+    @proves(catalogue.CAPTURED_DROPPED)
+    @pytest.mark.parametrize(
+        ("words", "evidence"),
+        [
+            (
+                "-I OUTPUT -p tcp -m tcp --dport 15001 -j DROP",
+                "ipv4 filter (nft): OUTPUT 1: -p tcp",
+            ),
+            (
+                "-I INPUT -p tcp -m tcp --dport 15006 -j REJECT",
+                "ipv4 filter (nft): INPUT 1: -p tcp",
+            ),
+            ("-P INPUT DROP", "ipv4 (nft): the policy of a chain drops outbound connections"),
+        ],
+    )
+    def test_a_rule_that_drops_what_was_redirected_is_told(self, healthy: Sidecar, words: str, evidence: str) -> None:
+        healthy.iptables(*words.split())
+
+        found = healthy.findings()
+
+        assert list(found) == ["captured-dropped"]
+        assert found["captured-dropped"][0].startswith(evidence)
+
     def test_a_foreign_chain_ahead_of_the_jump_is_told(self, healthy: Sidecar) -> None:
         for words in ("-N SERVICES", "-A SERVICES -d 10.96.0.1/32 -j ACCEPT", "-I OUTPUT -j SERVICES"):
             healthy.iptables("-t", "nat", *words.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings import namespace, rules
+from istio_init.inspector.findings import fate, namespace, rules
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
@@ -12,6 +12,7 @@ CHECKS = (
     rules.both_backends,
     rules.duplicates,
     rules.foreign_ahead,
+    fate.captured_dropped,
     rules.shadowed,
     rules.ports_narrow_nothing,
     rules.exclude_without_all,

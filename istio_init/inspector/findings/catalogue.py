@@ -37,6 +37,11 @@ FOREIGN_AHEAD = Kind(
     "What it matches never reaches the proxy.",
     "Find out who added it (its comment often tells) and have it narrowed, removed, or put behind the jump.",
 )
+CAPTURED_DROPPED = Kind(
+    "captured-dropped", _ERROR, "A rule drops connections that the proxy is to have",
+    "They time out or are refused, though the redirection itself is right.",
+    "Have the rule or the policy let pass what comes to the proxy's ports; see istio-init trace for its way.",
+)
 SHADOWED_RULE = Kind(
     "shadowed-rule", _WARNING, "A rule can never match: an earlier one takes all its packets",
     "The exception or inclusion that it stands for has no effect.",

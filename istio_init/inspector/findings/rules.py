@@ -12,7 +12,7 @@ from istio_init.inspector.shadow import shadows
 from istio_init.model.matches import Protocol
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import Rule, RuleSet, is_builtin
-from istio_init.model.targets import DROP, Goto, Jump, Redirect
+from istio_init.model.targets import DROP, Goto, Jump, OpaqueTarget, Redirect
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
 from istio_init.policy import sidecar
@@ -123,8 +123,8 @@ def duplicates(view: View) -> Iterator[Finding]:
 
 
 def foreign_ahead(view: View) -> Iterator[Finding]:
-    """A foreign rule before our jump, in the same chain, that ends the way of what it matches."""
-    found = []
+    """A foreign rule before our jump that ends the way of what it matches: in its chain, or in an earlier table."""
+    found = list(dict.fromkeys(_dropped_before(view)))
     for jump in view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP, Role.DNS_ZONES_OUT_JUMP, Role.DNS_ZONES_IN_JUMP):
         chains = view.rules[jump.family].tables[jump.table]
         for number, entry in enumerate(jump.chain.entries[: jump.number - 1], 1):
@@ -138,6 +138,20 @@ def foreign_ahead(view: View) -> Iterator[Finding]:
                 found.append(str(Place(jump.backend, jump.family, jump.table, jump.chain, number, entry)))
     if found:
         yield Finding(catalogue.FOREIGN_AHEAD, limited(found))
+
+
+def _dropped_before(view: View) -> Iterator[str]:
+    """Foreign rules of raw and mangle that drop, or hide from the tracker, what nat would redirect at the same hook."""
+    for jump in view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP, table=Table.NAT):
+        for table in (Table.RAW, Table.MANGLE):
+            chain = view.rules[jump.family].tables.get(table, {}).get(jump.chain.name)
+            for number, entry in enumerate(chain.entries if chain is not None else (), 1):
+                target = entry.rule.target
+                hides = isinstance(target, OpaqueTarget) and "--notrack" in (*target.words, f"--{target.name.lower()}")
+                foreign = not is_ours(jump.chain.name, entry) and entry.role is None
+                if foreign and (target == DROP or hides) and _can_meet(entry.rule, jump.entry.rule):
+                    assert chain is not None
+                    yield str(Place(jump.backend, jump.family, table, chain, number, entry))
 
 
 def _can_meet(rule: Rule, jump: Rule) -> bool:
@@ -235,13 +249,15 @@ def leftover_routing(view: View) -> Iterator[Finding]:
             yield Finding(catalogue.MODE_LEFTOVERS, lines)
 
 
+GUARDRAIL_RULES = frozenset(Rule(protocol=Protocol(name), target=DROP) for name in ("tcp", "udp"))
+
+
 def guardrails(view: View) -> Iterator[Finding]:
     """Unconditional drops of TCP and UDP on top of filter's chains."""
-    drops = {Rule(protocol=Protocol(name), target=DROP) for name in ("tcp", "udp")}
     found = []
     for (backend, family), rules in view.snapshot.rules.items():
         for chain in rules.tables.get(Table.FILTER, {}).values():
-            if is_builtin(Table.FILTER, chain.name) and drops <= set(chain.rules[:2]):
+            if is_builtin(Table.FILTER, chain.name) and set(chain.rules[:2]) >= GUARDRAIL_RULES:
                 found += [
                     str(Place(backend, family, Table.FILTER, chain, number, entry))
                     for number, entry in enumerate(chain.entries[:2], 1)
