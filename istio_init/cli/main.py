@@ -6,14 +6,19 @@ import sys
 
 from istio_init.cli import DROPIN
 
+INTERRUPTED = 130
+
 
 def main() -> int:
     """The console script ``istio-init``."""
     if sys.argv[1:2] == [DROPIN]:
         return _guarded(sys.argv[2:])
-    from istio_init.cli.app import run
+    try:
+        from istio_init.cli.app import run
 
-    return run(sys.argv[1:])
+        return run(sys.argv[1:])
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def istio_iptables() -> int:

@@ -15,7 +15,7 @@ from istio_init.config import values
 from istio_init.errors import IstioInitError
 from istio_init.kernel.names import FileNames
 from istio_init.trace.assume import filled
-from istio_init.trace.packet import PORT_PROTOCOLS, Packet, protocol_name
+from istio_init.trace.packet import PORT_PROTOCOLS, Packet, is_protocol, protocol_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +41,11 @@ def described(
         click.UsageError: an argument is wrong.
     """
     fields: dict[str, Any] = {"direction": direction, "proto": protocol}
+    if not is_protocol(protocol_name(protocol)):
+        fix = "write tcp, udp, icmp, ipv6-icmp, sctp, or another protocol's number"
+        raise click.BadParameter(f"{protocol!r}: no protocol; {fix}", param_hint="PROTOCOL")
+    if (direction == "inbound" or given["no_socket"]) and (given["uid"] is not None or given["gid"] is not None):
+        raise click.UsageError("--uid and --gid are of the sending socket: an inbound packet and --no-socket have none")
     has_ports = protocol_name(protocol) in PORT_PROTOCOLS
     fields |= _end(destination, "DST", ("dst", "dport"), has_ports=has_ports)
     if given["src"] is not None:

@@ -48,6 +48,10 @@ class HookFlow(Value):
     steps: tuple[Step, ...]
 
 
+DEEPEST = 64
+"""Chains that call each other so deep are drawn; the kernel itself follows fewer."""
+
+
 def flow(rules: RuleSet) -> tuple[HookFlow, ...]:
     """The way of traffic through every table that holds rules of ours."""
     found = []
@@ -68,7 +72,13 @@ def _steps(
     for first, group in _groups(chain):
         called = group[0].rule.called_chain
         inner: tuple[Step, ...] = ()
-        if called in chains and called is not None and called not in above and is_istio_chain(called):
+        if (
+            called in chains
+            and called is not None
+            and called not in above
+            and is_istio_chain(called)
+            and len(above) < DEEPEST
+        ):
             shared = is_shared or _callers(called, chains) > 1
             inner = _steps(chains[called], chains, (*above, called), is_shared=shared)
         counted = [entry.counters.packets for entry in group if entry.counters is not None and not is_shared]

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from istio_init.model.matches import CTSTATES
 from istio_init.model.netfilter import MAX_MARK, Family
 from istio_init.model.targets import Tproxy
-from istio_init.trace.packet import PORT_PROTOCOLS, Direction, Packet, protocol_name
+from istio_init.trace.packet import PORT_PROTOCOLS, Direction, Packet, is_protocol, protocol_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ def _check(fields: Mapping[str, Any]) -> None:
                 raise ValueError(f"socket {value!r} is neither true nor false")
         elif name != "family":
             raise ValueError(f"{name!r} is not known")
+    if not is_protocol(protocol_name(fields["proto"])):
+        known = "tcp, udp, icmp, ipv6-icmp, sctp or another protocol's number"
+        raise ValueError(f"proto {fields['proto']!r} is no protocol; write {known}")
     if fields.get("ctstate", "NEW") not in CTSTATES[:5]:
         raise ValueError(f"ctstate {fields['ctstate']!r} is not one of {', '.join(CTSTATES[:5])}")
 

@@ -40,6 +40,11 @@ _PROTOCOLS = {
 }
 
 
+def is_protocol(name: str) -> bool:
+    """Whether it is a protocol's name, as `protocol_name` gives it, or its number."""
+    return name in PORT_PROTOCOLS or name in _PROTOCOLS.values() or (name.isdecimal() and int(name) < 256)
+
+
 def protocol_name(text: str) -> str:
     """The one name of a protocol, which rules and people write in several ways, also by number."""
     name = text.lower()
