@@ -17,15 +17,18 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from istio_init.testing import leftovers, owners, processes
 from istio_init.testing.entering import ROOT, Entrance, User
 from istio_init.testing.leftovers import ETC_NETNS, PREFIX, RUN_NETNS
 from istio_init.testing.owners import Keeper, Owner, Unavailable
 from istio_init.testing.processes import SAYING_SO, CommandError, Program, Worker, run
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 T = TypeVar("T")
 
@@ -114,18 +117,27 @@ class Namespace:
         self._children.append(child)
         return child
 
-    def start(self, function: Callable[[], T], user: User = ROOT) -> Worker[T]:
-        """Start a function in a forked child inside, as a user."""
+    def start(
+        self, function: Callable[[], T], user: User = ROOT, *, keep: Iterable[FileDescriptorLike] = ()
+    ) -> Worker[T]:
+        """Start a function in a forked child inside, as a user.
+
+        What the test has open is closed there, so that what the test closes is closed. The function can use the
+        sockets, pipes and files in ``keep``, which stay open as long as it runs.
+        """
         self.require(user)
-        return Worker(function, self.entrance, user)
+        return Worker(function, self.entrance, user, keep)
 
     def call(self, function: Callable[[], T], user: User = ROOT) -> T:
         """Call a function in a forked child inside, as a user; its result has to be picklable.
 
+        The function can use whatever the test has open, which waits for it.
+
         Raises:
             WorkerError: it raised; the text is its traceback.
         """
-        return self.start(function, user).result()
+        self.require(user)
+        return Worker(function, self.entrance, user, keep=None).result()
 
     def open_socket(self, family: int, kind: int, user: User = ROOT) -> socket.socket:
         """A socket of the namespace that belongs to a user, to be used from here; closed with the namespace."""

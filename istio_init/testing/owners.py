@@ -130,7 +130,7 @@ def _started(
     """A process that entered namespaces, had its ids mapped by us, did the rest, and now waits for its end."""
     here, there = pipe()
     parent = os.getpid()
-    process = fork(lambda: _hold(begin, then, there, parent))
+    process = fork(lambda: _hold(begin, then, there, parent), keep=(there,))
     there.close()
     assert process.pid is not None
     try:

@@ -5,17 +5,23 @@ Each of them ends with the process that started it, even if that one is killed.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from istio_init.kernel.process import find_binary
 from istio_init.testing.entering import ROOT, Entrance, User, become, end_with_parent
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 T = TypeVar("T")
 
@@ -102,11 +108,49 @@ def _inside(entrance: Entrance, user: User) -> Callable[[], None]:
     return enter
 
 
-def fork(function: Callable[[], object]) -> Child:
-    """Run a function in a forked child, which this process's end will end."""
-    child = _forks.Process(target=function, daemon=True)
-    child.start()
+def fork(function: Callable[[], object], keep: Iterable[FileDescriptorLike] | None) -> Child:
+    """Run a function in a forked child, which this process's end will end.
+
+    Of what is open here it keeps these and the standard streams, or everything if None is given. The rest is closed
+    there when this returns.
+    """
+    if keep is None:
+        child = _forks.Process(target=function, daemon=True)
+        child.start()
+        return child
+    kept = set(map(_number, keep))
+
+    def work() -> None:
+        _let_go(kept)
+        function()
+
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe:
+        child = _forks.Process(target=work, daemon=True)
+        child.start()
+        os.close(writing)
+        pipe.read()  # It ends when the child has let go of it, too.
     return child
+
+
+def _let_go(kept: set[int]) -> None:
+    """Close every descriptor but these and the standard streams.
+
+    The numbers stay taken, by something that can neither be read nor written: an object of the parent's that is thrown
+    away here would close what has got its number since.
+    """
+    kept = {0, 1, 2} | kept
+    for stream in (sys.stdout, sys.stderr):  # pytest has put files of its own in their place.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            kept.add(stream.fileno())
+    nothing = os.open("/", os.O_PATH)
+    for each in set(map(int, os.listdir("/proc/self/fd"))) - kept - {nothing}:
+        os.dup2(nothing, each, inheritable=False)
+    os.close(nothing)
+
+
+def _number(descriptor: FileDescriptorLike) -> int:
+    return descriptor if isinstance(descriptor, int) else descriptor.fileno()
 
 
 def pipe() -> tuple[Pipe, Pipe]:
@@ -117,10 +161,17 @@ def pipe() -> tuple[Pipe, Pipe]:
 class Worker(Generic[T]):
     """A function at work in a process of its own inside a namespace."""
 
-    def __init__(self, function: Callable[[], T], entrance: Entrance, user: User) -> None:
+    def __init__(
+        self,
+        function: Callable[[], T],
+        entrance: Entrance,
+        user: User,
+        keep: Iterable[FileDescriptorLike] | None,
+    ) -> None:
         self._receiving, sending = _forks.Pipe(duplex=False)
         parent = os.getpid()
-        self._process = fork(lambda: _work(function, entrance, user, sending, parent))
+        kept = None if keep is None else (*keep, sending)
+        self._process = fork(lambda: _work(function, entrance, user, sending, parent), kept)
         sending.close()
 
     def result(self, timeout: float = 30) -> T:
@@ -162,6 +213,8 @@ def _work(function: Callable[[], T], entrance: Entrance, user: User, sending: Co
         become(user)
         end_with_parent(parent)
         answer = (function(), None)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EBADF:
+            error.add_note("What the test has open is closed in a function that it starts, except for keep=(...)")
         answer = (None, traceback.format_exc())
     sending.send(answer)

@@ -96,7 +96,7 @@ class Sidecar:
         listeners = [
             stack.enter_context(Listener(namespace, family, port)).socket for family in Family for port in ports
         ]
-        worker: Worker[None] = namespace.start(partial(serve, listeners), APP)
+        worker: Worker[None] = namespace.start(partial(serve, listeners), APP, keep=listeners)
         stack.callback(worker.kill)
 
     def _start(self) -> None:

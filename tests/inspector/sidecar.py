@@ -53,7 +53,7 @@ class Inhabitant:
             while True:
                 signal.pause()
 
-        self._worker: Worker[None] = namespace.start(wait, user)
+        self._worker: Worker[None] = namespace.start(wait, user, keep=(writing, *opened))
         os.close(writing)
         with os.fdopen(reading) as pipe:
             told = pipe.read()

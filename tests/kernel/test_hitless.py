@@ -146,7 +146,7 @@ class Clients:
         self, namespace: Namespace, family: Family, port: int, words: bytes, *, transparent: bool = False
     ) -> None:
         listener = self._stack.enter_context(Listener(namespace, family, port, transparent=transparent))
-        worker = namespace.start(partial(answer_each, listener.socket, words))
+        worker = namespace.start(partial(answer_each, listener.socket, words), keep=(listener.socket,))
         self._stack.callback(worker.kill)
 
     def _calls(self) -> tuple[tuple[Namespace, User, list[Endpoint]], ...]:
