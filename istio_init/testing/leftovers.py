@@ -12,11 +12,13 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+from istio_init.testing.owners import Unavailable
 from istio_init.testing.processes import SAYING_SO, run
 
 PREFIX = "istio-init-test"
@@ -34,16 +36,40 @@ def token() -> str:
     """What the names of this process's namespaces have in common.
 
     The first time it also removes what processes left behind that do not live any more.
+
+    Raises:
+        Unavailable: there is no directory for the locks; see `directory`.
     """
-    locks = _locks()
-    locks.mkdir(mode=0o700, exist_ok=True)
-    with (locks / "all").open("w") as everything:
+    locks = directory()
+    everything = _open(locks / "all", os.O_CREAT)
+    try:
         fcntl.flock(everything, fcntl.LOCK_EX)
         _sweep(locks)
         made = secrets.token_hex(4)
-        own = os.open(locks / made, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(own, fcntl.LOCK_EX)
+        fcntl.flock(_open(locks / made, os.O_CREAT), fcntl.LOCK_EX)
+    finally:
+        os.close(everything)
     return made
+
+
+def directory() -> Path:
+    """Where the locks are, and what namespaces without names have below /etc: a directory of this user's alone.
+
+    Raises:
+        Unavailable: at its place is something else, which another user may have put there.
+    """
+    path = _place()
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        if is_root():
+            path.chmod(0o700)  # In /run nobody else makes anything, but an earlier version let everybody look.
+        found = path.lstat()
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
+    if not _is_private(found):
+        raise Unavailable(f"{path} is not a directory of user {os.geteuid()} alone (mode 0700): remove it")
+    return path
 
 
 def remove(name: str) -> None:
@@ -63,23 +89,41 @@ def kill_inside(netns: Path) -> None:
     _kill(lambda process: _same(wanted, process / "ns" / "net"))
 
 
-def _locks() -> Path:
+def _place() -> Path:
     if is_root():
         return Path("/run", PREFIX)
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    with contextlib.suppress(OSError):
+        if runtime.is_absolute() and _is_private(runtime.lstat()):
+            return runtime / PREFIX
     return Path(tempfile.gettempdir(), f"{PREFIX}-{os.geteuid()}")
 
 
+def _is_private(found: os.stat_result) -> bool:
+    """Whether it is a directory that belongs to this user, and in which nobody else may do anything."""
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    """Open a lock's file, and never what a link leads to."""
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+
+
 def _sweep(locks: Path) -> None:
-    dead = [path.name for path in locks.iterdir() if path.name != "all" and not _is_locked(path)]
+    files = [path for path in locks.iterdir() if stat.S_ISREG(path.lstat().st_mode)]
+    dead = [path.name for path in files if path.name != "all" and not _is_locked(path)]
     marks = {f"{SAYING_SO}={each}".encode() for each in dead}
     if marks:
         _kill(lambda process: not marks.isdisjoint(_environment(process)))
     for each in dead:
         (locks / each).unlink()
-    if is_root():
-        for path in (*RUN_NETNS.glob(f"{PREFIX}-*"), *ETC_NETNS.glob(f"{PREFIX}-*")):
-            if not (locks / path.name.removeprefix(f"{PREFIX}-").partition("-")[0]).exists():
+    places = (RUN_NETNS, ETC_NETNS) if is_root() else (locks,)
+    for path in [path for place in places for path in place.glob(f"{PREFIX}-*")]:
+        if not (locks / path.name.removeprefix(f"{PREFIX}-").partition("-")[0]).exists():
+            if is_root():
                 remove(path.name)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _kill(is_meant: Callable[[Path], bool]) -> None:
@@ -103,9 +147,11 @@ def _environment(process: Path) -> list[bytes]:
 
 
 def _is_locked(path: Path) -> bool:
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+    file = _open(path)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False

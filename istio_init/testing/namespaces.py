@@ -16,7 +16,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -46,7 +45,7 @@ class Namespace:
 
         self.path = RUN_NETNS / name if keeper is None else Path(f"/proc/{keeper.pid}/ns/net")
         self._keeper = keeper
-        self._etc = ETC_NETNS / name if keeper is None else Path(tempfile.gettempdir(), name)
+        self._etc = ETC_NETNS / name if keeper is None else leftovers.directory() / name
         self._sockets: list[socket.socket] = []
         self._children: list[Program] = []
 
