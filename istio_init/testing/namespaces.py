@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -37,9 +38,17 @@ _numbers = itertools.count(1)
 class Namespace:
     """A network namespace. Make it with `Namespace.create`, which deletes it again."""
 
-    def __init__(self, name: str, label: str, keeper: Keeper | None = None, holder: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        keeper: Keeper | None = None,
+        holder: int | None = None,
+        owner: Owner | None = None,
+    ) -> None:
         self.name = name
         self.label = label
+        self.owner = owner
         self.holder = holder if keeper is None else keeper.pid
         """The process that was in the namespace from the start, where it belongs to a user namespace of its own."""
 
@@ -68,7 +77,7 @@ class Namespace:
                 holder = None if owner is None else stack.enter_context(owner.hold())
                 stack.callback(leftovers.remove, name)
                 _add_name(name, holder)
-                namespace = cls(name, label, holder=holder)
+                namespace = cls(name, label, holder=holder, owner=owner)
             elif owner is None:
                 within = owners.own_user_namespace()
                 namespace = cls(name, label, stack.enter_context(owners.network_namespace(within)))
@@ -108,6 +117,20 @@ class Namespace:
             CommandError: it is not installed, did not end in time, or failed; see `processes.run`.
         """
         return run(*argv, stdin=stdin, env=self._environment(env), check=check, entrance=self.entrance)
+
+    def run_program(self, *argv: str, env: Mapping[str, str]) -> str:
+        """Run ``istio-init``, a subcommand first, upon this namespace; what it printed.
+
+        Where another user namespace owns this one it comes from outside: it enters both, and here its own files might
+        not be readable any more.
+
+        Raises:
+            CommandError: it failed.
+        """
+        program = (sys.executable, "-m", "istio_init", argv[0])
+        if self.owner is None:
+            return self.run(*program, *argv[1:], env=env)
+        return run(*program, "--netns", self.name, *argv[1:], env=self._environment(env))
 
     def spawn(self, *argv: str, user: User = ROOT, env: Mapping[str, str] | None = None) -> Program:
         """Start a command inside, as a user, and leave it running; it has been executed when this returns."""
@@ -164,6 +187,14 @@ class Namespace:
     def write_resolv_conf(self, *servers: str) -> None:
         """Name these servers in the namespace's resolv.conf."""
         self.write_etc("resolv.conf", "".join(f"nameserver {server}\n" for server in servers))
+
+    def outside(self, user: User) -> User:
+        """The ids by which the test's own process knows a user of the user namespace that owns this one.
+
+        Raises:
+            ValueError: there is no such user.
+        """
+        return user if self.owner is None else self.owner.outside(user)
 
     def require(self, user: User) -> None:
         """Check that a user exists here.

@@ -106,6 +106,17 @@ class Owner(NamedTuple):
     mapped_first: bool = True
     """Whether the maps are there before the network namespace is made, as in runc; else the two are made at once."""
 
+    def outside(self, user: User) -> User:
+        """The ids by which we know a user of it.
+
+        Raises:
+            ValueError: there is no such user.
+        """
+        first, outside, count = map(int, self.id_map.split())
+        if min(user) < first or max(user) >= first + count:
+            raise ValueError(f"user {user.uid}, group {user.gid} does not exist where the ids are {self.id_map}")
+        return User(user.uid - first + outside, user.gid - first + outside)
+
     @contextlib.contextmanager
     def hold(self) -> Iterator[int]:
         """A process inside both namespaces, as root of the user namespace, for the time of the context."""

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -82,12 +81,12 @@ class Pod:
 
     @property
     def app(self) -> Sender:
-        """The application, user and group 1000."""
+        """The application, user and group 1000, in the pod's user namespace where it has one of its own."""
         return self.user(*APP)
 
     @property
     def proxy(self) -> Sender:
-        """The proxy, user and group 1337."""
+        """The proxy, user and group 1337, in the pod's user namespace where it has one of its own."""
         return self.user(*PROXY)
 
     def user(self, uid: int, gid: int) -> Sender:
@@ -123,7 +122,7 @@ class Pod:
     def _istio_init(self, *argv: str, env: Mapping[str, str] | None = None) -> str:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
         try:
-            return self.inside.run(sys.executable, "-m", "istio_init", *argv, env={**kept, **(env or {})})
+            return self.inside.run_program(*argv, env={**kept, **(env or {})})
         except CommandError as error:
             if "is not mapped in the user namespace" in str(error):
                 self.inside.require(PROXY)

@@ -89,7 +89,8 @@ def send(sending: Sending, spots: Iterable[Spot]) -> Sent:
                 watched[made] = spot
             else:
                 taken.append(spot)
-        client = stack.enter_context(sending.namespace.open_socket(family, kind, sending.user))
+        user = sending.namespace.outside(sending.user)
+        client = stack.enter_context(sending.namespace.open_socket(family, kind, user))
         return _send(client, sending, watched, taken)
 
 

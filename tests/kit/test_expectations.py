@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from istio_init.testing import APP, ROOT, Attempt, CommandError, Endpoint, Family, Listener, Mesh, Pod
+from istio_init.testing import APP, ROOT, Attempt, CommandError, Endpoint, Family, Listener, Mesh, Owner, Pod
 
 TEMPLATE = "-b '*' -i '*' -d 15090,15021,15020 --dual-stack"
 WORLD = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8::7"}
@@ -199,6 +199,44 @@ class TestApplyingRules:
         with pytest.raises(CommandError, match="-m") as caught:
             istio_pod.redirect("-m SIDEWAYS -p 99999")
         assert "99999" in str(caught.value)
+
+
+class TestPodWithAnOwner:
+    """A pod that a user namespace of its own owns, made by root."""
+
+    @pytest.fixture
+    def owned(self, as_root: None) -> Iterator[Pod]:
+        """Such a pod."""
+        with Pod.create(owner=Owner("0 100000 65536")) as made:
+            yield made
+
+    def test_it_is_redirected_and_cleaned(self, owned: Pod, family: Family) -> None:
+        owned.redirect(TEMPLATE)
+        owned.app.connecting_to(WORLD[family], 443).must_reach_proxy(15001)
+        owned.outside.connecting_to(owned.hosts[family].pod, 8080).must_reach_proxy(15006)
+        owned.clean()
+        owned.app.connecting_to(WORLD[family], 443).must_go_straight()
+
+    def test_its_users_are_those_of_its_user_namespace(self, owned: Pod) -> None:
+        owned.redirect("-u 0 -g 2002")
+        owned.user(0, 1).connecting_to(WORLD[Family.IPV4], 443).must_go_straight()
+        owned.user(1, 2002).connecting_to(WORLD[Family.IPV4], 443).must_go_straight()
+        said = failure(Attempt.must_go_straight, owned.proxy.connecting_to(WORLD[Family.IPV4], 443))
+        assert said[0].startswith("user 1337, group 1337 of pod")
+
+    def test_its_own_resolv_conf_counts(self, owned: Pod) -> None:
+        owned.inside.write_resolv_conf("192.0.2.53")
+        owned.redirect("--redirect-dns")
+        owned.app.sending_to("192.0.2.53", 53).must_reach_proxy(15053)
+        owned.app.sending_to(WORLD[Family.IPV4], 53).must_go_straight()
+
+    def test_a_user_whom_it_does_not_have_sends_nothing(self, as_root: None) -> None:
+        with Pod.create(owner=Owner("0 100000 1000")) as pod:
+            pod.user(999, 999).connecting_to(WORLD[Family.IPV4], 443).must_go_straight()
+            with pytest.raises(ValueError, match="user 1337, group 1337 does not exist"):
+                pod.proxy.connecting_to(WORLD[Family.IPV4], 443).must_go_straight()
+            with pytest.raises(CommandError, match="1337"):
+                pod.redirect()
 
 
 class TestMesh:
