@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-import select
+import selectors
 import socket
 import time
 from collections.abc import Iterable
@@ -141,36 +141,86 @@ def _arrived(
     Raises:
         OSError: the sender met an error meanwhile.
     """
-    waiting = [*watched, client]
-    while (left := deadline - time.monotonic()) > 0:
-        # An error of the sender's, such as a refused datagram, is told by its own socket.
-        for ready in select.select(waiting, [], [], left)[0]:
-            if ready is client:
-                waiting = waiting if client.recv(64) else [*watched]
-                continue
-            arrival = _accepted(client, ready, watched[ready], token)
-            if arrival is not None:
-                return Sent(Fate.ARRIVED, source, arrival)
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        selector.register(client, selectors.EVENT_READ)
+        for listening, spot in watched.items():
+            selector.register(listening, selectors.EVENT_READ, spot)
+        while (left := deadline - time.monotonic()) > 0:
+            # The sender's own socket comes last: what has arrived counts, whatever it is told.
+            for key, _ in sorted(selector.select(left), key=lambda each: each[0].data is None):
+                arrival = None
+                match key.data, key.fileobj:
+                    case Spot() as spot, socket.socket(type=socket.SOCK_DGRAM) as listening:
+                        arrival = _received(listening, spot, token)
+                    case Spot() as spot, socket.socket() as listening:
+                        visitor = _accepted(listening, spot)
+                        if visitor is not None:
+                            stack.enter_context(visitor.connection)
+                            selector.register(visitor.connection, selectors.EVENT_READ, visitor)
+                    case _Visitor() as visitor, _:
+                        if visitor.is_done():
+                            selector.unregister(visitor.connection)
+                            arrival = _recognised(visitor, client, token)
+                    case _:
+                        # An error of the sender's, such as a refused datagram, is told by its own socket.
+                        if not client.recv(64):
+                            selector.unregister(client)
+                if arrival is not None:
+                    return Sent(Fate.ARRIVED, source, arrival)
     if taken:
         spots = ", ".join(f"port {spot.port} of {spot.namespace.label}" for spot in taken)
         return Sent(Fate.UNSEEN, source, reason=spots)
     return Sent(Fate.LOST, source)
 
 
-def _accepted(client: socket.socket, listening: socket.socket, spot: Spot, token: bytes) -> Arrival | None:
-    """What came to a listener, if it is what was sent."""
-    if listening.type == socket.SOCK_DGRAM:
+@dataclass
+class _Visitor:
+    """Somebody whose connection was accepted, and what they have said so far."""
+
+    connection: socket.socket
+    spot: Spot
+    peer: Endpoint
+    said: bytes = b""
+
+    def is_done(self) -> bool:
+        """Listen once more; whether they have said enough, or say no more."""
+        try:
+            words = self.connection.recv(TOKEN_BYTES - len(self.said))
+        except BlockingIOError:
+            return False
+        except OSError:  # Theirs, and not the sender's.
+            return True
+        self.said += words
+        return not words or len(self.said) == TOKEN_BYTES
+
+
+def _received(listening: socket.socket, spot: Spot, token: bytes) -> Arrival | None:
+    """The datagram that came to a socket, if it is what was sent."""
+    try:
         words, peer = listening.recvfrom(TOKEN_BYTES)
-        return Arrival(spot, Endpoint(*peer[:2]), None) if words == token else None
-    connection, peer = listening.accept()
-    with connection:
-        connection.settimeout(1)
-        with contextlib.suppress(TimeoutError):
-            if connection.recv(TOKEN_BYTES, socket.MSG_WAITALL) == token:
-                arrival = Arrival(spot, Endpoint(*peer[:2]), Endpoint(*original_destination(connection)))
-                close_without_trace(connection, client)
-                return arrival
-    return None
+    except OSError:
+        return None
+    return Arrival(spot, Endpoint(*peer[:2]), None) if words == token else None
+
+
+def _accepted(listening: socket.socket, spot: Spot) -> _Visitor | None:
+    """Whoever came to a listener, unless they have gone again."""
+    try:
+        connection, peer = listening.accept()
+    except OSError:
+        return None
+    connection.setblocking(False)
+    return _Visitor(connection, spot, Endpoint(*peer[:2]))
+
+
+def _recognised(visitor: _Visitor, client: socket.socket, token: bytes) -> Arrival | None:
+    """The arrival of what was sent, if that is what they said; the connection ends in either case."""
+    if visitor.said != token:
+        visitor.connection.close()
+        return None
+    original = Endpoint(*original_destination(visitor.connection))
+    close_without_trace(visitor.connection, client)
+    return Arrival(visitor.spot, visitor.peer, original)
 
 
 def _failed(error: OSError, source: Endpoint | None) -> Sent:

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import socket
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
-from istio_init.testing import APP, ROOT, Attempt, CommandError, Endpoint, Family, Listener, Mesh, Owner, Pod
+from istio_init.testing import (
+    APP,
+    ROOT,
+    Attempt,
+    CommandError,
+    Endpoint,
+    Family,
+    Listener,
+    Mesh,
+    Owner,
+    Pod,
+    connect,
+    watching,
+)
 
 TEMPLATE = "-b '*' -i '*' -d 15090,15021,15020 --dual-stack"
 WORLD = {Family.IPV4: "203.0.113.7", Family.IPV6: "2001:db8::7"}
 """Addresses of nobody's in particular."""
+
+DESTINATION = Endpoint(WORLD[Family.IPV4], 80)
 
 Sentence = Callable[[Attempt], object]
 
@@ -89,6 +110,64 @@ class TestWhatHolds:
         for sending in (pod.proxy.connecting_to, pod.proxy.sending_to):
             sending(WORLD[Family.IPV4], 81).must_be_refused()
             sending(WORLD[Family.IPV4], 82, within=1.2).must_be_dropped()
+
+
+class TestStrangers:
+    """Others who come to a place at which a sentence looks: they change nothing about it."""
+
+    @pytest.fixture
+    def strangers(self, istio_pod: Pod, monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+        """Connections that came to the destination before what a sentence speaks of; three of them."""
+        found: list[socket.socket] = []
+        original = watching._send
+
+        def send(*arguments: Any) -> watching.Sent:
+            found.extend(connect(istio_pod.peer, ROOT, DESTINATION) for _ in "123")
+            for each in found:
+                self.behave(each)
+            return original(*arguments)
+
+        monkeypatch.setattr(watching, "_send", send)
+        return found
+
+    @pytest.fixture(autouse=True, params=["silent", "brief", "talkative", "leaving", "resetting"])
+    def behaviour(self, request: pytest.FixtureRequest) -> None:
+        """What they do."""
+        self.behaves = request.param
+
+    def behave(self, stranger: socket.socket) -> None:
+        """Do it."""
+        match self.behaves:
+            case "brief":
+                stranger.sendall(b"hello")
+            case "talkative":
+                stranger.sendall(b"hello" * 10)
+            case "leaving":
+                stranger.close()
+            case "resetting":
+                stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                stranger.close()
+
+    def test_what_arrives_after_them_is_seen(self, istio_pod: Pod, strangers: list[socket.socket]) -> None:
+        istio_pod.app.connecting_to(*DESTINATION, within=1.5).must_go_straight()
+        assert len(strangers) == 3
+
+    def test_nobody_is_refused_because_of_them(self, istio_pod: Pod, strangers: list[socket.socket]) -> None:
+        said = failure(Attempt.must_be_refused, istio_pod.app.connecting_to(*DESTINATION, within=1.5))
+        assert said[1].startswith("but it went straight to its destination, port 80 of peer")
+
+
+def test_many_open_files_are_no_obstacle(istio_pod: Pod) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("this takes 2048 descriptors")
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+        for _ in range(1024):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        istio_pod.app.connecting_to(*DESTINATION).must_go_straight()
+        istio_pod.app.sending_to(*DESTINATION).must_go_straight()
 
 
 class TestWhatDoesNotHold:
