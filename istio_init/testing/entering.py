@@ -74,7 +74,10 @@ def become(user: User) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Be killed when the parent ends from now on; the kernel forgets that when ids change."""
+    """Be killed when the parent ends from now on; the kernel forgets that when ids change.
+
+    By that it means the thread that started this process (PR_SET_PDEATHSIG(2const)).
+    """
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise ProcessLookupError("the process that started this one has ended")

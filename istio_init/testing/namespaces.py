@@ -133,7 +133,11 @@ class Namespace:
         return run(*program, "--netns", self.name, *argv[1:], env=self._environment(env))
 
     def spawn(self, *argv: str, user: User = ROOT, env: Mapping[str, str] | None = None) -> Program:
-        """Start a command inside, as a user, and leave it running; it has been executed when this returns."""
+        """Start a command inside, as a user, and leave it running; it has been executed when this returns.
+
+        It ends with the namespace, and with the thread that calls this: start what has to outlive a thread from the
+        main one.
+        """
         self.require(user)
         child = processes.spawn(*argv, entrance=self.entrance, user=user, env=self._environment(env))
         self._children.append(child)
@@ -143,6 +147,8 @@ class Namespace:
         self, function: Callable[[], T], user: User = ROOT, *, keep: Iterable[FileDescriptorLike] = ()
     ) -> Worker[T]:
         """Start a function in a forked child inside, as a user.
+
+        It ends with the thread that calls this, as a command does that is spawned.
 
         What the test has open is closed there, so that what the test closes is closed. The function can use the
         sockets, pipes and files in ``keep``, which stay open as long as it runs.

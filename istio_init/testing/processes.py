@@ -84,7 +84,10 @@ def run(
 
 
 def spawn(*argv: str, entrance: Entrance, user: User = ROOT, env: Mapping[str, str] | None = None) -> Program:
-    """Start a command inside a namespace, as a user; it is executed when this returns, and leads a session."""
+    """Start a command inside a namespace, as a user; it is executed when this returns, and leads a session.
+
+    It ends with the thread that calls this.
+    """
     path = _path(argv[0])
     return Program((path, *argv[1:]), text=True, env=env, start_new_session=True, preexec_fn=_inside(entrance, user))
 
