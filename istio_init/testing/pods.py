@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from istio_init.errors import IstioInitError
 from istio_init.model.netfilter import Family
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.expectations import Sender
@@ -113,7 +114,14 @@ class Pod:
             CommandError: the arguments are wrong, or the kernel refused; the text lists every problem.
             Unavailable: the proxy's user does not exist in this user namespace.
         """
-        return self._istio_init("apply", *shlex.split(arguments), env=env)
+        words = shlex.split(arguments)
+        try:
+            return self._istio_init("apply", *words, env=env)
+        except CommandError:
+            proxy = _proxy_of(words, env or {})
+            if proxy is not None:
+                self.inside.require(proxy)
+            raise
 
     def clean(self) -> str:
         """Remove all redirection from the pod; what ``istio-init clean`` printed comes back."""
@@ -121,12 +129,7 @@ class Pod:
 
     def _istio_init(self, *argv: str, env: Mapping[str, str] | None = None) -> str:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-        try:
-            return self.inside.run_program(*argv, env={**kept, **(env or {})})
-        except CommandError as error:
-            if "is not mapped in the user namespace" in str(error):
-                self.inside.require(PROXY)
-            raise
+        return self.inside.run_program(*argv, env={**kept, **(env or {})})
 
     @classmethod
     @contextlib.contextmanager
@@ -178,6 +181,27 @@ class Mesh:
             _number(pod, link, family, is_first=number == 0)
         self.pods.append(pod)
         return pod
+
+
+def _proxy_of(words: list[str], env: Mapping[str, str]) -> User | None:
+    """The highest ids that arguments of ``apply`` and variables name as the proxy's; None if they are wrong."""
+    import click
+
+    from istio_init.cli.apply import apply
+    from istio_init.config.listfile import expand
+    from istio_init.config.parse import gather, parse
+    from istio_init.kernel.names import FileNames
+    from istio_init.options import OPTIONS
+
+    try:
+        values = apply.make_context("apply", list(words)).params
+        flags = [option.flag for option in OPTIONS if option.flag]
+        given = {flag: values.get(flag[2:].replace("-", "_")) for flag in flags}
+        known = {flag: value for flag, value in given.items() if value is not None}
+        config, _ = parse(expand(gather(known, env, apply=True)), FileNames())
+    except (click.ClickException, click.exceptions.Exit, IstioInitError):
+        return None
+    return User(max(each.last for each in config.proxy_uids), max(each.last for each in config.proxy_gids))
 
 
 def _trust_addresses() -> None:

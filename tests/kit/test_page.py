@@ -61,6 +61,34 @@ def test_without_a_range_of_ids_tests_that_need_another_user_are_skipped_with_th
         assert reason in done.output
 
 
+PROXIES = """
+import pytest
+from istio_init.testing import CommandError
+
+def test_of_wrong_arguments(istio_pod):
+    with pytest.raises(CommandError, match="-x"):
+        istio_pod.redirect("-x 'is not mapped in the user namespace'")
+
+def test_of_a_user_that_exists(istio_pod):
+    istio_pod.redirect("-u 0 -g 0")
+
+def test_of_users_that_do_not(istio_pod):
+    istio_pod.redirect("--wait 5s -u 0,5 -g 6")
+
+def test_of_users_that_a_variable_names(istio_pod):
+    istio_pod.redirect(env={"PROXY_UID": "7", "PROXY_GID": "8"})
+"""
+
+
+def test_rules_are_skipped_for_the_users_that_they_name_and_not_for_the_words_of_an_error(project: Path) -> None:
+    (project / "test_proxies.py").write_text(PROXIES)
+    done = run_unprivileged(project, ids="")
+    assert done.status == 0, done.output
+    assert "2 passed, 2 skipped" in done.output
+    for user in ("user 5, group 6", "user 7, group 8"):
+        assert f"{user} cannot be had without root" in done.output
+
+
 def test_where_user_namespaces_are_not_allowed_tests_are_skipped_with_the_reason(project: Path) -> None:
     (project / "conftest.py").write_text(NO_USER_NAMESPACES)
     (project / "test_mesh.py").write_text(example())
