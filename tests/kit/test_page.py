@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from .project import CHECKOUT, example, run_pytest
+from istio_init import testing
+
+from .project import CHECKOUT, PAGE, example, run_pytest
 from .unprivileged import RANGE, run_unprivileged
 
 TESTS = example().count("\ndef test_")
@@ -42,6 +45,18 @@ def test_the_example_runs_from_a_wheel_in_an_environment_of_its_own(project: Pat
     done = run_pytest(tests, python=str(python))
     assert done.status == 0, done.output
     assert f"{TESTS} passed" in done.output
+
+
+def test_everything_public_is_named() -> None:
+    words = set(re.findall(r"\w+", PAGE.read_text()))
+    assert [each for each in testing.__all__ if each not in words] == []
+
+
+def test_nothing_is_installed_by_a_name_that_no_index_has() -> None:
+    installed = re.findall(r"pip install ([^`\n]+)", PAGE.read_text())
+    assert len(installed) == 2
+    for each in installed:
+        assert each.split() == ["./istio-init", "pytest"]
 
 
 def test_the_example_runs_without_root(project: Path) -> None:
