@@ -138,6 +138,7 @@ def test_what_a_living_run_uses_is_left_alone_by_the_next_one(
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     with waiting_run(directory) as (living, token):
+        wait_for(lambda: left_of(token).processes.count("sleep 987 ") == 4)  # A forked shell is still to become sleep.
         before = left_of(token)
         write(other, "pass")
         assert run_pytest(other).status == 0
