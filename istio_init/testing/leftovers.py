@@ -63,7 +63,7 @@ def directory() -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         if is_root():
-            path.chmod(0o700)  # In /run nobody else makes anything, but an earlier version let everybody look.
+            path.chmod(0o700)  # Nobody else makes anything in /run, but a umask may have let them look.
         found = path.lstat()
     except OSError as error:
         raise Unavailable(f"{path} cannot be made: {error.strerror}") from None
