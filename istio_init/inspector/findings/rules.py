@@ -9,7 +9,7 @@ from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, Place, View
 from istio_init.inspector.release import is_older, release_span
 from istio_init.inspector.shadow import shadows
-from istio_init.model.matches import Protocol
+from istio_init.model.matches import Ctstate, Protocol
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import Rule, RuleSet, is_builtin
 from istio_init.model.targets import DROP, Goto, Jump, OpaqueTarget, Redirect
@@ -148,7 +148,8 @@ def _dropped_before(view: View) -> Iterator[str]:
             for number, entry in enumerate(chain.entries if chain is not None else (), 1):
                 target = entry.rule.target
                 hides = isinstance(target, OpaqueTarget) and "--notrack" in (*target.words, f"--{target.name.lower()}")
-                foreign = not is_ours(jump.chain.name, entry) and entry.role is None
+                # No connection begins with an invalid packet, so that dropping those takes none away.
+                foreign = not is_ours(jump.chain.name, entry) and INVALID not in entry.rule.matches
                 if foreign and (target == DROP or hides) and _can_meet(entry.rule, jump.entry.rule):
                     assert chain is not None
                     yield str(Place(jump.backend, jump.family, table, chain, number, entry))
@@ -249,6 +250,7 @@ def leftover_routing(view: View) -> Iterator[Finding]:
             yield Finding(catalogue.MODE_LEFTOVERS, lines)
 
 
+INVALID = Ctstate(("INVALID",))
 GUARDRAIL_RULES = frozenset(Rule(protocol=Protocol(name), target=DROP) for name in ("tcp", "udp"))
 
 
