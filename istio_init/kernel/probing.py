@@ -12,10 +12,12 @@ import secrets
 import select
 import socket
 import time
+from functools import partial
 
 from istio_init.kernel.listening import TOKEN, Listener, listen, new_socket
 from istio_init.kernel.process import LONGEST
 from istio_init.kernel.sockets import LISTEN, sockets
+from istio_init.model.netfilter import Family
 from istio_init.verify.model import NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
 
 TYPE_CHECKING = False
@@ -39,6 +41,10 @@ FAILURES = {
 }
 PENDING = (errno.EINPROGRESS, errno.EAGAIN)
 
+ANY = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
+
+PORTS_TRIED = 1000
+
 
 class _Client:
     """One probe on its way."""
@@ -55,14 +61,16 @@ class _Client:
         self.is_connected = False
         self.is_done = False
 
-    def start(self) -> None:
-        """Connect, or ask."""
-        probe, packet = self.probe, self.probe.packet
-        ids = (packet.uid, packet.gid) if packet.uid is not None and packet.gid is not None else None
+    def start(self, remembered: frozenset[int]) -> None:
+        """Connect, or ask, from a port that is none of those that others remember a client by."""
+        packet = self.probe.packet
         try:
-            self.socket = new_socket(probe.family, packet.protocol, ids)
-            if probe.bind is not None:
-                self.socket.bind((str(probe.bind), 0))
+            self.socket = self._bound()
+            for _ in range(PORTS_TRIED):
+                if self.socket.getsockname()[1] not in remembered:
+                    break
+                passed_over, self.socket = self.socket, self._bound()
+                passed_over.close()
             self.began = time.monotonic()
             code = self.socket.connect_ex((str(packet.destination), packet.destination_port))
             self.source = self.socket.getsockname()[:2]
@@ -70,6 +78,18 @@ class _Client:
             code = error.errno or errno.EIO
         if code and code not in PENDING:
             self.fail(code)
+
+    def _bound(self) -> socket.socket:
+        """A socket of the probe's user, with a port that no other socket has."""
+        packet, family = self.probe.packet, self.probe.family
+        ids = (packet.uid, packet.gid) if packet.uid is not None and packet.gid is not None else None
+        made = new_socket(family, packet.protocol, ids)
+        try:
+            made.bind((str(self.probe.bind or ANY[family]), 0))
+        except OSError:
+            made.close()
+            raise
+        return made
 
     def fail(self, code: int) -> None:
         """The kernel said no."""
@@ -106,10 +126,12 @@ class Run:
                 else:
                     self._listeners.append(made)
             for client in self._clients:
-                if client.probe.packet.protocol == "udp" and self.occupied(client.probe) is not None:
+                is_occupied = self.occupied(client.probe) is not None
+                if client.probe.packet.protocol == "udp" and is_occupied:
                     client.is_done = True  # Nothing would tell who answers.
                     continue
-                self._at(client.probe.begins, client.start)
+                remembered = _remembered() if is_occupied else frozenset()
+                self._at(client.probe.begins, partial(client.start, remembered))
                 self._wait([client], time.monotonic() + min(MOMENT, timeout))
             last = max((client.began for client in self._clients), default=0.0)
             self._wait(self._clients, last + timeout)
@@ -224,6 +246,11 @@ class Run:
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll(ARRIVING):
             by_descriptor[descriptor].ready(descriptor)
+
+
+def _remembered() -> frozenset[int]:
+    """Ports at which sockets here have a client, those in TIME_WAIT included: a probe from there looks like it."""
+    return frozenset(each.peer[1] for each in sockets())
 
 
 def _plain(address: IPv4Address | IPv6Address) -> str:

@@ -17,6 +17,7 @@ ctypes.CDLL(None).prctl(15, b"envoy")
 kept = []
 for port in (15001, 15006, 15021):
     made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.setsockopt(socket.IPPROTO_IP, 19, 1)
     made.bind(("", port))
     made.listen()
@@ -24,6 +25,18 @@ for port in (15001, 15006, 15021):
 asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 asked.bind(("127.0.0.1", 15053))
 signal.pause()
+"""
+
+
+PAST = """
+import socket, sys
+port, host, *clients = sys.argv[1:]
+waiting = socket.create_server(("", int(port)))
+for client in clients:
+    made = socket.create_connection(("127.0.0.1", int(port)), source_address=(host, int(client)))
+    taken, _ = waiting.accept()
+    taken.close()  # Who closes first remembers the other.
+    made.close()
 """
 
 
@@ -49,6 +62,17 @@ def test_connections_are_seen_to_come_to_the_proxy_that_listens_there(pod: Pod, 
     assert notes[28080].endswith("listens on port 15006; that a connection came there is seen, not what it was told")
     assert "listens on port 15021" in notes[15021]
     assert notes[15020] is None
+
+
+def test_clients_that_the_proxy_remembers_are_not_taken_for_probes(pod: Pod) -> None:
+    apply(pod)
+    pod.inside.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40127")
+    pod.inside.run(sys.executable, "-c", PAST, "15001", pod.ipv4, *map(str, range(40000, 40100)))
+    start_proxy(pod)
+
+    proof = verify(pod)
+
+    assert (proof.status, proof.failed) == (0, [])
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
