@@ -6,9 +6,9 @@ import os
 
 from istio_init.errors import IstioInitError, NamespaceError
 from istio_init.inspector.explain import explain
-from istio_init.kernel import namespaces
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel import namespaces, places
 from istio_init.kernel.observe import observe
+from istio_init.kernel.places import Place
 from istio_init.kernel.pods import PodNamespace, pod_namespaces
 from istio_init.kernel.workers import spread
 from istio_init.report.ps_row import PsRow, ps_row, unreadable_row
@@ -42,7 +42,7 @@ def _enterable(pod: PodNamespace) -> Place | None:
     """The namespace by the oldest of its processes that still lives, and is still in it."""
     for process in pod.processes:
         try:
-            place = namespaces.of_pid(process.pid)
+            place = places.of_pid(process.pid)
         except NamespaceError:
             continue
         assert place.netns is not None

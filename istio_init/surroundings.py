@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from istio_init.config.model import Config
-    from istio_init.kernel.namespaces import Place
+    from istio_init.kernel.places import Place
 
 NOTHING = Wanted({})
 """What a clean-up wants."""

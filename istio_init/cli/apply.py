@@ -14,7 +14,7 @@ from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers,
 from istio_init.config.listfile import expand
 from istio_init.config.parse import gather, parse
 from istio_init.kernel.names import FileNames
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel.places import Place
 from istio_init.options import OPTIONS, Option
 from istio_init.programmer import Wanted
 from istio_init.surroundings import wanted

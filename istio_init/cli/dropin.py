@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
+from istio_init.cli.dropin_behaviour import Behaviour, behaviour_of
 from istio_init.cli.log import LEVELS, Log, LogTargetError, parse_level
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import values
-from istio_init.config.parse import gather, parse, parse_option, shown
+from istio_init.config.parse import gather, parse, shown
 from istio_init.errors import ConfigError, IstioInitError, ValidationError
-from istio_init.kernel import namespaces
+from istio_init.kernel import namespaces, places
 from istio_init.kernel.names import FileNames
-from istio_init.model.value import Value
 from istio_init.options import DROPIN_OPTIONS, OPTIONS
-from istio_init.programmer import Manner, program
+from istio_init.programmer import program
 from istio_init.surroundings import NOTHING, wanted
 
 TYPE_CHECKING = False
@@ -23,41 +23,11 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.config.parse import Given
-    from istio_init.kernel.namespaces import Place
+    from istio_init.kernel.places import Place
     from istio_init.programmer import Done
 
 ALL_OPTIONS = OPTIONS + DROPIN_OPTIONS
 FAILED = 1
-
-
-class Behaviour(Value):
-    """What the drop-in's own options say."""
-
-    dry_run: bool
-    reconcile: bool
-    cleanup_only: bool
-    force_apply: bool
-    skip_rule_apply: bool
-    run_validation: bool
-    iptables_probe_port: int
-    probe_timeout: float
-    native_nftables: bool
-    allow_host_network: bool
-    network_namespace: str
-    force_iptables_binary: str
-    wait: float
-
-    @property
-    def manner(self) -> Manner:
-        """How to program."""
-        return Manner(
-            reconcile=self.reconcile or self.cleanup_only,
-            rewrite=self.force_apply and not self.cleanup_only,
-            dry_run=self.dry_run,
-            allow_host=self.allow_host_network,
-            backend=self.force_iptables_binary or None,
-            wait=self.wait,
-        )
 
 
 def run(argv: list[str]) -> int:
@@ -79,7 +49,7 @@ def _logged(argv: list[str]) -> int:
     try:
         given = gather(parse_flags(argv, ALL_OPTIONS), os.environ, apply=False, options=ALL_OPTIONS)
         log = _log(given)
-        behaviour = _behaviour(given)
+        behaviour = behaviour_of(given)
         _run(given, behaviour, log)
     except UsageError as error:
         log.error(f"{error}\n  istio-iptables --help lists the flags")
@@ -97,7 +67,7 @@ def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
     if behaviour.native_nftables:
         fix = "leave it out: iptables-nft programs nf_tables, too"
         raise IstioInitError("--native-nftables is not supported yet", fix=fix)
-    place = namespaces.of_netns(behaviour.network_namespace) if behaviour.network_namespace else namespaces.HERE
+    place = places.of_netns(behaviour.network_namespace) if behaviour.network_namespace else places.HERE
     try:
         config = None
         if not behaviour.cleanup_only:
@@ -152,33 +122,6 @@ def _log(given: Mapping[str, Given]) -> Log:
     if problems:
         raise ConfigError(tuple(problems))
     return Log(level or "info", as_json=as_json, target=given["--log_target"].text or "stderr")
-
-
-def _behaviour(given: Mapping[str, Given]) -> Behaviour:
-    """Read the options that are not the configuration's.
-
-    Raises:
-        ConfigError: with every problem that was found.
-    """
-    problems: list[str] = []
-    fields: dict[str, object] = {}
-    names = FileNames()
-    for option in DROPIN_OPTIONS:
-        field = option.name.removeprefix("--").replace("-", "_")
-        value = given[option.name]
-        if option.kind in ("boolean", "port", "duration"):
-            parsed = parse_option(option, value, names, problems)
-        else:
-            parsed = value.text
-        if option.kind == "backend" and value.text not in ("", "nft", "legacy"):
-            problems.append(f"{value.origin} {shown(value.text)}: not a backend; write nft or legacy")
-        if field == "probe_timeout" and parsed == 0 and fields["run_validation"]:
-            problems.append(f"{value.origin} {shown(value.text)}: no time at all; write for example 5s")
-        if field in Behaviour.__match_args__:
-            fields[field] = parsed
-    if problems:
-        raise ConfigError(tuple(problems))
-    return Behaviour(**fields)  # type: ignore[arg-type]
 
 
 def _boolean(given: Mapping[str, Given], flag: str, problems: list[str]) -> bool:

@@ -12,10 +12,10 @@ from istio_init.verify.intent import expected
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.cli.dropin import Behaviour
+    from istio_init.cli.dropin_behaviour import Behaviour
     from istio_init.cli.log import Log
     from istio_init.config.model import Config
-    from istio_init.kernel.namespaces import Place
+    from istio_init.kernel.places import Place
     from istio_init.verify.model import Report
 
 

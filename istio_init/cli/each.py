@@ -11,7 +11,7 @@ import click
 
 from istio_init.errors import IstioInitError
 from istio_init.kernel import namespaces
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel.places import Place
 from istio_init.kernel.workers import spread
 from istio_init.programmer import Done, Manner, Wanted, program
 from istio_init.report.plan_text import plan_lines

@@ -17,9 +17,9 @@ from istio_init.dialects.sections import sections
 from istio_init.errors import IstioInitError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Interface, Snapshot
-from istio_init.kernel import namespaces
+from istio_init.kernel import namespaces, places
 from istio_init.kernel.names import FileNames
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel.places import Place
 from istio_init.kernel.privileges import capabilities
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
@@ -62,8 +62,8 @@ def place_of(pid: int | None, netns: str | None, target: str | None = None) -> P
 
         pid = find(target)
     if pid is not None:
-        return namespaces.of_pid(pid)
-    return namespaces.HERE if netns is None else namespaces.of_netns(netns)
+        return places.of_pid(pid)
+    return places.HERE if netns is None else places.of_netns(netns)
 
 
 def file_snapshot(file: str | None, file6: str | None) -> Snapshot:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.config import values
-from istio_init.kernel import namespaces
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel import places
+from istio_init.kernel.places import Place
 from istio_init.programmer import Manner
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,11 +72,11 @@ def with_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
 def openers(pids: tuple[int, ...], netns: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Place]]]:
     """For each target its label and how to open it; without any target the namespace that we are in."""
     for pid in pids:
-        yield f"pid {pid}", lambda pid=pid: namespaces.of_pid(pid)  # type: ignore[misc]
+        yield f"pid {pid}", lambda pid=pid: places.of_pid(pid)  # type: ignore[misc]
     for name in netns:
-        yield f"netns {name}", lambda name=name: namespaces.of_netns(name)  # type: ignore[misc]
+        yield f"netns {name}", lambda name=name: places.of_netns(name)  # type: ignore[misc]
     if not pids and not netns:
-        yield namespaces.HERE.label, lambda: namespaces.HERE
+        yield places.HERE.label, lambda: places.HERE
 
 
 def manner(*, allow_host: bool, backend: str | None, wait: str, dry_run: bool, reconcile: bool = True) -> Manner:

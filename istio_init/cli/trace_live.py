@@ -10,7 +10,7 @@ from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.source import Source
 from istio_init.kernel import namespaces
 from istio_init.kernel.live_trace import KINDS, TABLE_NAME, Sent, send
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel.places import Place
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_words import endpoint

@@ -16,7 +16,7 @@ from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Snapshot
 from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel.places import Place
 from istio_init.report.verify_json import verify_json
 from istio_init.report.verify_text import verify_lines
 from istio_init.validation import validate

@@ -25,7 +25,7 @@ from istio_init.trace.packet import Packet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.kernel.namespaces import Place as Namespace
+    from istio_init.kernel.places import Place as Namespace
 
 TABLE_NAME = "istio-init-trace"
 BEFORE_RAW = -350

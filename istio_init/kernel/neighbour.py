@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from istio_init.errors import IstioInitError, ToolError
 from istio_init.kernel import namespaces
-from istio_init.kernel.namespaces import Place
+from istio_init.kernel.places import Place
 from istio_init.model.netfilter import Family
 from istio_init.verify.model import Ground
 

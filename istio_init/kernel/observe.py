@@ -16,7 +16,8 @@ from istio_init.dialects.save import SaveError, parse_save
 from istio_init.errors import IstioInitError
 from istio_init.inspector.snapshot import Interface, Listener, Process, Snapshot
 from istio_init.kernel import netlink, nft_ruleset, process, routing, sockets
-from istio_init.kernel.namespaces import Place, is_host
+from istio_init.kernel.namespaces import is_host
+from istio_init.kernel.places import Place
 from istio_init.kernel.resolv import name_servers
 from istio_init.model.netfilter import Family
 from istio_init.model.routing import LiveRouting

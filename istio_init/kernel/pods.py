@@ -10,7 +10,7 @@ import psutil
 
 from istio_init.errors import IstioInitError, NamespaceError
 from istio_init.inspector.snapshot import Process
-from istio_init.kernel import namespaces, netlink
+from istio_init.kernel import namespaces, netlink, places
 from istio_init.model.value import Value
 
 TYPE_CHECKING = False
@@ -121,7 +121,7 @@ def _by_address(address: IPv4Address | IPv6Address) -> int:
 def _addresses(pod: PodNamespace) -> set[IPv4Address | IPv6Address]:
     """The addresses of a namespace; none where it may not be entered, or ended meanwhile."""
     try:
-        place = namespaces.of_pid(pod.pid)
+        place = places.of_pid(pod.pid)
     except IstioInitError:
         return set()
     try:

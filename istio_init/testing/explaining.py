@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel.namespaces import HERE
+from istio_init.kernel.places import HERE
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.report.trace_text import trace_lines

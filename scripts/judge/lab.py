@@ -22,7 +22,7 @@ from istio_init.backends.nft import RESTORE as NFT_RESTORE
 from istio_init.backends.nft import IptablesNft
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import ToolError
-from istio_init.kernel import namespaces, process, routing
+from istio_init.kernel import namespaces, places, process, routing
 from istio_init.kernel.nft_trace import Listener
 from istio_init.kernel.transparent import make_transparent
 from istio_init.model.netfilter import Family
@@ -189,10 +189,10 @@ def sweep() -> None:
             _run("ip", "netns", "delete", name)
 
 
-def _place(name: str, stack: contextlib.ExitStack) -> namespaces.Place:
+def _place(name: str, stack: contextlib.ExitStack) -> places.Place:
     _run("ip", "netns", "add", name)
     stack.callback(process.run, ["ip", "netns", "delete", name], timeout=30)
-    place = namespaces.of_netns(name).replace(userns=None)
+    place = places.of_netns(name).replace(userns=None)
     stack.callback(place.close)
     return place
 

@@ -34,7 +34,7 @@ from istio_init.dialects.save import parse_save, render_save
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.flow import flow
 from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel import namespaces
+from istio_init.kernel import places
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family, Table
 from istio_init.policy import sidecar
@@ -740,7 +740,7 @@ class TestPrivilege:
         assert "not read: nft rules: the kernel's nf_tables may not be read" in text
 
     def test_an_ordinary_user_is_told_what_was_not_read(self, pod: Sidecar) -> None:
-        said = pod.inside.call(lambda: explain(observe(namespaces.HERE)), User(65534, 65534))
+        said = pod.inside.call(lambda: explain(observe(places.HERE)), User(65534, 65534))
 
         assert {line.partition(":")[0] for line in said.snapshot.unread} >= {"nft rules", "native nftables"}
         assert set(map(str, said.snapshot.addresses)) >= {HOSTS[V4].pod, HOSTS[V6].pod}
@@ -770,7 +770,7 @@ class TestTargets:
         assert (found["target"], found["rules"]) == ("this namespace", by_name["rules"])
 
     def test_connections_are_those_of_the_namespace(self, healthy: Sidecar) -> None:
-        place = namespaces.of_netns(healthy.inside.name)
+        place = places.of_netns(healthy.inside.name)
         before = healthy.inside.call(lambda: observe(place)).connections
 
         connect(healthy.inside, APP, Endpoint(HOSTS[V4].far, 80))

@@ -17,7 +17,7 @@ from istio_init.inspector.explain import explain
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Kind
 from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel import namespaces
+from istio_init.kernel import places
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
 from istio_init.testing.entering import ROOT
@@ -73,7 +73,7 @@ def ipv4_only() -> Iterator[Sidecar]:
 
 def snapshot(pod: Sidecar) -> Snapshot:
     """What explain reads."""
-    place = namespaces.of_netns(pod.inside.name)
+    place = places.of_netns(pod.inside.name)
     try:
         return pod.inside.call(lambda: observe(place))
     finally:

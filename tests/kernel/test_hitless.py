@@ -21,7 +21,7 @@ from istio_init import programmer
 from istio_init.backends.legacy import IptablesLegacy
 from istio_init.backends.nft import IptablesNft
 from istio_init.config.parse import Names, gather, parse
-from istio_init.kernel import namespaces
+from istio_init.kernel import namespaces, places
 from istio_init.model.netfilter import Family
 from istio_init.programmer import Manner, program
 from istio_init.surroundings import NOTHING, wanted
@@ -180,7 +180,7 @@ class Switch:
     """Programs a pod with one configuration after the other."""
 
     def __init__(self, pod: Pod, backend: str, configurations: tuple[Configuration, ...], *, dual_stack: bool) -> None:
-        self._place = namespaces.of_netns(pod.name)
+        self._place = places.of_netns(pod.name)
         self._manner = Manner(backend=backend)
         self._aims = [self._aim({"--dual-stack": str(dual_stack), **each}) for each in configurations]
 

@@ -11,7 +11,7 @@ from support.command import drop_in
 from support.rules import Tables, program, tables
 
 from istio_init.inspector.explain import Explanation, explain
-from istio_init.kernel import namespaces
+from istio_init.kernel import places
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
 from istio_init.testing.leftovers import ETC_NETNS
@@ -63,7 +63,7 @@ def state_of(namespace: Namespace, backend: str) -> tuple[dict[Family, Tables], 
 
 def explained(namespace: Namespace) -> Explanation:
     """What explain says of a namespace."""
-    where = namespaces.of_netns(namespace.name)
+    where = places.of_netns(namespace.name)
     try:
         return namespace.call(lambda: explain(observe(where, (), versions=False)))
     finally:

@@ -13,7 +13,7 @@ from support.command import PROGRAM, environment
 from support.rules import legacy_tables, routing
 
 from istio_init.config.model import ALL, Config, Surroundings
-from istio_init.kernel import namespaces
+from istio_init.kernel import places
 from istio_init.kernel.observe import observe
 from istio_init.model.netfilter import Family
 from istio_init.testing.namespaces import Namespace
@@ -107,7 +107,7 @@ def test_without_a_second_namespace_the_rest_is_probed(pod: Pod) -> None:
     config = Config(inbound_ports=ALL, outbound_ranges=ALL)
 
     def work() -> Report:
-        before = observe(namespaces.HERE, (), versions=False)
+        before = observe(places.HERE, (), versions=False)
         with IPRoute() as ip:  # Taken between looking and making.
             ip.link("add", ifname=INTERFACE, kind="veth", peer={"ifname": "other"})
         return validate(config, around, before, timeout=1, announce=lambda text: None)
