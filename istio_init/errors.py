@@ -31,6 +31,11 @@ def _rebuild(cls: type[IstioInitError], state: dict[str, object]) -> IstioInitEr
     return error
 
 
+def error_json(error: IstioInitError, status: int) -> dict[str, object]:
+    """An error as JSON values; see istio_init/schemas/error.schema.json."""
+    return {"message": error.message, "fix": error.fix, "exit_code": status}
+
+
 class ConfigError(IstioInitError):
     """The configuration is wrong; ``problems`` lists everything that is, each as "what: why; what to do"."""
 
@@ -40,6 +45,12 @@ class ConfigError(IstioInitError):
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         super().__init__("\n".join([f"{count} in the configuration:", *(f"  - {problem}" for problem in problems)]))
         self.problems = problems
+
+
+class InputError(IstioInitError):
+    """A file that was named cannot be read, or does not hold what it should."""
+
+    exit_code = 2
 
 
 class NamespaceError(IstioInitError):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import click
 
 from istio_init import __version__
 from istio_init.cli import DROPIN
-from istio_init.errors import IstioInitError
+from istio_init.errors import IstioInitError, error_json
 
 COMMANDS = {
     "apply": "istio_init.cli.apply:apply",
@@ -68,10 +70,10 @@ def run(argv: list[str]) -> int:
         return leave.exit_code
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        return _failed(argv, IstioInitError(error.format_message()), error.exit_code)
     except IstioInitError as error:
         click.echo(f"istio-init: {error}", err=True)
-        return error.exit_code
+        return _failed(argv, error, error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
@@ -81,3 +83,10 @@ def run(argv: list[str]) -> int:
         click.echo(f"istio-init: the output cannot be written: {error.strerror}", err=True)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _failed(argv: list[str], error: IstioInitError, status: int) -> int:
+    """Tell a program that asked for JSON what failed, on one line as batches have it; the exit status."""
+    if "--format=json" in argv or ("--format", "json") in pairwise(argv):
+        click.echo(json.dumps({"schema": 1, "error": error_json(error, status)}))
+    return status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,8 @@ import click
 from istio_init.cli.each import Warn, program_each
 from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers, with_options
 from istio_init.config.listfile import expand
-from istio_init.config.parse import gather, parse
+from istio_init.config.parse import gather, parse, shown, suspicious
+from istio_init.errors import ConfigError
 from istio_init.kernel.names import FileNames
 from istio_init.kernel.places import Place
 from istio_init.options import OPTIONS, Option
@@ -22,6 +23,18 @@ from istio_init.surroundings import wanted
 
 class GroupedCommand(click.Command):
     """A command whose help lists the options that shape the rules by group, from the option table."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError:
+            # A word is left over where an option without a value has taken the next flag for it: that is what to say.
+            given = gather(_shaping(ctx.params), {}, apply=True).values()
+            doubts = [(each, suspicious(each)) for each in given]
+            problems = tuple(f"{each.origin} {shown(each.text)}: {doubt}" for each, doubt in doubts if doubt)
+            if not problems:
+                raise
+            raise ConfigError(problems) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         shaping = {option.flag: option for option in OPTIONS if option.flag}
@@ -60,6 +73,12 @@ def _shaping_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _shaping(parameters: Mapping[str, str | None]) -> dict[str, str]:
+    """The options that shape the rules, by flag, as far as they are given."""
+    flags = {option.flag[2:].replace("-", "_"): option.flag for option in OPTIONS if option.flag}
+    return {flags[name]: value for name, value in parameters.items() if name in flags and value is not None}
+
+
 @click.command(cls=GroupedCommand, short_help="Redirect a namespace's traffic to a sidecar proxy.")
 @with_options(TARGET_OPTIONS)
 @click.option(
@@ -88,8 +107,7 @@ def apply(
     Where a value is a list, @FILE reads it from a file.
     """
     how = manner(allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run, reconcile=reconcile)
-    given = {f"--{name.replace('_', '-')}": value for name, value in shaping.items() if value is not None}
-    gathered = expand(gather(given, os.environ, apply=True))
+    gathered = expand(gather(_shaping(shaping), os.environ, apply=True))
 
     parse_for = cache(lambda root: parse(gathered, FileNames(root)))
 

@@ -15,7 +15,7 @@ from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapsho
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
 from istio_init.dialects.save import render_save
-from istio_init.errors import IstioInitError
+from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.kernel.names import FileNames
 
@@ -78,7 +78,7 @@ def _expected(line: str | None, path: Path | None) -> Config | None:
     try:
         text = line if line is not None else Path(path or "").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expected_config(text, FileNames())
     for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)

@@ -12,7 +12,7 @@ import click
 
 from istio_init.cli.source import Source
 from istio_init.config import values
-from istio_init.errors import IstioInitError
+from istio_init.errors import InputError
 from istio_init.kernel.names import FileNames
 from istio_init.trace.assume import filled
 from istio_init.trace.packet import PORT_PROTOCOLS, Packet, is_protocol, protocol_name
@@ -77,11 +77,24 @@ def _end(text: str, name: str, fields: tuple[str, str], *, has_ports: bool) -> d
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     address = _address(text, host, name)
+    if port is None and has_ports and not text.startswith("[") and _ends_like_a_port(text):
+        head, _, tail = text.rpartition(":")
+        fix = f"write [{head}]:{tail}, or [{text}] for the address without a port"
+        raise click.BadParameter(f"{text!r}: is {tail} a port? {fix}", param_hint=name)
     if port is None:
         return {fields[0]: str(address)}
     if not has_ports:
         raise click.BadParameter(f"{text!r}: this protocol has no ports", param_hint=name)
     return {fields[0]: str(address), fields[1]: _value(values.port, port, name, FileNames().service)}
+
+
+def _ends_like_a_port(text: str) -> bool:
+    """Whether an IPv6 address would also be one, and a port, if it were cut at its last colon."""
+    head, _, tail = text.rpartition(":")
+    try:
+        return ip_address(head).version == 6 and tail.isdecimal()
+    except ValueError:
+        return False
 
 
 def _address(text: str, host: str, name: str) -> IPv4Address | IPv6Address:
@@ -113,13 +126,13 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
     """The packets of a file, a JSON object a line, and what had to be assumed of each; null is not given.
 
     Raises:
-        IstioInitError: the file cannot be read.
+        InputError: the file cannot be read.
         click.BadParameter: a line is no packet.
     """
     try:
         lines = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
-        raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
     with lines:
         for number, line in _numbered(path, lines):
             try:
@@ -143,4 +156,4 @@ def _numbered(path: str, lines: Iterator[str]) -> Iterator[tuple[int, str]]:
             if line.strip():
                 yield number, line
     except (OSError, UnicodeDecodeError) as error:
-        raise IstioInitError(f"{path}: it cannot be read: {error}") from None
+        raise InputError(f"{path}: it cannot be read: {error}") from None

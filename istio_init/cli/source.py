@@ -14,7 +14,7 @@ from istio_init.cli.expect import expected_config
 from istio_init.config.model import Surroundings
 from istio_init.dialects.save import SaveError, parse_save, with_texts
 from istio_init.dialects.sections import sections
-from istio_init.errors import IstioInitError, NoBackendError, PrivilegeError
+from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.snapshot import Interface, Snapshot
 from istio_init.kernel import namespaces, places
@@ -70,7 +70,7 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
     """A snapshot of the rules in files; one file may hold the saves of both families and backends.
 
     Raises:
-        IstioInitError: a file cannot be read, or is no text of iptables-save.
+        InputError: a file cannot be read, or is no text of iptables-save.
     """
     if file == file6 == "-":
         raise click.UsageError("only one of --file and --file6 can be standard input")
@@ -83,9 +83,9 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
             for (backend, each), part in sections(text, family).items():
                 rules[backend, each] = recognise(parse_save(part, each).rules)
         except OSError as error:
-            raise IstioInitError(f"{path}: it cannot be read: {error.strerror}") from None
+            raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
         except SaveError as error:
-            raise IstioInitError(f"{path}: {error}", fix="give what iptables-save printed") from None
+            raise InputError(f"{path}: {error}", fix="give what iptables-save printed") from None
     label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
     return Snapshot(label, rules, is_live=False)
 

@@ -50,6 +50,9 @@ def trace(
 
     For example: istio-init trace outbound tcp 10.0.0.5:443 --uid 1000
 
+    A port that is not given is taken to be 80; the answer names every assumed
+    value that it hinges on.
+
     With --live it is sent from inside the namespace; exit status 3 where the
     kernel does not do what was predicted.
     """

@@ -27,7 +27,7 @@ TRIES = 3
 
 def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer, place: Place, *, form: str) -> int:
     """Send a packet from a place, print what came of it, and return the exit status."""
-    _check(packet)
+    _check(packet, assumed)
     chosen = frozenset(FIELDS.values()) - {FIELDS[name] for name in assumed}
     goal = endpoint(packet.destination, packet.destination_port)
     note = f"sending {packet.protocol} to {goal} as user {packet.uid}, group {packet.gid} from {place.label}"
@@ -52,11 +52,11 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
     return DISAGREES if differs is not None else 0
 
 
-def _check(packet: Packet) -> None:
+def _check(packet: Packet, assumed: list[str]) -> None:
     """Refuse what cannot be sent from inside."""
     if packet.direction is not Direction.OUTBOUND:
         raise click.UsageError("--live sends from inside: an inbound connection needs somebody outside who sends it")
-    if packet.protocol not in KINDS or packet.destination_port == 0:
+    if packet.protocol not in KINDS or "dport" in assumed or packet.destination_port == 0:
         raise click.UsageError("--live sends tcp or udp to a port")
     if packet.uid is None:
         raise click.UsageError("--live sends from a socket: not with --no-socket")

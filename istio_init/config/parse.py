@@ -100,7 +100,7 @@ def parse(given: Mapping[str, Given], names: Names, *, lenient_mode: bool = Fals
 
 def parse_option(option: Option, given: Given, names: Names, problems: list[str]) -> object:
     """The value of one option, or None with what is wrong added to ``problems``."""
-    if (complaint := _suspicious(given)) is not None:
+    if (complaint := suspicious(given)) is not None:
         problems.append(f"{given.origin} {shown(given.text)}: {complaint}")
         return None
     if option.kind == "boolean" and given.origin.startswith("environment"):
@@ -147,7 +147,8 @@ def _parse_list(
     return tuple(parsed)
 
 
-def _suspicious(given: Given) -> str | None:
+def suspicious(given: Given) -> str | None:
+    """What is wrong with a value whatever its option is; None where nothing is."""
     text = given.text
     if not text.isprintable():
         return "contains a line break or another control character; remove it"

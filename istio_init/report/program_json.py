@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from istio_init.errors import error_json
 from istio_init.plan.model import Kind
 from istio_init.report.program_text import count
 
@@ -25,8 +26,7 @@ def result_json(
     """The result of one target."""
     result: dict[str, object] = {"target": label, "warnings": list(warnings), "error": None}
     if failure is not None:
-        error = {"message": failure.message, "fix": failure.fix, "exit_code": failure.exit_code}
-        return {**result, "status": "failed", "error": error}
+        return {**result, "status": "failed", "error": error_json(failure, failure.exit_code)}
     assert done is not None
     plan = done.plan
     status = PAST[command] if done.written else "unchanged" if plan.is_empty else "planned"

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 APP_ID = 1000
 """User and group of a connection of which nothing else is said: an application's."""
 
-SOME_PORT = 40000
+CLIENT_PORT, SERVER_PORT = 40000, 80
+"""Of a connection whose ports are not said; no connection has port 0."""
+
 PEERS: dict[Family, IPv4Address | IPv6Address] = {
     Family.IPV4: IPv4Address("198.51.100.1"),
     Family.IPV6: IPv6Address("2001:db8::1"),
@@ -71,8 +73,8 @@ def filled(
     uid = fields.get("uid", APP_ID) if has_socket else None
     defaults: dict[str, Any] = {
         "src": str(_source(outbound, destination, family, snapshot)),
-        "sport": SOME_PORT if protocol in PORT_PROTOCOLS else 0,
-        "dport": 0,
+        "sport": CLIENT_PORT if protocol in PORT_PROTOCOLS else 0,
+        "dport": SERVER_PORT if protocol in PORT_PROTOCOLS else 0,
         "uid": uid,
         "gid": uid,
         "interface": "lo" if outbound and local else _link(snapshot),

@@ -502,10 +502,10 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("argv", "status", "words"),
         [
-            (["--file", "/nowhere/save"], 1, "/nowhere/save: it cannot be read: No such file"),
+            (["--file", "/nowhere/save"], 2, "/nowhere/save: it cannot be read: No such file"),
             (["--file", os.devnull, "--netns", "x"], 2, "give one of"),
             (["--file", "-", "--file6", "-"], 2, "only one of --file and --file6"),
-            (["--expect-file", "/nowhere/expected", "--file", os.devnull], 1, "/nowhere/expected: it cannot be read"),
+            (["--expect-file", "/nowhere/expected", "--file", os.devnull], 2, "/nowhere/expected: it cannot be read"),
             (["--pid", "2147483646"], 4, "there is no such process"),
             (["--netns", "nowhere-at-all"], 4, "/run/netns/nowhere-at-all does not exist"),
             (["--format", "xml"], 2, "'xml' is not one of"),
@@ -524,7 +524,7 @@ class TestFiles:
 
         done = istio_init("explain", "--file", str(file))
 
-        assert done.status == 1
+        assert done.status == 2
         assert "line 3: not a line of iptables-save: 'something else'" in done.stderr
 
 

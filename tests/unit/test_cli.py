@@ -180,6 +180,37 @@ def test_a_file_of_values_that_cannot_be_read_exits_with_2(tmp_path: Path, capsy
     assert "the file cannot be read (No such file or directory)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["-x", "-b", "*"], ["-b", "*", "-i", "*", "-x", "-d", "15090"]])
+def test_a_flag_taken_for_the_value_before_it_is_named(words: list[str], capsys: Output) -> None:
+    assert run(["apply", *words]) == 2
+
+    assert "looks like a flag" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "words"),
+    [
+        (["apply", "--nothing"], 2, "No such option"),
+        (["clean", "--wait", "soon"], 2, "'soon'"),
+        (["explain", "--netns", "nowhere-at-all"], 4, "does not exist"),
+        (["explain", "--file", "/nowhere"], 2, "cannot be read"),
+        (["ps", "--watch", "x"], 2, "'x'"),
+        (["trace", "outbound", "tcp", "nowhere", "--expect", ""], 2, "not an address"),
+        (["map", "--expect", "-b 99999"], 2, "99999"),
+        (["diff", "--", "-b 99999", "-b 1"], 2, "99999"),
+        (["verify", "--netns", "nowhere-at-all"], 4, "does not exist"),
+    ],
+)
+def test_a_program_is_told_what_failed(argv: list[str], status: int, words: str, capsys: Output) -> None:
+    command, *rest = argv
+    assert run([command, "--format", "json", *rest]) == status
+
+    said = json.loads(capsys.readouterr().out)
+    validate("error.schema.json", said)
+    assert words in said["error"]["message"]
+    assert said["error"]["exit_code"] == status
+
+
 @pytest.mark.parametrize("pid", ["0", "-1"])
 def test_a_number_that_is_no_pid_is_not_called_a_thread(pid: str, capsys: Output) -> None:
     assert run(["apply", f"--pid={pid}"]) == 4
