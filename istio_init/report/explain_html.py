@@ -35,7 +35,7 @@ table { border-collapse: collapse; width: 100%; table-layout: fixed; }
 td, th { text-align: left; padding: .3rem .6rem; vertical-align: top; border-bottom: 1px solid var(--line); }
 th { color: var(--dim); font-weight: 600; font-size: .8rem; }
 td.number, th.number { text-align: right; white-space: nowrap; } th.number { width: 3rem; } th.packets { width: 7rem; }
-th.rule { width: 52%; } td.rule { word-break: break-word; } tr.foreign { opacity: .6; }
+th.rule { width: 52%; } td.rule { word-break: break-word; } td code { color: var(--dim); } tr.foreign { opacity: .6; }
 """
 
 HEADINGS = '<th class="number">#</th><th class="number packets">Packets</th><th class="rule">Rule</th><th>Why</th>'
@@ -48,7 +48,7 @@ def explanation_html(explanation: Explanation) -> str:
         f"<h1>{label}</h1>",
         f'<p class="dim">{_escape(explanation.facts)}</p>',
         "<h2>Findings</h2>",
-        *(map(_finding, explanation.findings) if explanation.findings else ['<p class="ok">None.</p>']),
+        *(map(_finding, explanation.findings) if explanation.findings else [_none(explanation)]),
         *_drift(explanation),
         *_configuration(explanation),
         *_diagrams(explanation),
@@ -66,6 +66,12 @@ def explanation_html(explanation: Explanation) -> str:
 
 def _escape(text: str) -> str:
     return escape(visible(text))
+
+
+def _none(explanation: Explanation) -> str:
+    if explanation.snapshot.partial:
+        return "<p>None, in what could be read.</p>"
+    return '<p class="ok">None.</p>'
 
 
 def _finding(finding: Finding) -> str:
@@ -130,7 +136,8 @@ def _rules(explanation: Explanation) -> list[str]:
 def _row(row: Row) -> str:
     packets = row.entry.counters.packets if row.entry.counters else ""
     kind = ' class="foreign"' if row.foreign else ""
+    options = f"<br><code>{_escape(', '.join(row.options))}</code>" if row.options else ""
     return (
         f'<tr{kind}><td class="number">{row.number}</td><td class="number">{packets}</td>'
-        f'<td class="rule">{_escape(row.text)}</td><td>{_escape(row.why)}</td></tr>'
+        f'<td class="rule">{_escape(row.text)}</td><td>{_escape(row.why)}{options}</td></tr>'
     )

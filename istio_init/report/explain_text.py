@@ -147,7 +147,10 @@ def _rules(explanation: Explanation) -> list[RenderableType]:
             counters = row.entry.counters
             seen = f"{counters.packets} pkts" if counters else ""
             rule = Text(visible(row.text), style="dim" if row.foreign else "")
-            grid.add_row(str(row.number), seen, rule.append(f"\n{row.why}", style="dim"))
+            rule.append(f"\n{row.why}", style="dim")
+            if row.options:
+                rule.append(f" ({', '.join(row.options)})", style="cyan")
+            grid.add_row(str(row.number), seen, rule)
         parts.append(Padding(grid, (0, 0, 0, 2)))
         if len(rows) > SHOWN_RULES:
             parts.append(Text(f"  and {len(rows) - SHOWN_RULES} more rules", style="dim"))

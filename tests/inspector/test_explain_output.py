@@ -250,6 +250,16 @@ class TestStreams:
         assert [line for line in lines if line != line.rstrip()] == []
         assert max(map(cell_len, lines)) <= int(columns or 100)
 
+    @pytest.mark.parametrize("form", ["text", "html"])
+    def test_a_rule_comes_with_its_reason_and_the_option_behind_it(self, pod: Sidecar, form: str) -> None:
+        argv = ("explain", "--netns", pod.inside.name, "--format", form)
+
+        said = istio_init(*argv, env={"COLUMNS": "200"}).ok().stdout
+
+        [_, reason, *_] = said[said.index("--dport 15090") :].split("\n" if form == "text" else "<td>")
+        assert reason.strip().startswith("Connections to this port reach the pod without the proxy.")
+        assert "--istio-local-exclude-ports" in reason
+
     def test_watching_shows_it_again_and_counters_move(self, healthy: Sidecar) -> None:
         argv = [*PROGRAM, "explain", "--netns", healthy.inside.name, "--watch", "0.1"]
         child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment())
