@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +29,13 @@ def intersection(one: Intervals, other: Intervals) -> Intervals:
     """The numbers of both sets."""
     if one is other:
         return one
+    if len(one) == 1 or len(other) == 1:
+        [(low, high)], many = (one, other) if len(one) == 1 else (other, one)
+        first, last = _reach(many, low, high)
+        within = many[first:last]
+        if within and (within[0][0] < low or within[-1][1] > high):
+            within = tuple((max(low, start), min(high, end)) for start, end in within)
+        return within
     found = []
     i = j = 0
     while i < len(one) and j < len(other):
@@ -43,6 +53,15 @@ def difference(one: Intervals, other: Intervals) -> Intervals:
     """The numbers of the first set that are not in the second."""
     if one is other:
         return EMPTY
+    if len(other) == 1:
+        [(low, high)] = other
+        first, last = _reach(one, low, high)
+        if first == last:
+            return one
+        before, after = one[first][0], one[last - 1][1]
+        left = ((before, low - 1),) if before < low else EMPTY
+        right = ((high + 1, after),) if after > high else EMPTY
+        return (*one[:first], *left, *right, *one[last:])
     found = []
     j = 0
     for low, high in one:
@@ -58,6 +77,12 @@ def difference(one: Intervals, other: Intervals) -> Intervals:
         if start <= high:
             found.append((start, high))
     return tuple(found)
+
+
+def _reach(found: Intervals, low: int, high: int) -> tuple[int, int]:
+    """Which intervals have a number from low to high: from the first on, up to but without the last."""
+    first = bisect_left(found, low, key=itemgetter(1))
+    return first, bisect_right(found, high, lo=first, key=itemgetter(0))
 
 
 def contains(found: Intervals, number: int) -> bool:

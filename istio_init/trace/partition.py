@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     MarkTarget = SetMark | SetConnmark | SaveMark | RestoreMark
 
 MANY = 8
-"""From so many pieces on it pays to put together what can be."""
+"""From so many pieces on, and whenever they have doubled since, it pays to put together what can be."""
 
 
 def partition(rules: RuleSet, space: Space, local_marks: frozenset[int] = frozenset()) -> list[Piece]:
@@ -142,12 +142,15 @@ class _Partition:
 
     def _chain(self, table: Table, name: str, pieces: list[Piece], depth: int) -> _Ways:
         """Walk a chain; what reaches its end has returned."""
-        ways = _Ways()
+        ways, many = _Ways(), MANY
         for step in self._steps_of(table, name):
             ways.going = []
             for piece in pieces:
                 ways.going += self._step(step, piece, table, ways, depth)
-            pieces = merged(ways.going) if len(ways.going) > MANY else ways.going
+            pieces = ways.going
+            if len(pieces) > many:
+                pieces = merged(pieces)
+                many = max(MANY, 2 * len(pieces))
         ways.returned += pieces
         return ways
 

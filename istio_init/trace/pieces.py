@@ -68,10 +68,9 @@ class Piece(Value):
             if not contains(left.pop(dimension), value):
                 return None, [self]
         inside, outside = split(self.region, left)
-        return (
-            None if inside is None else self.replace(region=inside),
-            [self.replace(region=each) for each in outside],
-        )
+        if inside is None:
+            return None, [self]
+        return self.replace(region=inside), [self.replace(region=each) for each in outside]
 
     def by_mark(self) -> list[Piece]:
         """The packets in pieces of one class of marks each."""

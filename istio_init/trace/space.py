@@ -146,14 +146,17 @@ class Space:
 
 def split(region: Region, test: Test) -> tuple[Region | None, list[Region]]:
     """The part of a region that passes a test, and the rest of it in disjoint parts."""
+    for dimension, allowed in test.items():
+        found = region[dimension]
+        if not allowed or found[-1][1] < allowed[0][0] or found[0][0] > allowed[-1][1]:
+            return None, [region]  # As with most rules: told without a look at what lies between.
     inside = list(region)
     outside: list[Region] = []
     for dimension, allowed in test.items():
         both = intersection(inside[dimension], allowed)
-        rest = difference(inside[dimension], allowed)
         if not both:
             return None, [region]
-        if rest:
+        if rest := difference(inside[dimension], allowed):
             part = list(inside)
             part[dimension] = rest
             outside.append(tuple(part))
