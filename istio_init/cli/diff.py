@@ -13,7 +13,7 @@ from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.report.region_words import condition_words, fate_words
 from istio_init.report.trace_json import packet_json
-from istio_init.report.trace_words import packet_arguments
+from istio_init.trace.arguments import packet_arguments
 from istio_init.trace.classes import NO_MARKS, Difference, Fate, differences
 from istio_init.trace.packet import Direction
 from istio_init.trace.space import Space

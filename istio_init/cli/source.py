@@ -16,6 +16,7 @@ from istio_init.dialects.save import SaveError, parse_save, with_texts
 from istio_init.dialects.sections import sections
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
+from istio_init.inspector.others import other_rules
 from istio_init.inspector.snapshot import Interface, Snapshot
 from istio_init.kernel import namespaces, places
 from istio_init.kernel.names import FileNames
@@ -157,14 +158,7 @@ def refuse_unread(snapshot: Snapshot) -> None:
 
 def _caveats(snapshot: Snapshot, backend: str) -> Iterator[str]:
     """What the kernel asks besides the rules that are looked at, or what could not be read of them."""
-    for (name, family), rules in snapshot.rules.items():
-        count = sum(1 for _ in rules.entries())
-        if name != backend and count:
-            yield f"{family.value}: the {count} rules of {name} count, too; only those of {backend} are looked at"
-    for chain in snapshot.native:
-        if chain.hook is not None and chain.rules:
-            what = f"{chain.family} {chain.table} {chain.name}"
-            yield f"the nftables chain {visible(what)} at hook {chain.hook} counts, too, and is not looked at"
+    yield from map(visible, other_rules(snapshot, backend))
     for rule in snapshot.nft_rules:
         yield f"not written by iptables, and perhaps not what it prints: {visible(str(rule))}"
     for line in snapshot.unread:

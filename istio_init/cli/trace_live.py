@@ -13,7 +13,7 @@ from istio_init.kernel.live_trace import KINDS, TABLE_NAME, Sent, send
 from istio_init.kernel.places import Place
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
-from istio_init.report.trace_words import endpoint
+from istio_init.trace.arguments import endpoint
 from istio_init.trace.assume import FIELDS
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.observed import disagreement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.config.model import Surroundings
 from istio_init.inspector.arguments import arguments
+from istio_init.inspector.findings.fate import strays
 from istio_init.inspector.release import is_older, release_span
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
@@ -38,7 +39,8 @@ def drift(view: View, expected: Config) -> Drift:
     if view.inferred is not None and is_older(span := release_span(view.rules)):
         live, wanted = arguments(view.inferred.config), arguments(expected)
         if live == wanted:
-            return Drift(False, note=f"programmed by an older release ({span}) with the expected configuration")
+            lost = ", but connections go astray: see the findings" if strays(view) else ""
+            return Drift(False, note=f"programmed by an older release ({span}) with the expected configuration{lost}")
         return Drift(False, note=f"programmed by an older release ({span}), with: {live}")
     built = sidecar.rules(_decided(view, expected), _around(view, expected))
     families = []

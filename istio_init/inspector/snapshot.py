@@ -48,7 +48,10 @@ class Interface(Value):
 
 
 class NativeChain(Value):
-    """A chain of nf_tables outside iptables-nft's tables; ``hook`` is None for one that nothing calls by itself."""
+    """A chain of nf_tables outside iptables-nft's tables; ``hook`` is None for one that nothing calls by itself.
+
+    ``drops`` is whether its policy drops what none of its rules takes.
+    """
 
     family: str
     table: str
@@ -56,6 +59,7 @@ class NativeChain(Value):
     hook: str | None
     priority: int | None
     rules: int
+    drops: bool = False
 
 
 class NftRule(Value):

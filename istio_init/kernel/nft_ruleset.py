@@ -53,7 +53,13 @@ def parse_ruleset(text: str) -> Native:
             if _is_iptables(key) and not all(map(_is_written, rule["expr"])):
                 rules.append(NftRule(IPTABLES_FAMILIES[key[0]], *key[1:], counts[key], _shown(rule["expr"])))
     native = tuple(
-        NativeChain(*key, hook=_text(chain.get("hook")), priority=_number(chain.get("prio")), rules=counts.get(key, 0))
+        NativeChain(
+            *key,
+            hook=_text(chain.get("hook")),
+            priority=_number(chain.get("prio")),
+            rules=counts.get(key, 0),
+            drops=chain.get("policy") == "drop",
+        )
         for key, chain in chains.items()
         if not _is_iptables(key)
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from istio_init.dialects.save import entry_text
 from istio_init.inspector.words import action
-from istio_init.report.trace_words import conclusion, endpoint, missed
+from istio_init.report.trace_words import conclusion, missed
 from istio_init.report.visible import visible
+from istio_init.trace.arguments import endpoint
 from istio_init.trace.packet import PORT_PROTOCOLS, Direction
 
 TYPE_CHECKING = False

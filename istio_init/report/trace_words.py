@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from istio_init.dialects.save import entry_text
 from istio_init.inspector.words import conditions, phrases
 from istio_init.model.matches import Address, Interface, Protocol
@@ -11,14 +9,11 @@ from istio_init.model.rules import Rule
 from istio_init.report.visible import visible
 from istio_init.roles import Role
 from istio_init.roles.catalogue import CATALOGUE
-from istio_init.trace.packet import PORT_PROTOCOLS, Direction
+from istio_init.trace.arguments import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
-
     from istio_init.trace.engine import Hop, Outcome, Trace
-    from istio_init.trace.packet import Packet
 
 LISTENERS = {
     Role.OUTBOUND_REDIRECT: "Envoy's outbound listener",
@@ -80,25 +75,3 @@ def _part(hop: Hop) -> str:
         case _:
             alone = Rule(matches=(part,))  # type: ignore[arg-type]
     return f"“{visible(conditions(phrases(alone)))}”"
-
-
-def packet_arguments(packet: Packet) -> str:
-    """The packet as arguments of ``istio-init trace``."""
-    has_ports = packet.protocol in PORT_PROTOCOLS
-    source = endpoint(packet.source, packet.source_port if has_ports else None)
-    destination = endpoint(packet.destination, packet.destination_port if has_ports else None)
-    words = [packet.direction.value, packet.protocol, destination, "--src", source, "--interface", packet.interface]
-    if packet.uid is not None:
-        words += ["--uid", str(packet.uid), "--gid", str(packet.gid)]
-    elif packet.direction is Direction.OUTBOUND:
-        words += ["--no-socket"]
-    if packet.mark:
-        words += ["--mark", f"{packet.mark:#x}"]
-    return shlex.join(words)
-
-
-def endpoint(address: IPv4Address | IPv6Address, port: int | None) -> str:
-    """Address and port, IPv6 in brackets; the address alone where there is no port."""
-    if port is None:
-        return str(address)
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 
 from istio_init.inspector.arguments import arguments
-from istio_init.report.trace_words import endpoint
+from istio_init.trace.arguments import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

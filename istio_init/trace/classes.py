@@ -95,6 +95,43 @@ def differences(
     return space, sorted(differing, key=lambda each: each.before.outcome == each.after.outcome)
 
 
+class Change(Value):
+    """Packets that have another outcome in the rules ``after``, by what decides there, and one of them."""
+
+    before: Outcome
+    after: Outcome
+    decider: Decider | None
+    witness: Packet
+
+
+def changes(
+    before: RuleSet,
+    after: RuleSet,
+    direction: Direction,
+    local_marks: frozenset[int] = NO_MARKS,
+    most: int | None = None,
+) -> list[Change]:
+    """Where the outcome of new connections differs between two rule sets, apart for each rule that decides it.
+
+    Raises:
+        TooManyPieces: a map of them would take more than ``most`` pieces.
+    """
+    space = Space(direction, before.family, [before, after], answers=True, local_marks=local_marks)
+    wanted: dict[Outcome, list[Region]] = {}
+    for piece in partition(before, space, local_marks, most):
+        wanted.setdefault(piece.outcome, []).append(piece.region)
+    live: dict[tuple[Outcome, Decider | None], list[Region]] = {}
+    for piece in partition(after, space, local_marks, most):
+        live.setdefault((piece.outcome, piece.decider), []).append(piece.region)
+    found = []
+    for outcome, regions in wanted.items():
+        for (other, decider), others in live.items():
+            meeting = _common(joined(regions), joined(others)) if outcome != other else ()
+            if common := [region for region in meeting if space.possible(region)]:
+                found.append(Change(outcome, other, decider, _witness(space, common)))
+    return found
+
+
 def _said(one: Fate, other: Fate) -> tuple[Fate, Fate]:
     """Two fates that differ, without their marks where the outcomes differ already."""
     if one.outcome == other.outcome:
@@ -105,10 +142,10 @@ def _said(one: Fate, other: Fate) -> tuple[Fate, Fate]:
 def _witness(space: Space, regions: list[Region]) -> Packet:
     """The most ordinary packet of some regions."""
     packets = [space.packet_in(part) for region in regions for part in space.possible(region)]
-    return min(packets, key=lambda packet: _oddness(space.direction, packet))
+    return min(packets, key=lambda packet: oddness(space.direction, packet))
 
 
-def _oddness(direction: Direction, packet: Packet) -> tuple[bool, ...]:
+def oddness(direction: Direction, packet: Packet) -> tuple[bool, ...]:
     """How little one would expect a packet."""
     return (
         direction is Direction.OUTBOUND and packet.uid is None,

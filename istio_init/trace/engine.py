@@ -31,6 +31,7 @@ from istio_init.trace.hooks import (
     REDIRECTIONS,
     SOURCE_TARGETS,
     UNTRANSLATED,
+    goes_on,
 )
 from istio_init.trace.packet import CT_BITS, DNAT, Direction, Packet, State
 
@@ -203,7 +204,7 @@ class _Walk:
                         break
             hop = Hop(hook, table, rule, matched, missed)
             hops.append(hop)
-            if matched is None:
+            if matched is None and not goes_on(rule.entry.rule.target):
                 self.decided_by = hop
                 return "UNKNOWN"
             if matched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.netfilter import Family, Table
+from istio_init.model.targets import OpaqueTarget
 from istio_init.trace.packet import Direction
 
 LOOPBACK = {Family.IPV4: 0x7F000001, Family.IPV6: 1}
@@ -28,6 +29,12 @@ CONTINUING = frozenset(
     "TCPOPTSTRIP TEE TOS TRACE TTL ULOG".split()
 )
 """Targets after which the next rule is looked at (iptables-extensions(8))."""
+
+
+def goes_on(target: object) -> bool:
+    """Whether it makes no difference to a packet's way if a rule with this target matches."""
+    return target is None or (isinstance(target, OpaqueTarget) and target.name in CONTINUING)
+
 
 SOURCE_TARGETS = frozenset(["MASQUERADE", "SNAT"])
 """Targets that give a connection another source and let it pass."""

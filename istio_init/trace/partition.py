@@ -22,7 +22,6 @@ from istio_init.model.targets import (
 )
 from istio_init.trace.engine import Outcome
 from istio_init.trace.hooks import (
-    CONTINUING,
     INPUT_TABLES,
     LOOPBACK,
     LOOPBACK_TABLES,
@@ -32,6 +31,7 @@ from istio_init.trace.hooks import (
     PREROUTING_TABLES,
     REDIRECTIONS,
     SOURCE_TARGETS,
+    goes_on,
 )
 from istio_init.trace.packet import Direction
 from istio_init.trace.pieces import Piece, merged
@@ -64,9 +64,19 @@ MANY = 8
 """From so many pieces on, and whenever they have doubled since, it pays to put together what can be."""
 
 
-def partition(rules: RuleSet, space: Space, local_marks: frozenset[int] = frozenset()) -> list[Piece]:
-    """Every new connection of the space, in disjoint pieces with what becomes of them in the end."""
-    return _Partition(rules, space, local_marks).run()
+class TooManyPieces(Exception):
+    """The rules divide the connections into more pieces than were asked for."""
+
+
+def partition(
+    rules: RuleSet, space: Space, local_marks: frozenset[int] = frozenset(), most: int | None = None
+) -> list[Piece]:
+    """Every new connection of the space, in disjoint pieces with what becomes of them in the end.
+
+    Raises:
+        TooManyPieces: more than ``most`` pieces would go through a chain at a time.
+    """
+    return _Partition(rules, space, local_marks, most).run()
 
 
 class _Ways:
@@ -80,7 +90,8 @@ class _Ways:
 
 
 class _Partition:
-    def __init__(self, rules: RuleSet, space: Space, local_marks: frozenset[int]) -> None:
+    def __init__(self, rules: RuleSet, space: Space, local_marks: frozenset[int], most: int | None) -> None:
+        self.most = most
         self.rules = rules
         self.space = space
         self.local_marks = local_marks
@@ -151,6 +162,8 @@ class _Partition:
             if len(pieces) > many:
                 pieces = merged(pieces)
                 many = max(MANY, 2 * len(pieces))
+                if self.most is not None and len(pieces) > self.most:
+                    raise TooManyPieces
         ways.returned += pieces
         return ways
 
@@ -162,7 +175,9 @@ class _Partition:
             for each in left:
                 matching, rest = each.split(dict(test))
                 missing += rest
-                if matching is not None and step.certain:
+                if matching is not None and goes_on(step.decider.rule.target):
+                    ways.going.append(matching)
+                elif matching is not None and step.certain:
                     self._target(table, step, matching, ways, depth)
                 elif matching is not None:
                     ways.stopped.append(_ended(matching, "unknown", step))
@@ -171,8 +186,6 @@ class _Partition:
 
     def _target(self, table: Table, step: Step, piece: Piece, ways: _Ways, depth: int) -> None:
         match step.decider.rule.target:
-            case None:
-                ways.going.append(piece)
             case Verdict("RETURN"):
                 ways.returned.append(self._decided(piece, step, table))
             case Verdict("ACCEPT"):
@@ -192,6 +205,8 @@ class _Partition:
                 ways.going.append(piece if known else piece.having({TRACKING: TEMPLATE}))
             case OpaqueTarget(name, _):
                 self._opaque(name, step, piece, ways)
+            case None:
+                raise AssertionError("a rule without a target was to be walked past")
             case target:
                 changed = self._marked(piece, target, step)
                 ways.going += [each for each in changed if not each.ended]
@@ -207,9 +222,6 @@ class _Partition:
         ways.stopped += called.stopped
 
     def _opaque(self, name: str, step: Step, piece: Piece, ways: _Ways) -> None:
-        if name in CONTINUING:
-            ways.going.append(piece)
-            return
         rest: list[Piece] = [piece]
         if name in SOURCE_TARGETS:
             inside, rest = piece.leaving_by(self.space.interfaces.lo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from istio_init.report.trace_words import endpoint
+from istio_init.trace.arguments import endpoint
 from istio_init.verify.model import REFUSED, TIMED_OUT, Probe, Seen, Side, Verdict
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from istio_init.dialects.save import render_save
 from istio_init.model.rules import RuleSet
 from istio_init.report.region_words import decider_words, outcome_words
-from istio_init.report.trace_words import packet_arguments
+from istio_init.trace.arguments import packet_arguments
 from istio_init.trace.classes import TrafficClass, classes
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.packet import Direction, Packet

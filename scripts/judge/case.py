@@ -18,7 +18,7 @@ from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.model.targets import Redirect, Tproxy
 from istio_init.policy import sidecar
-from istio_init.report.trace_words import packet_arguments
+from istio_init.trace.arguments import packet_arguments
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.observed import Observed, Place, disagreement
 from istio_init.trace.packet import Direction, Packet

@@ -104,7 +104,7 @@ def hostile() -> Explanation:
             Table.NAT: {
                 **nat,
                 "OUTPUT": [HOSTILE, '-p tcp -m comment --comment "\u2028\x85\udcff" -j <b>evil', *nat["OUTPUT"]],
-                "<b>evil": ["-i <i>eth0 -j ACCEPT"],
+                "<b>evil": ["-o <i>eth0 -j ACCEPT"],
             }
         }
     )

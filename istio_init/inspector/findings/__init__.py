@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings import fate, namespace, rules
+from istio_init.inspector.findings import dropped, fate, namespace, rules
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
@@ -11,12 +11,14 @@ CHECKS = (
     rules.half_applied,
     rules.both_backends,
     rules.duplicates,
-    rules.foreign_ahead,
-    fate.captured_dropped,
+    fate.captured_otherwise,
+    dropped.captured_dropped,
+    rules.asked_as_well,
     rules.shadowed,
     rules.ports_narrow_nothing,
     rules.exclude_without_all,
     rules.no_inbound_capture,
+    rules.no_outbound_capture,
     rules.mode_leftovers,
     rules.leftover_routing,
     rules.guardrails,

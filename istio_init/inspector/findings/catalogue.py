@@ -20,7 +20,8 @@ NO_LISTENER = Kind(
 HALF_APPLIED = Kind(
     "half-applied", _ERROR, "The redirection is incomplete",
     "Chains without their jump do nothing, and a family or table without its rules lets traffic escape.",
-    "Apply again: istio-init apply completes what is missing.",
+    "Apply again: istio-init apply completes what is missing. Where the rule was never wanted, what implies it is too "
+    "much: --expect ARGS tells.",
 )
 BOTH_BACKENDS = Kind(
     "both-backends", _ERROR, "Both of the kernel's rule stores hold the redirection",
@@ -42,6 +43,21 @@ CAPTURED_DROPPED = Kind(
     "They time out or are refused, though the redirection itself is right.",
     "Have the rule or the policy let pass what comes to the proxy's ports; see istio-init trace for its way.",
 )
+CAPTURED_OTHERWISE = Kind(
+    "captured-otherwise", _ERROR, "Connections go another way than the configuration behind the rules sends them",
+    "They bypass the proxy, come to the wrong port, or loop.",
+    "Apply again: istio-init apply puts every rule in its place. What was changed is under Drift with --expect ARGS.",
+)
+UNDECIDED_RULE = Kind(
+    "undecided-rule", _WARNING, "Nobody can tell whether a rule takes captured traffic away",
+    "It asks for something that only the kernel knows, and what it matches may never reach the proxy.",
+    "Try it: istio-init trace --live sends such a connection, istio-init verify the ordinary ones.",
+)
+ASKED_AS_WELL = Kind(
+    "asked-as-well", _WARNING, "The kernel asks other rules, too, of which little is judged here",
+    "Both of iptables' backends and native nftables are asked for every packet; a drop in any of them is final.",
+    "Look at them: nft list ruleset, iptables-legacy-save; try the ways that matter with istio-init verify.",
+)
 SHADOWED_RULE = Kind(
     "shadowed-rule", _WARNING, "A rule can never match: an earlier one takes all its packets",
     "The exception or inclusion that it stands for has no effect.",
@@ -61,6 +77,11 @@ NO_INBOUND_CAPTURE = Kind(
     "no-inbound-capture", _WARNING, "Outbound traffic is captured, inbound is not",
     "Connections to the pod reach the application without the proxy. An empty value that swallows a flag does this.",
     "Include inbound ports: -b '*'. If it is meant, ignore this.",
+)
+NO_OUTBOUND_CAPTURE = Kind(
+    "no-outbound-capture", _WARNING, "Inbound traffic is captured, outbound is not",
+    "Connections of the application leave without the proxy. A rule that was lost does this as well as an empty value.",
+    "Include outbound ranges: -i '*'. If it is meant, ignore this.",
 )
 MODE_LEFTOVERS = Kind(
     "mode-leftovers", _ERROR, "Rules of both interception modes are there",

@@ -1,67 +1,184 @@
-"""Problems that only show in what becomes of a connection: everything is in place, and yet it does not arrive."""
+"""Connections that go astray: what the live rules do with them, beside what their configuration means."""
 
 from __future__ import annotations
 
-from istio_init.config.model import ALL
+from itertools import islice
+
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, Place
-from istio_init.inspector.findings.rules import GUARDRAIL_RULES
-from istio_init.trace.assume import APP_ID, filled, local_marks
-from istio_init.trace.engine import Tracer
+from istio_init.inspector.findings.ordinary import ordinary
+from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
+from istio_init.inspector.release import is_older, release_span
+from istio_init.model.netfilter import Family, Table
+from istio_init.model.rules import RuleSet, is_builtin
+from istio_init.model.targets import Goto, Jump
+from istio_init.model.value import Value
+from istio_init.policy import sidecar
+from istio_init.roles.recognise import is_ours
+from istio_init.trace.arguments import packet_arguments
+from istio_init.trace.assume import local_marks
+from istio_init.trace.classes import changes, oddness
+from istio_init.trace.conditions import condition
+from istio_init.trace.engine import Outcome, Tracer
+from istio_init.trace.hooks import FIRST_HOOKS, REDIRECTIONS
+from istio_init.trace.packet import Direction, Packet
+from istio_init.trace.partition import TooManyPieces
+from istio_init.trace.space import Space, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.config.model import Config
     from istio_init.inspector.findings.model import View
-    from istio_init.model.netfilter import Family
-    from istio_init.trace.engine import Trace
+    from istio_init.inspector.infer import Inferred
+    from istio_init.trace.engine import Hop, Trace
 
-FAR = {4: "198.51.100.1", 6: "2001:db8::1"}
-PORTS = (8080, 9090, 28080)
-"""Where an application would listen, one of which is excluded by hardly anybody."""
+MOST_PIECES = 400
+"""Where the rules divide the connections into more, ordinary ones alone are followed: a map would take seconds."""
 
+MOST_RULES = 50
+"""So many rules of others are tried one by one, where no map is made."""
 
-def captured_dropped(view: View) -> Iterator[Finding]:
-    """An ordinary connection that the configuration has captured, and the live rules drop."""
-    if view.inferred is None or not view.snapshot.is_live:
-        return
-    found: dict[str, None] = {}
-    marks = {family: local_marks(view.snapshot, rules) for family, rules in view.rules.items()}
-    for family, rules in view.rules.items():
-        tracer = Tracer(rules, marks[family])
-        for fields in _ordinary(view, view.inferred.config, family):
-            trace = tracer.trace(filled(fields, view.snapshot, marks)[0])
-            if trace.delivered.kind == "drop" and not _is_guardrail(trace):
-                found[_evidence(trace, view, family)] = None
-    if found:
-        yield Finding(catalogue.CAPTURED_DROPPED, tuple(found))
+ENTRIES = ("OUTPUT", "PREROUTING")
 
 
-def _ordinary(view: View, config: Config, family: Family) -> Iterator[dict[str, object]]:
-    """A connection of an application to the world, and one of the world to the pod."""
-    version = 4 if family.value == "ipv4" else 6
-    if config.outbound_ranges is ALL:
-        yield {"direction": "outbound", "proto": "tcp", "dst": FAR[version], "dport": 80, "uid": APP_ID, "gid": APP_ID}
-    own = [each for each in view.snapshot.addresses if each.version == version and not each.is_loopback]
-    excluded = config.inbound_exclude_ports
-    ports = [port for port in PORTS if not any(each.first <= port <= each.last for each in excluded)]
-    if config.inbound_ports is not ALL:
-        ports = [each.first for each in config.inbound_ports]
-    if own and ports:
-        yield {"direction": "inbound", "proto": "tcp", "dst": str(own[0]), "dport": ports[0]}
+class Stray(Value):
+    """A connection that the live rules treat otherwise than those of the configuration."""
+
+    family: Family
+    meant: Outcome
+    live: Outcome
+    packet: Packet
 
 
-def _is_guardrail(trace: Trace) -> bool:
-    hop = trace.delivered_by
-    return hop is not None and hop.rule.entry.rule in GUARDRAIL_RULES
+def captured_otherwise(view: View) -> Iterator[Finding]:
+    """Connections that go astray, by whose rule sends them there: somebody else's, ours, or one that nobody knows."""
+    lines: dict[str, dict[str, str]] = {"foreign": {}, "ours": {}, "unknown": {}}
+    for stray in sorted(strays(view), key=lambda each: oddness(each.packet.direction, each.packet)):
+        rules = view.rules.get(stray.family, RuleSet(stray.family))
+        trace = Tracer(rules, local_marks(view.snapshot, rules)).trace(stray.packet)
+        own = Tracer(_without_foreign(rules), local_marks(view.snapshot, rules)).trace(stray.packet)
+        is_foreign = own.delivered == stray.meant
+        hop = _culprit(trace) if is_foreign else trace.delivered_by
+        if stray.live.kind == "drop" and (hop is None or hop.hook not in ENTRIES or hop.table is Table.FILTER):
+            continue  # A firewall behind the redirection; `captured_dropped` says where it leaves nothing.
+        is_told = hop is None or hop.matched is not None
+        whose = "unknown" if not is_told else "foreign" if is_foreign else "ours"
+        where = _place(hop, view, stray.family) if hop is not None else f"{stray.family.value}: no rule takes it"
+        what = f"{_words(stray.live)}, not {_words(stray.meant)}: {packet_arguments(stray.packet)}"
+        lines[whose].setdefault(where, f"{where}: {what}")
+    if any(half_applied(view)) or any(mode_leftovers(view)):
+        lines["ours"] = {}  # They say what is behind it.
+    kinds = (("foreign", catalogue.FOREIGN_AHEAD), ("ours", catalogue.CAPTURED_OTHERWISE))
+    for whose, kind in (*kinds, ("unknown", catalogue.UNDECIDED_RULE)):
+        if lines[whose]:
+            yield Finding(kind, limited(list(lines[whose].values())))
 
 
-def _evidence(trace: Trace, view: View, family: Family) -> str:
-    hop = trace.delivered_by
-    if hop is None:
-        direction = trace.packet.direction.value
-        return f"{family.value} ({view.backend}): the policy of a chain drops {direction} connections"
+def strays(view: View) -> list[Stray]:
+    """The connections of each kind that goes astray; none where the rules are just those of the configuration."""
+    inferred = view.inferred
+    if inferred is None or (inferred.exact and not _has_foreign(view)):
+        return []
+    found = []
+    for family, meant in sidecar.rules(inferred.config, inferred.around).items():
+        live = view.rules.get(family, RuleSet(family))
+        known = view.snapshot.is_live or family in view.rules
+        if family not in view.snapshot.partial and known:
+            found += _strays(view, inferred, meant, live)
+    return [each for each in found if _matters(each)]
+
+
+def _strays(view: View, inferred: Inferred, meant: RuleSet, live: RuleSet) -> list[Stray]:
+    """By a map where that is quickly made; the rules of older releases differ by more than what goes astray."""
+    marks = local_marks(view.snapshot, live)
+    older = is_older(release_span(view.rules))
+    base = _without_foreign(live) if older else meant
+    groups = ordinary(view.snapshot, inferred, meant.family, {meant.family: marks})
+    usual = [packet for group in groups for packet in group.packets]
+    found = list(_differing(meant, live, marks, usual)) if older else []
+    try:
+        return found + [
+            Stray(meant.family, each.before, each.after, each.witness)
+            for direction in Direction
+            for each in changes(base, live, direction, marks, MOST_PIECES)
+        ]
+    except TooManyPieces:
+        return found + list(_differing(base, live, marks, [*usual, *_met_by_foreign(base, live)]))
+
+
+def _differing(meant: RuleSet, live: RuleSet, marks: frozenset[int], packets: list[Packet]) -> Iterator[Stray]:
+    """Those of some packets that the live rules treat otherwise."""
+    wanted, found = Tracer(meant, marks), Tracer(live, marks)
+    for packet in packets:
+        before, after = wanted.trace(packet).delivered, found.trace(packet).delivered
+        if before != after:
+            yield Stray(meant.family, before, after, packet)
+
+
+def _met_by_foreign(meant: RuleSet, live: RuleSet) -> Iterator[Packet]:
+    """A packet for each of the first rules of others, which it matches as far as can be told."""
+    for direction in Direction:
+        space = Space(direction, live.family, [meant, live])
+        hooks = FIRST_HOOKS[direction]
+        foreign = (
+            (table, chain.name if is_builtin(table, chain.name) else hooks[0], entry.rule)
+            for table, chain, _, entry in live.entries()
+            if (chain.name in hooks or not is_builtin(table, chain.name)) and not is_ours(chain.name, entry)
+        )
+        for table, hook, rule in islice(foreign, MOST_RULES):
+            for test in condition(space, rule, table, hook).tests:
+                region, _ = split(space.whole, {dimension: found for dimension, found in test if dimension >= 0})
+                if region is not None and (possible := space.possible(region)):
+                    yield space.packet_in(possible[0])
+
+
+def _matters(stray: Stray) -> bool:
+    """Whether it concerns the mesh: what is captured goes elsewhere, or what is not is captured."""
+    if stray.meant.kind in REDIRECTIONS:
+        return True
+    return stray.live.kind in REDIRECTIONS
+
+
+def _has_foreign(view: View) -> bool:
+    return any(place.backend == view.backend and not is_ours(place.chain.name, place.entry) for place in view.places)
+
+
+def _without_foreign(rules: RuleSet) -> RuleSet:
+    """The rules without those of others in the kernel's own chains."""
+    tables = {
+        table: {
+            name: chain.replace(entries=tuple(each for each in chain.entries if is_ours(name, each)))
+            if is_builtin(table, name)
+            else chain
+            for name, chain in chains.items()
+        }
+        for table, chains in rules.tables.items()
+    }
+    return RuleSet(rules.family, tables)
+
+
+def _culprit(trace: Trace) -> Hop | None:
+    """The rule of somebody else that changed a packet's way: the one that decided, else the last that did anything."""
+    decisive = trace.delivered_by
+    if decisive is not None and not is_ours(decisive.rule.chain, decisive.rule.entry):
+        return decisive
+    touched = [
+        hop
+        for leg in trace.legs
+        for hop in leg.hops
+        if hop.matched
+        and not is_ours(hop.rule.chain, hop.rule.entry)
+        and not isinstance(hop.rule.entry.rule.target, Jump | Goto | None)
+    ]
+    return touched[-1] if touched else decisive
+
+
+def _place(hop: Hop, view: View, family: Family) -> str:
     chain = view.rules[family].tables[hop.table][hop.rule.chain]
     return str(Place(view.backend, family, hop.table, chain, hop.rule.number, hop.rule.entry))
+
+
+def _words(outcome: Outcome) -> str:
+    known = {"direct": "straight", "drop": "dropped", "unknown": "nobody can tell where to"}
+    return known.get(outcome.kind) or (f"to port {outcome.port}" if outcome.port else "to its port on the proxy")

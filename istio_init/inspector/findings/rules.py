@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.save import entry_text
-from istio_init.inspector.cover import ends
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, Place, View
+from istio_init.inspector.others import other_rules
 from istio_init.inspector.release import is_older, release_span
 from istio_init.inspector.shadow import shadows
-from istio_init.model.matches import Ctstate, Protocol
+from istio_init.model.matches import Protocol
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import Rule, RuleSet, is_builtin
-from istio_init.model.targets import DROP, Goto, Jump, OpaqueTarget, Redirect
+from istio_init.model.targets import DROP
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
 from istio_init.policy import sidecar
@@ -21,7 +21,7 @@ from istio_init.roles.recognise import is_istio_chain, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.snapshot import NftRule
@@ -38,10 +38,11 @@ def half_applied(view: View) -> Iterator[Finding]:
     """Rules that the configuration behind the others calls for are missing."""
     if view.inferred is None:
         chains = [
-            f"{family.value} {table.value} ({view.backend}): {chain.name} has no rule that redirects"
+            f"{family.value} {table.value} ({view.backend}): {chain.name} has {_state(chain)}"
             for family in view.families
             for table, chain in view.rules[family].chains()
-            if is_istio_chain(chain.name) and family not in view.snapshot.partial
+            if chain.name == "ISTIO_REDIRECT" or (is_istio_chain(chain.name) and not chain.entries)
+            if family not in view.snapshot.partial
         ]
         if chains and not view.ambient:
             yield Finding(catalogue.HALF_APPLIED, limited(chains))
@@ -50,6 +51,10 @@ def half_applied(view: View) -> Iterator[Finding]:
     found = [*_lost_family(view), *_chains_without_jump(view), *missing]
     if found:
         yield Finding(catalogue.HALF_APPLIED, limited(found))
+
+
+def _state(chain: Chain) -> str:
+    return "no rule that sends everything to the proxy, as it has to" if chain.entries else "no rules"
 
 
 def _missing(view: View, inferred: Inferred) -> list[str]:
@@ -122,71 +127,6 @@ def duplicates(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.DUPLICATE_RULE, limited(doubled))
 
 
-def foreign_ahead(view: View) -> Iterator[Finding]:
-    """A foreign rule before our jump that ends the way of what it matches: in its chain, or in an earlier table."""
-    found = list(dict.fromkeys(_dropped_before(view)))
-    for jump in view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP, Role.DNS_ZONES_OUT_JUMP, Role.DNS_ZONES_IN_JUMP):
-        chains = view.rules[jump.family].tables[jump.table]
-        for number, entry in enumerate(jump.chain.entries[: jump.number - 1], 1):
-            if is_ours(jump.chain.name, entry) or not _can_meet(entry.rule, jump.entry.rule):
-                continue
-            target = entry.rule.target
-            taken = ends(entry.rule, entry.rule, chains) or (
-                isinstance(target, Jump) and _may_end(target.chain, chains, set())
-            )
-            if taken or (target is not None and not isinstance(target, Jump) and _is_nat(target)):
-                found.append(str(Place(jump.backend, jump.family, jump.table, jump.chain, number, entry)))
-    if found:
-        yield Finding(catalogue.FOREIGN_AHEAD, limited(found))
-
-
-def _dropped_before(view: View) -> Iterator[str]:
-    """Foreign rules of raw and mangle that drop, or hide from the tracker, what nat would redirect at the same hook."""
-    for jump in view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP, table=Table.NAT):
-        for table in (Table.RAW, Table.MANGLE):
-            chain = view.rules[jump.family].tables.get(table, {}).get(jump.chain.name)
-            for number, entry in enumerate(chain.entries if chain is not None else (), 1):
-                target = entry.rule.target
-                hides = isinstance(target, OpaqueTarget) and "--notrack" in (*target.words, f"--{target.name.lower()}")
-                # No connection begins with an invalid packet, so that dropping those takes none away.
-                foreign = not is_ours(jump.chain.name, entry) and INVALID not in entry.rule.matches
-                if foreign and (target == DROP or hides) and _can_meet(entry.rule, jump.entry.rule):
-                    assert chain is not None
-                    yield str(Place(jump.backend, jump.family, table, chain, number, entry))
-
-
-def _can_meet(rule: Rule, jump: Rule) -> bool:
-    """Whether a packet may match both, by protocol."""
-    one, other = rule.protocol, jump.protocol
-    return one is None or other is None or one == other or one.negated or other.negated
-
-
-def _is_nat(target: object) -> bool:
-    return isinstance(target, Redirect) or getattr(target, "name", "") in (
-        "DNAT",
-        "SNAT",
-        "NETMAP",
-        "REJECT",
-        "NFQUEUE",
-    )
-
-
-def _may_end(name: str, chains: Mapping[str, Chain], seen: set[str]) -> bool:
-    """Whether a called chain has any rule that gives a packet a verdict other than coming back."""
-    chain = chains.get(name)
-    if chain is None or name in seen:
-        return False
-    seen.add(name)
-    for entry in chain.entries:
-        target = entry.rule.target
-        if isinstance(target, Jump | Goto):
-            if _may_end(target.chain, chains, seen):
-                return True
-        elif target is not None and (_is_nat(target) or getattr(target, "name", "") in ("ACCEPT", "DROP")):
-            return True
-    return False
-
-
 def shadowed(view: View) -> Iterator[Finding]:
     """A rule of ours that an earlier rule leaves no packet."""
     found = []
@@ -226,10 +166,24 @@ def _listed(ports: tuple[PortRange, ...]) -> str:
 
 def no_inbound_capture(view: View) -> Iterator[Finding]:
     """Outbound capture alone."""
-    outbound = view.with_role(*OUTBOUND_CAPTURE)
-    inbound = view.with_role(Role.INBOUND_JUMP, Role.INBOUND_CAPTURE)
+    outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
     if outbound and not inbound and not view.snapshot.partial:
         yield Finding(catalogue.NO_INBOUND_CAPTURE, limited(list(map(str, outbound))))
+
+
+def no_outbound_capture(view: View) -> Iterator[Finding]:
+    """Inbound capture alone."""
+    outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
+    if inbound and not outbound and not view.snapshot.partial:
+        yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited(list(map(str, inbound))))
+
+
+def asked_as_well(view: View) -> Iterator[Finding]:
+    """Rules that the kernel asks beside those of the redirection, in the other backend or in native nftables."""
+    if not view.families or any(both_backends(view)):
+        return
+    if found := list(other_rules(view.snapshot, view.backend)):
+        yield Finding(catalogue.ASKED_AS_WELL, limited(found))
 
 
 def mode_leftovers(view: View) -> Iterator[Finding]:
@@ -250,7 +204,6 @@ def leftover_routing(view: View) -> Iterator[Finding]:
             yield Finding(catalogue.MODE_LEFTOVERS, lines)
 
 
-INVALID = Ctstate(("INVALID",))
 GUARDRAIL_RULES = frozenset(Rule(protocol=Protocol(name), target=DROP) for name in ("tcp", "udp"))
 
 
