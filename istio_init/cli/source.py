@@ -159,6 +159,8 @@ def refuse_unread(snapshot: Snapshot) -> None:
 def _caveats(snapshot: Snapshot, backend: str) -> Iterator[str]:
     """What the kernel asks besides the rules that are looked at, or what could not be read of them."""
     yield from map(visible, other_rules(snapshot, backend))
+    for family, priority in snapshot.unusual_routing:
+        yield f"{family.value}: the routing rule {priority} (ip rule) counts, too, and is not followed"
     for rule in snapshot.nft_rules:
         yield f"not written by iptables, and perhaps not what it prints: {visible(str(rule))}"
     for line in snapshot.unread:

@@ -87,7 +87,9 @@ class Snapshot(Value):
     label: str
     rules: Mapping[tuple[str, Family], RuleSet]
     routing: LiveRouting = LiveRouting()
-    routing_lines: tuple[str, ...] = ()
+    unusual_routing: tuple[tuple[Family, int], ...] = ()
+    """Routing rules, by priority, that a namespace does not have by itself and that select by more than a mark."""
+
     interfaces: tuple[Interface, ...] = ()
     listeners: tuple[Listener, ...] = ()
     connections: int = 0

@@ -30,6 +30,14 @@ RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
+FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK = 6, 10, 16
+FRA_TELLING_NOTHING = frozenset([FRA_PRIORITY, 14, 15, 18, 21])
+"""Besides the priority, the suppressed prefix length, the table, padding and who made the rule."""
+
+FIB_RULE_INVERT, FR_ACT_TO_TBL = 0x2, 1
+MAIN_RULE = 32766
+OWN_RULES = {0: 255, MAIN_RULE: 254, 32767: 253}
+"""The rules that each namespace has from the start: priority and table."""
 FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 """Address family numbers, which nf_tables' families share (AF_INET, AF_INET6)."""
 
@@ -69,10 +77,30 @@ def mark_rules() -> list[MarkRule]:
     for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
         family, table = body[0], body[4]
         attributes = parse_attributes(body, 12)
-        if 10 in attributes and family in FAMILIES:
-            mask = _number(attributes[16]) if 16 in attributes else 0xFFFFFFFF
+        if FRA_FWMARK in attributes and family in FAMILIES:
+            mask = _number(attributes[FRA_FWMASK]) if FRA_FWMASK in attributes else 0xFFFFFFFF
             wide = _number(attributes[15]) if 15 in attributes else table
-            found.append(MarkRule(FAMILIES[family], _number(attributes[10]), mask, wide))
+            found.append(MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide))
+    return found
+
+
+def unusual_rules() -> list[tuple[Family, int]]:
+    """The routing rules, by family and priority, that are neither the kernel's own three nor a mark's alone."""
+    found = []
+    for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+        family, destination, source, tos, table, _, _, action = struct.unpack_from("=8B", body)
+        flags = _number(body[8:12])
+        attributes = parse_attributes(body, 12)
+        priority = _number(attributes[FRA_PRIORITY]) if FRA_PRIORITY in attributes else 0
+        is_plain = not (destination or source or tos or flags & FIB_RULE_INVERT) and action == FR_ACT_TO_TBL
+        tells = attributes.keys() - FRA_TELLING_NOTHING
+        if is_plain and not tells and OWN_RULES.get(priority) == table:
+            continue
+        whole = FRA_FWMASK not in attributes or _number(attributes[FRA_FWMASK]) == 0xFFFFFFFF
+        if is_plain and whole and FRA_FWMARK in tells <= {FRA_FWMARK, FRA_FWMASK} and priority < MAIN_RULE:
+            continue
+        if family in FAMILIES:
+            found.append((FAMILIES[family], priority))
     return found
 
 

@@ -71,6 +71,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         label=place.label,
         rules=rules,
         routing=attempt("routing", lambda: routing.read(frozenset([133])), LiveRouting()),
+        unusual_routing=tuple(attempt("routing rules", netlink.unusual_rules, [])),
         interfaces=attempt("interfaces", _interfaces, ()),
         listeners=_listeners(found_sockets, processes),
         connections=sum(each.state == sockets.ESTABLISHED for each in found_sockets),
