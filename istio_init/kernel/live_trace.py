@@ -47,6 +47,7 @@ ICMP = {Family.IPV4: (1, 28), Family.IPV6: (58, 48)}
 SOURCE_AT = {Family.IPV4: 12, Family.IPV6: 8}
 IPTABLES = frozenset(table.value for table in Table)
 OUTGOING = frozenset(["OUTPUT", "POSTROUTING"])
+HOOKS = OUTGOING | frozenset(["PREROUTING", "INPUT", "FORWARD"])
 QUIET = 0.15
 """Seconds without news after which a packet is taken to have arrived or to be gone."""
 
@@ -76,7 +77,7 @@ def send(packet: Packet, chosen: frozenset[str], backend: str, place: Namespace)
             if backend == "legacy":
                 return _by_counters(made, packet, port, table, listener)
             _send(made, packet)
-            passages = [each for each in listener.passages(quiet=QUIET) if _is_ours(each, packet, port)]
+            passages = _ours(listener.passages(quiet=QUIET), packet, port)
             real = _real(made, packet, port, passages)
             return Sent(real, traced(passages, netlink.nft_rule_numbers(), packet.family))
 
@@ -154,9 +155,23 @@ def _kind(packet: Packet) -> list[Expression]:
     return [*family, *nft_table.meta_is(nft_table.META_PROTOCOL, bytes([KINDS[packet.protocol][1]]))]
 
 
+def _ours(passages: list[Passage], packet: Packet, port: int) -> list[Passage]:
+    """Those of the packet, through the base chains of iptables and of our table; others name theirs as they like."""
+    return [each for each in passages if _is_ours(each, packet, port) and _names_its_hook(each, packet.family)]
+
+
 def _is_ours(passage: Passage, packet: Packet, port: int) -> bool:
     headers = passage.headers
     return headers.begins and headers.protocol == packet.protocol and headers.source_port == port
+
+
+def _names_its_hook(passage: Passage, family: Family) -> bool:
+    """Whether it is a base chain that is named like its hook."""
+    if passage.hook not in HOOKS:
+        return False
+    if passage.family is None:
+        return passage.table == TABLE_NAME
+    return passage.family is family and passage.table in IPTABLES
 
 
 def _real(made: socket.socket, packet: Packet, port: int, passages: list[Passage]) -> Packet:
@@ -176,7 +191,7 @@ def traced(passages: list[Passage], numbers: dict[tuple[Family, str, str, int], 
     for each in passages:
         if leaves and each.hook not in OUTGOING and len(legs) == 1:
             legs.append([])
-        if each.table in IPTABLES and each.family is family and (each.table, each.hook) not in seen:
+        if each.family is family and (each.table, each.hook) not in seen:
             seen.add((each.table, each.hook))
             rules = [(chain, numbers.get((family, each.table, chain, handle), 0)) for chain, handle in each.rules]
             legs[-1] += [(each.table, chain, number) for chain, number in rules]
@@ -196,7 +211,7 @@ def _by_counters(made: socket.socket, packet: Packet, port: int, table: OwnedTab
     legacy = IptablesLegacy(1.0, binding=False)
     before = _counters(legacy, packet.family)
     _send(made, packet)
-    passages = [each for each in listener.passages(quiet=QUIET) if _is_ours(each, packet, port)]
+    passages = _ours(listener.passages(quiet=QUIET), packet, port)
     after = _counters(legacy, packet.family)
     rose = {place: count - before.get(place, 0) for place, count in after.items() if count != before.get(place, 0)}
     real = _real(made, packet, port, passages)

@@ -38,12 +38,14 @@ def disagreement(trace: Trace, seen: Observed) -> str | None:
     predicted = tuple(matched(leg) for leg in trace.legs)
     if trace.delivered.kind == "unknown":
         return _beginning(predicted, seen)
+    stopped = trace.delivered.kind == "drop"
     if seen.legs is not None and seen.legs != predicted:
+        if not stopped and seen.port is None and seen.legs == predicted[: len(seen.legs)]:
+            return "the kernel stops it"
         return f"the kernel's rules are {_words(seen.legs)}, predicted are {_words(predicted)}"
     if seen.legs is None and dict(seen.counts) != Counter(place for leg in predicted for place in leg):
         counted = tuple(place for place, times in seen.counts for _ in range(times))
         return f"the counters that rose are {_words((counted,))}, predicted are {_words(predicted)}"
-    stopped = trace.delivered.kind == "drop"
     if stopped != (seen.port is None):
         return f"the kernel {'lets it pass' if stopped else 'stops it'}"
     if seen.port not in (None, trace.state.dport):

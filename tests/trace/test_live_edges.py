@@ -1,0 +1,54 @@
+"""A connection really sent where others have a hand in it, and what is not sent at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.command import Result, istio_init
+
+from istio_init.model.netfilter import Family
+from istio_init.testing import Pod
+from istio_init.testing.pods import HOSTS
+
+V4 = HOSTS[Family.IPV4]
+
+
+@pytest.fixture
+def pod(real_kernel: None) -> Iterator[Pod]:
+    with Pod.create(families=(Family.IPV4,)) as made:
+        istio_init("apply", "--netns", made.name, "--force-iptables-binary", "nft").ok()
+        yield made
+
+
+def live(pod: Pod, words: str) -> Result:
+    return istio_init("trace", *words.split(), "--netns", pod.name, "--live")
+
+
+DEBIAN = """
+table inet filter {
+    chain input { type filter hook input priority filter; }
+    chain forward { type filter hook forward priority filter; }
+    chain output { type filter hook output priority filter; }
+}
+"""
+
+CAPITALS = """
+table inet filter {
+    chain INPUT { type filter hook output priority -10; }
+    chain PREROUTING { type filter hook output priority 20; }
+}
+table ip foreign {
+    chain INPUT { type filter hook output priority -10; }
+}
+"""
+
+
+@pytest.mark.parametrize("chains", [DEBIAN, CAPITALS], ids=["as-debian-has-them", "named-like-other-hooks"])
+@pytest.mark.parametrize("destination", [f"{V4.peer}:80", f"{V4.pod}:8080"], ids=["to-the-world", "to-itself"])
+def test_chains_of_others_are_no_part_of_the_way_whatever_their_names(pod: Pod, chains: str, destination: str) -> None:
+    pod.inside.run("nft", "-f", "-", stdin=chains)
+
+    done = live(pod, f"outbound tcp {destination} --uid 1337")
+
+    assert done.ok().stdout.splitlines()[-1].startswith("agree: the kernel does what was predicted")
