@@ -13,6 +13,7 @@ from istio_init.kernel.live_trace import KINDS, TABLE_NAME, Sent, send
 from istio_init.kernel.places import Place
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
+from istio_init.report.visible import visible
 from istio_init.trace.arguments import endpoint
 from istio_init.trace.assume import FIELDS
 from istio_init.trace.engine import Trace, Tracer
@@ -27,7 +28,7 @@ TRIES = 3
 
 def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer, place: Place, *, form: str) -> int:
     """Send a packet from a place, print what came of it, and return the exit status."""
-    _check(packet, assumed)
+    _check(packet, assumed, source)
     chosen = frozenset(FIELDS.values()) - {FIELDS[name] for name in assumed}
     goal = endpoint(packet.destination, packet.destination_port)
     note = f"sending {packet.protocol} to {goal} as user {packet.uid}, group {packet.gid} from {place.label}"
@@ -52,7 +53,7 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
     return DISAGREES if differs is not None else 0
 
 
-def _check(packet: Packet, assumed: list[str]) -> None:
+def _check(packet: Packet, assumed: list[str], source: Source) -> None:
     """Refuse what cannot be sent from inside."""
     if packet.direction is not Direction.OUTBOUND:
         raise click.UsageError("--live sends from inside: an inbound connection needs somebody outside who sends it")
@@ -62,6 +63,12 @@ def _check(packet: Packet, assumed: list[str]) -> None:
         raise click.UsageError("--live sends from a socket: not with --no-socket")
     if packet.ctstate != "NEW":
         raise click.UsageError("--live sends a connection's first packet: not with --ctstate")
+    names = [each.name for each in source.snapshot.interfaces]
+    if "interface" not in assumed and packet.interface not in names:
+        there = visible(", ".join(names))
+        raise click.BadParameter(
+            f"{packet.interface!r}: there is no such interface; there are {there}", param_hint="--interface"
+        )
 
 
 def _sent(packet: Packet, chosen: frozenset[str], backend: str, place: Place) -> Sent:

@@ -52,3 +52,11 @@ def test_chains_of_others_are_no_part_of_the_way_whatever_their_names(pod: Pod, 
     done = live(pod, f"outbound tcp {destination} --uid 1337")
 
     assert done.ok().stdout.splitlines()[-1].startswith("agree: the kernel does what was predicted")
+
+
+def test_an_interface_that_is_not_there_is_refused_before_anything_is_sent(pod: Pod) -> None:
+    done = live(pod, f"outbound tcp {V4.far}:80 --interface nope")
+
+    assert done.status == 2
+    assert "'nope': there is no such interface" in " ".join(done.stderr.split())
+    assert "sending" not in done.stderr
