@@ -59,6 +59,8 @@ def _check(packet: Packet, assumed: list[str], source: Source) -> None:
         raise click.UsageError("--live sends from inside: an inbound connection needs somebody outside who sends it")
     if packet.protocol not in KINDS or "dport" in assumed or packet.destination_port == 0:
         raise click.UsageError("--live sends tcp or udp to a port")
+    if packet.destination.is_multicast:
+        raise click.UsageError("--live sends to one host: the copies of a multicast packet cannot be told apart")
     if packet.uid is None:
         raise click.UsageError("--live sends from a socket: not with --no-socket")
     if packet.ctstate != "NEW":

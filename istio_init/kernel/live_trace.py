@@ -156,17 +156,23 @@ def _kind(packet: Packet) -> list[Expression]:
 
 
 def _ours(passages: list[Passage], packet: Packet, port: int) -> list[Passage]:
-    """Those of the packet, through the base chains of iptables and of our table; others name theirs as they like."""
-    return [each for each in passages if _is_ours(each, packet, port) and _names_its_hook(each, packet.family)]
-
-
-def _is_ours(passage: Passage, packet: Packet, port: int) -> bool:
-    headers = passage.headers
-    return headers.begins and headers.protocol == packet.protocol and headers.source_port == port
+    """Those of the packet, also with another source port, through the base chains of iptables and of our table."""
+    numbers: set[int] = set()
+    ports = {port}
+    found = []
+    for each in passages:
+        headers = each.headers
+        if not headers.begins or headers.protocol != packet.protocol or not _names_its_hook(each, packet.family):
+            continue
+        if each.number in numbers or headers.source_port in ports:
+            numbers.add(each.number)
+            ports.add(headers.source_port)
+            found.append(each)
+    return found
 
 
 def _names_its_hook(passage: Passage, family: Family) -> bool:
-    """Whether it is a base chain that is named like its hook."""
+    """Whether it is a base chain that is named like its hook; others name theirs as they like."""
     if passage.hook not in HOOKS:
         return False
     if passage.family is None:

@@ -52,9 +52,11 @@ class Headers(Value):
 class Passage(Value):
     """A packet's way through one base chain and what it calls: the rules that matched, by chain and handle.
 
-    ``family`` is None for a table of both; interfaces are indices.
+    ``family`` is None for a table of both; interfaces are indices. ``number`` is the packet's, the same
+    for all its passages from one interface to the next.
     """
 
+    number: int
     family: Family | None
     table: str
     hook: str
@@ -118,7 +120,7 @@ class Listener:
                 attributes = parse_attributes(data[offset + 16 : offset + length], 4)
                 number = int.from_bytes(attributes[ID], "big")
                 if NETWORK_HEADER in attributes and (headers := _headers(attributes)) is not None:
-                    self._open[number] = _passage(data[offset + 16], attributes, headers)
+                    self._open[number] = _passage(number, data[offset + 16], attributes, headers)
                     found.append(self._open[number])
                 elif NETWORK_HEADER in attributes:
                     self._open.pop(number, None)
@@ -130,9 +132,10 @@ class Listener:
             offset += (length + 3) & ~3
 
 
-def _passage(family: int, attributes: dict[int, bytes], headers: Headers) -> Passage:
+def _passage(number: int, family: int, attributes: dict[int, bytes], headers: Headers) -> Passage:
     numbers = {kind: int.from_bytes(attributes[kind], "big") for kind in (IIF, OIF, MARK) if kind in attributes}
     return Passage(
+        number,
         FAMILIES.get(family),
         _text(attributes[TABLE]),
         _text(attributes[CHAIN]),

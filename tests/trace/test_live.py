@@ -145,6 +145,8 @@ def test_the_table_goes_with_a_run_that_is_ended(real_kernel: None, number: sign
         ("inbound tcp 10.0.0.1:80", "an inbound connection needs somebody outside"),
         ("outbound icmp 10.0.0.1", "tcp or udp to a port"),
         ("outbound tcp 10.0.0.1", "tcp or udp to a port"),
+        ("outbound udp 224.0.0.1:80", "the copies of a multicast packet cannot be told apart"),
+        ("outbound udp [ff02::1]:80", "the copies of a multicast packet cannot be told apart"),
         ("outbound tcp 10.0.0.1:80 --no-socket", "not with --no-socket"),
         ("outbound tcp 10.0.0.1:80 --ctstate INVALID", "not with --ctstate"),
         ("outbound tcp 10.0.0.1:80 --expect -b80", "not with --batch, --file, --expect"),

@@ -60,3 +60,20 @@ def test_an_interface_that_is_not_there_is_refused_before_anything_is_sent(pod: 
     assert done.status == 2
     assert "'nope': there is no such interface" in " ".join(done.stderr.split())
     assert "sending" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "port"),
+    [
+        (f"outbound tcp {V4.far}:80 --uid 1337", 80),
+        (f"outbound tcp {V4.far}:80", 15001),
+        (f"outbound tcp {V4.pod}:8080 --uid 1337", 15006),
+    ],
+    ids=["to-the-world", "to-the-proxy", "to-itself"],
+)
+def test_a_packet_is_followed_though_its_source_port_changes(pod: Pod, words: str, port: int) -> None:
+    pod.inside.run("iptables-nft", *"-t nat -A POSTROUTING -p tcp -j MASQUERADE --random".split())
+
+    done = live(pod, words)
+
+    assert done.ok().stdout.splitlines()[-1].endswith(f"; in the end it goes to port {port}")
