@@ -14,6 +14,7 @@ import struct
 from istio_init.backends.legacy import IptablesLegacy
 from istio_init.errors import IstioInitError, PrivilegeError, ToolError
 from istio_init.kernel import namespaces, netlink, nft_table
+from istio_init.kernel.listening import AT_ONCE
 from istio_init.kernel.nft_table import NETWORK, TRANSPORT, Expression, OwnedTable
 from istio_init.kernel.nft_trace import Listener, Passage
 from istio_init.kernel.privileges import acting_as
@@ -83,7 +84,7 @@ def send(packet: Packet, chosen: frozenset[str], backend: str, place: Namespace)
 
 
 def open_socket(packet: Packet, place: Namespace) -> socket.socket:
-    """A socket of the packet's family and protocol, which belongs to its user and group.
+    """A socket of the packet's family and protocol, which belongs to its user and group and leaves nothing behind.
 
     Rules look at who made a socket. A child makes it, as in a pod with a user namespace of its own that one has to be
     entered, and passes it on.
@@ -105,7 +106,10 @@ def open_socket(packet: Packet, place: Namespace) -> socket.socket:
 
     with here, there:
         in_child(lambda: namespaces.call_in(place, make))
-        return socket.socket(fileno=socket.recv_fds(here, 16, 1)[1][0])
+        made = socket.socket(fileno=socket.recv_fds(here, 16, 1)[1][0])
+    if packet.protocol == "tcp":
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+    return made
 
 
 def _bind(made: socket.socket, packet: Packet, chosen: frozenset[str]) -> int:

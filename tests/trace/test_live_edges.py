@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from inspector.sidecar import Inhabitant, Socket
 from support.command import Result, istio_init
 
 from istio_init.model.netfilter import Family
 from istio_init.testing import Pod
-from istio_init.testing.pods import HOSTS
+from istio_init.testing.pods import APP, HOSTS
+from istio_init.testing.traffic import Endpoint
 
 V4 = HOSTS[Family.IPV4]
 
@@ -77,3 +79,15 @@ def test_a_packet_is_followed_though_its_source_port_changes(pod: Pod, words: st
     done = live(pod, words)
 
     assert done.ok().stdout.splitlines()[-1].endswith(f"; in the end it goes to port {port}")
+
+
+def test_no_connection_stays_behind_where_somebody_answered(pod: Pod) -> None:
+    listener = Socket(Endpoint(V4.pod, 8080))
+    application = Inhabitant(pod.inside, APP, listener)
+    try:
+        live(pod, f"outbound tcp {V4.pod}:8080").ok()
+        left = pod.inside.run("ss", "--no-header", "--tcp", "--numeric", "state", "all", "exclude", "listening")
+    finally:
+        application.kill()
+
+    assert left == ""
