@@ -114,7 +114,7 @@ def _header(flag: str, value: str, negated: bool) -> Address | Interface | Proto
             raise ValueError("a mask that is no prefix")
         return None if network.prefixlen == 0 and not negated else Address(network, negated)
     if flag == "-p":
-        return None if value in ("all", "0") and not negated else Protocol(value, negated)
+        return None if value in ("all", "0", "ip", "hopopt") and not negated else Protocol(value, negated)
     return None if value == "+" and not negated else Interface(value, negated)
 
 

@@ -23,32 +23,45 @@ class Direction(Enum):
 PORT_PROTOCOLS = frozenset(["tcp", "udp", "udplite", "sctp", "dccp"])
 """Protocols with ports, as multiport takes them (iptables-extensions(8))."""
 
-_PROTOCOLS = {
-    "1": "icmp",
-    "2": "igmp",
-    "6": "tcp",
-    "17": "udp",
-    "33": "dccp",
-    "47": "gre",
-    "50": "esp",
-    "51": "ah",
-    "58": "ipv6-icmp",
-    "132": "sctp",
-    "136": "udplite",
+_NAMES = (
+    "hopopt 0 icmp 1 igmp 2 ggp 3 ipencap 4 st 5 tcp 6 egp 8 igp 9 pup 12 udp 17 hmp 20 xns-idp 22 rdp 27 iso-tp4 29 "
+    "dccp 33 xtp 36 ddp 37 idpr-cmtp 38 ipv6 41 ipv6-route 43 ipv6-frag 44 idrp 45 rsvp 46 gre 47 esp 50 ah 51 skip 57 "
+    "ipv6-icmp 58 ipv6-nonxt 59 ipv6-opts 60 rspf 73 vmtp 81 eigrp 88 ospf 89 ax.25 93 ipip 94 etherip 97 encap 98 "
+    "pim 103 ipcomp 108 vrrp 112 l2tp 115 isis 124 sctp 132 fc 133 mobility-header 135 udplite 136 mpls-in-ip 137 "
+    "manet 138 hip 139 shim6 140 wesp 141 rohc 142 ethernet 143"
+).split()
+"""The names that iptables-save prints, and the numbers; other protocols it prints by number."""
+
+_ALIASES = {
     "icmp6": "ipv6-icmp",
     "icmpv6": "ipv6-icmp",
+    "ip-encap": "ipencap",
+    "ipv4": "ipencap",
+    "ipsec-ah": "ah",
+    "ipsec-esp": "esp",
+    "ipv6-mh": "mobility-header",
+    "mh": "mobility-header",
+    "ospfigp": "ospf",
 }
+_PROTOCOLS = {**dict(zip(_NAMES[1::2], _NAMES[::2], strict=True)), **_ALIASES}
+_KNOWN = frozenset(_NAMES[::2])
 
 
 def is_protocol(name: str) -> bool:
     """Whether it is a protocol's name, as `protocol_name` gives it, or its number."""
-    return name in PORT_PROTOCOLS or name in _PROTOCOLS.values() or (name.isdecimal() and int(name) < 256)
+    return name in _KNOWN or (_is_number(name) and len(name) < 4 and int(name) < 256)
 
 
 def protocol_name(text: str) -> str:
     """The one name of a protocol, which rules and people write in several ways, also by number."""
     name = text.lower()
+    if _is_number(name):
+        name = name.lstrip("0") or "0"
     return _PROTOCOLS.get(name, name)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
 
 
 class Packet(Value):

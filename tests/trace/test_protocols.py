@@ -1,0 +1,45 @@
+"""Protocols by number and by the name that iptables gives them."""
+
+from __future__ import annotations
+
+import pytest
+from support.command import istio_init
+from support.rules import program
+
+from istio_init.dialects.save import parse_save
+from istio_init.model.netfilter import Family
+from istio_init.testing import Namespace
+from istio_init.trace.packet import is_protocol, protocol_name
+
+
+@pytest.mark.parametrize("family", Family, ids=lambda each: each.value)
+def test_a_number_is_the_name_that_iptables_prints(backend: str, family: Family) -> None:
+    numbers = range(1, 256)
+    text = "\n".join(["*filter", *(f"-A INPUT -p {number}" for number in numbers), "COMMIT\n"])
+    with Namespace.create("protocols") as namespace:
+        namespace.run(program(backend, family, "restore"), stdin=text)
+        saved = parse_save(namespace.run(program(backend, family, "save")), family).rules
+
+    printed = [entry.rule.protocol.name for *_, entry in saved.entries() if entry.rule.protocol is not None]
+    assert [protocol_name(str(number)) for number in numbers] == [protocol_name(name) for name in printed]
+    assert all(is_protocol(protocol_name(name)) for name in printed)
+
+
+@pytest.mark.parametrize("typed", ["89", "089", "ospf", "OSPF", "ospfigp"])
+def test_a_packet_meets_the_rule_of_its_protocol_however_it_is_written(tmp_path: str, typed: str) -> None:
+    path = f"{tmp_path}/save"
+    with open(path, "w") as file:
+        file.write("*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p ospf -j DROP\nCOMMIT\n")
+
+    done = istio_init("trace", "outbound", typed, "10.0.0.5", "--file", path).ok()
+
+    assert done.stdout.startswith("outbound ospf ")
+    assert "=> dropped" in done.stdout
+
+
+@pytest.mark.parametrize("typed", ["256", "0256", "٦", "²", "9" * 5000, "ip", "nonsense", "-1"])
+def test_what_is_no_protocol_is_refused(typed: str) -> None:
+    done = istio_init("trace", "--expect", "-b '*'", "--", "outbound", typed, "10.0.0.5")
+
+    assert done.status == 2
+    assert "no protocol; write tcp, udp" in " ".join(done.stderr.split())
