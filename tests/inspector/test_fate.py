@@ -16,7 +16,8 @@ from .test_inference import OLDER, explained
 
 DUAL = "--dual-stack"
 
-APP_OUT = "--src 10.0.0.1:40000 --interface eth0 --uid 1000 --gid 1000"
+FROM = "--src 10.0.0.1:40000 --interface eth0"
+APP_OUT = f"{FROM} --uid 1000 --gid 1000"
 
 
 def codes(pod: Sidecar, *flags: str) -> list[str]:
@@ -67,20 +68,19 @@ class TestAstray:
         [
             (
                 "ISTIO_OUTPUT -p tcp -m tcp --dport 443 -j ACCEPT",
-                f"straight, not to port 15001: outbound tcp 10.0.0.5:443 {APP_OUT}",
+                f"goes straight, not to port 15001: istio-init trace outbound tcp 10.0.0.5:443 {APP_OUT}",
             ),
             (
                 "ISTIO_INBOUND -p tcp -m tcp --dport 8080 -j ACCEPT",
-                "straight, not to port 15006: inbound tcp 10.0.0.5:8080 --src 10.0.0.1:40000 --interface eth0",
+                f"goes straight, not to port 15006: istio-init trace inbound tcp 10.0.0.5:8080 {FROM}",
             ),
             (
                 "ISTIO_REDIRECT -p tcp -j RETURN",
-                f"straight, not to port 15001: outbound tcp 10.0.0.5:80 {APP_OUT}",
+                f"goes straight, not to port 15001: istio-init trace outbound tcp 10.0.0.5:80 {APP_OUT}",
             ),
             (
                 "ISTIO_OUTPUT -j ISTIO_REDIRECT",
-                "to port 15001, not straight: outbound tcp 10.0.0.5:80 --src 10.0.0.1:40000 --interface eth0 "
-                "--uid 1000 --gid 1337",
+                f"comes to port 15001, not straight: istio-init trace outbound tcp 10.0.0.5:80 {FROM} --uid 1000 --gid 1337",
             ),
         ],
     )

@@ -369,8 +369,8 @@ class TestRules:
 
         assert healthy.findings() == {
             "foreign-ahead": [
-                "ipv4 nat (nft): SERVICES 1: -d 10.96.0.1/32 -j ACCEPT  [0 packets]: straight, not to port 15001: "
-                "outbound tcp 10.96.0.1:80 --src 10.0.0.1:40000 --interface eth0 --uid 1000 --gid 1000"
+                "ipv4 nat (nft): SERVICES 1: -d 10.96.0.1/32 -j ACCEPT  [0 packets]: goes straight, not to port 15001: "
+                "istio-init trace outbound tcp 10.96.0.1:80 --src 10.0.0.1:40000 --interface eth0 --uid 1000 --gid 1000"
             ]
         }
 

@@ -106,10 +106,12 @@ class _Look:
         hop = trace.delivered_by
         example = packet_arguments(trace.packet)
         if hop is None:
-            return f"{self.family.value} ({backend}): the policy of a chain drops {group.name}: {example}"
+            return (
+                f"{self.family.value} ({backend}): the policy of a chain drops {group.name}: istio-init trace {example}"
+            )
         chain = self.layers[backend].tables[hop.table][hop.rule.chain]
         place = Place(backend, self.family, hop.table, chain, hop.rule.number, hop.rule.entry)
-        return f"{place}: drops {group.name}: {example}"
+        return f"{place}: drops {group.name}: istio-init trace {example}"
 
 
 def _is_early(trace: Trace) -> bool:

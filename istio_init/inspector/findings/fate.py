@@ -65,7 +65,7 @@ def captured_otherwise(view: View) -> Iterator[Finding]:
         is_told = hop is None or hop.matched is not None
         whose = "unknown" if not is_told else "foreign" if is_foreign else "ours"
         where = _place(hop, view, stray.family) if hop is not None else f"{stray.family.value}: no rule takes it"
-        what = f"{_words(stray.live)}, not {_words(stray.meant)}: {packet_arguments(stray.packet)}"
+        what = f"{_fate(stray.live)}, not {_goal(stray.meant)}: istio-init trace {packet_arguments(stray.packet)}"
         lines[whose].setdefault(where, f"{where}: {what}")
     if any(half_applied(view)) or any(mode_leftovers(view)):
         lines["ours"] = {}  # They say what is behind it.
@@ -179,6 +179,17 @@ def _place(hop: Hop, view: View, family: Family) -> str:
     return str(Place(view.backend, family, hop.table, chain, hop.rule.number, hop.rule.entry))
 
 
-def _words(outcome: Outcome) -> str:
-    known = {"direct": "straight", "drop": "dropped", "unknown": "nobody can tell where to"}
-    return known.get(outcome.kind) or (f"to port {outcome.port}" if outcome.port else "to its port on the proxy")
+def _fate(outcome: Outcome) -> str:
+    match outcome.kind:
+        case "direct":
+            return "goes straight"
+        case "drop":
+            return "is dropped"
+        case "unknown":
+            return "goes where nobody can tell"
+        case _:
+            return f"comes {_goal(outcome)}"
+
+
+def _goal(outcome: Outcome) -> str:
+    return "straight" if outcome.kind == "direct" else f"to port {outcome.port}" if outcome.port else "to this machine"
