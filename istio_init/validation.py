@@ -19,7 +19,7 @@ from istio_init.kernel.sockets import sockets
 from istio_init.report.visible import visible
 from istio_init.trace.assume import is_usable
 from istio_init.verify.judge import verdict
-from istio_init.verify.model import Facts, Ground, Ids, IPAddress, Plan, Probe, Report, Skipped, Verdict
+from istio_init.verify.model import NO_PORT, Facts, Ground, Ids, IPAddress, Plan, Probe, Report, Skipped, Verdict
 from istio_init.verify.planner import policy_tracers
 from istio_init.verify.probes import PROBE_PORT, plan, spots
 from istio_init.verify.reason import Live
@@ -100,6 +100,9 @@ def _carry_out(
         if probe.packet.protocol == "udp" and occupant is not None:
             why = f"{occupant} listens there already, and over UDP nothing tells who answers"
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}/udp", why, probe.family))
+        elif (blocked := run.blocked(probe)) is not None or each.failure == NO_PORT:
+            why = f"a connection has port {blocked.port} there" if blocked is not None else NO_PORT
+            skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
     problems, doubts = live.elsewhere(chosen.probes, policy_tracers(config, around))
@@ -164,7 +167,7 @@ def _facts(snapshot: Snapshot) -> Facts:
     return Facts(
         addresses=tuple(usable),
         interfaces=tuple(names),
-        used=frozenset(each.port for each in found if each.listens),
+        used=frozenset(each.port for each in found),
         peers=frozenset(each.peer[0] for each in found if not each.listens),
         taken=_taken() if no_neighbour is None else (),
         identity=(os.geteuid(), os.getegid()),

@@ -16,9 +16,9 @@ from functools import partial
 
 from istio_init.kernel.listening import TOKEN, Listener, listen, new_socket
 from istio_init.kernel.process import LONGEST
-from istio_init.kernel.sockets import LISTEN, sockets
+from istio_init.kernel.sockets import LISTEN, peer_ports, sockets
 from istio_init.model.netfilter import Family
-from istio_init.verify.model import NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
+from istio_init.verify.model import NO_PORT, NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ ANY = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 
 PORTS_TRIED = 1000
 
+IP_BIND_ADDRESS_NO_PORT = 24
+"""The port is chosen when it connects, so that connections to others may share it (ip(7))."""
+
 
 class _Client:
     """One probe on its way."""
@@ -65,35 +68,41 @@ class _Client:
         """Connect, or ask, from a port that is none of those that others remember a client by."""
         packet = self.probe.packet
         try:
-            self.socket = self._bound()
-            for _ in range(PORTS_TRIED):
-                if self.socket.getsockname()[1] not in remembered:
-                    break
-                passed_over, self.socket = self.socket, self._bound()
-                passed_over.close()
-            self.began = time.monotonic()
-            code = self.socket.connect_ex((str(packet.destination), packet.destination_port))
-            self.source = self.socket.getsockname()[:2]
+            self.socket = self._made(remembered)
         except OSError as error:
-            code = error.errno or errno.EIO
+            self.fail(error.errno or errno.EIO)
+            return
+        self.began = time.monotonic()
+        code = self.socket.connect_ex((str(packet.destination), packet.destination_port))
+        self.source = self.socket.getsockname()[:2]
         if code and code not in PENDING:
-            self.fail(code)
+            self.fail(code, NO_PORT if code == errno.EADDRNOTAVAIL else None)
 
-    def _bound(self) -> socket.socket:
-        """A socket of the probe's user, with a port that no other socket has."""
+    def _made(self, remembered: frozenset[int]) -> socket.socket:
+        """A socket of the probe's user, bound where it has to be; else connecting chooses its port."""
         packet, family = self.probe.packet, self.probe.family
         ids = (packet.uid, packet.gid) if packet.uid is not None and packet.gid is not None else None
-        made = new_socket(family, packet.protocol, ids)
-        try:
-            made.bind((str(self.probe.bind or ANY[family]), 0))
-        except OSError:
+        for _ in range(PORTS_TRIED if remembered else 0):
+            made = new_socket(family, packet.protocol, ids)
+            try:
+                made.bind((str(self.probe.bind or ANY[family]), 0))
+            except OSError as error:
+                made.close()
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                break  # No port is nobody's; one that is shared serves, too.
+            if made.getsockname()[1] not in remembered:
+                return made
             made.close()
-            raise
+        made = new_socket(family, packet.protocol, ids)
+        if self.probe.bind is not None:
+            made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            made.bind((str(self.probe.bind), 0))
         return made
 
-    def fail(self, code: int) -> None:
+    def fail(self, code: int, words: str | None = None) -> None:
         """The kernel said no."""
-        self.failure = FAILURES.get(code, os.strerror(code))
+        self.failure = words or FAILURES.get(code, os.strerror(code))
         self.is_done = True
 
     def seen(self) -> Seen:
@@ -105,7 +114,7 @@ class _Client:
 class Run:
     """Probes and the listeners for them, in the current network namespace and, if there is one, the second one.
 
-    ``taken`` are the spots on which somebody else listens.
+    ``taken`` are the spots on which somebody else listens, ``busy`` those whose port a connection of somebody else has.
     """
 
     def __init__(self, probes: tuple[Probe, ...], spots: tuple[Spot, ...], neighbour: Neighbour | None) -> None:
@@ -114,24 +123,33 @@ class Run:
         self._by_token = {client.token: client for client in self._clients}
         self._listeners: list[Listener] = []
         self.taken: set[Spot] = set()
+        self.busy: set[Spot] = set()
         self._spots = spots
+        self._remembered: frozenset[int] | None = None
 
     def probe(self, timeout: float) -> list[Seen]:
         """Send everything; ``timeout`` is in seconds, for each probe."""
         try:
             for spot in self._spots:
                 made = self._at(spot.side, lambda spot=spot: listen(spot, self._arrived))  # type: ignore[misc]
-                if made is None:
-                    self.taken.add(spot)
-                else:
+                if made is not None:
                     self._listeners.append(made)
+                elif spot.side is Side.POD and not _is_listened_on(spot):
+                    self.busy.add(spot)
+                else:
+                    self.taken.add(spot)
             for client in self._clients:
                 is_occupied = self.occupied(client.probe) is not None
                 if client.probe.packet.protocol == "udp" and is_occupied:
                     client.is_done = True  # Nothing would tell who answers.
                     continue
-                remembered = _remembered() if is_occupied else frozenset()
-                self._at(client.probe.begins, partial(client.start, remembered))
+                if self.blocked(client.probe) is not None:
+                    client.is_done = True
+                    continue
+                if is_occupied and self._remembered is None:
+                    self._remembered = peer_ports()
+                remembered = self._remembered if is_occupied else None
+                self._at(client.probe.begins, partial(client.start, remembered or frozenset()))
                 self._wait([client], time.monotonic() + min(MOMENT, timeout))
             last = max((client.began for client in self._clients), default=0.0)
             self._wait(self._clients, last + timeout)
@@ -212,9 +230,17 @@ class Run:
 
     def occupied(self, probe: Probe) -> Spot | None:
         """The spot where a probe has to come out, if somebody else listens there."""
+        return self._among(self.taken, probe)
+
+    def blocked(self, probe: Probe) -> Spot | None:
+        """The spot where a probe has to come out, if nobody can listen there."""
+        return self._among(self.busy, probe)
+
+    @staticmethod
+    def _among(spots: set[Spot], probe: Probe) -> Spot | None:
         side = Side.POD if probe.is_captured else probe.waits
         port = probe.expected.port if probe.is_captured else probe.packet.destination_port
-        for spot in self.taken:
+        for spot in spots:
             place = spot.side, spot.protocol, spot.family, spot.port
             if place == (side, probe.packet.protocol, probe.family, port):
                 return spot
@@ -228,7 +254,7 @@ class Run:
         if any(listener.holds(source) for listener in self._listeners):
             return
         packet, expected = client.probe.packet, client.probe.expected
-        for each in sockets():
+        for each in sockets(peer_port=source[1]):
             if each.protocol == "tcp" and each.state != LISTEN and (_plain(each.peer[0]), each.peer[1]) == source:
                 # A transparent socket bears the name that was called, not that of its listener.
                 is_transparent = expected.kind == "tproxy" and each.port == packet.destination_port
@@ -248,9 +274,8 @@ class Run:
             by_descriptor[descriptor].ready(descriptor)
 
 
-def _remembered() -> frozenset[int]:
-    """Ports at which sockets here have a client, those in TIME_WAIT included: a probe from there looks like it."""
-    return frozenset(each.peer[1] for each in sockets())
+def _is_listened_on(spot: Spot) -> bool:
+    return any(each.listens and (each.protocol, each.port) == (spot.protocol, spot.port) for each in sockets())
 
 
 def _plain(address: IPv4Address | IPv6Address) -> str:

@@ -29,17 +29,29 @@ class Socket(Value):
         return self.state == (LISTEN if self.protocol == "tcp" else UDP_BOUND)
 
 
-def sockets() -> list[Socket]:
-    """All TCP and UDP sockets; families that the kernel does not have are left out."""
-    found = []
-    for protocol, name in FILES:
-        try:
-            with open(f"/proc/thread-self/net/{name}") as lines:
-                next(lines)
-                found += [_parse(protocol, line.split()) for line in lines]
-        except FileNotFoundError:
-            continue
-    return found
+def sockets(*, peer_port: int | None = None) -> list[Socket]:
+    """All TCP and UDP sockets, or those whose other end has a port; lines without it are passed over unread.
+
+    Families that the kernel does not have are left out.
+    """
+    mark = "" if peer_port is None else f":{peer_port:04X} "
+    found = [
+        _parse(protocol, line.split()) for protocol, name in FILES for line in _lines(name) if not mark or mark in line
+    ]
+    return found if peer_port is None else [each for each in found if each.peer[1] == peer_port]
+
+
+def peer_ports() -> frozenset[int]:
+    """The ports at which TCP sockets have a client, those in TIME_WAIT included."""
+    return frozenset(int(line.split(None, 3)[2][-4:], 16) for name in ("tcp", "tcp6") for line in _lines(name))
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        with open(f"/proc/thread-self/net/{name}") as lines:
+            return lines.readlines()[1:]
+    except FileNotFoundError:
+        return []
 
 
 def _parse(protocol: str, fields: list[str]) -> Socket:

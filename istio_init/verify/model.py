@@ -40,7 +40,7 @@ class Link(Value):
 class Facts(Value):
     """What is known of the namespace, and of what the process may do in it.
 
-    ``used`` are ports that somebody listens on, ``peers`` addresses that somebody is connected to, ``taken`` the ranges
+    ``used`` are ports that some socket has, ``peers`` addresses that somebody is connected to, ``taken`` the ranges
     that routes lead to or addresses lie in. ``reaches`` tells whether there is a route to an address, ``has_user``
     and ``has_group`` whether an id exists in this user namespace. ``may`` holds capabilities, without their prefix.
     ``no_neighbour`` says why there can be no second namespace.
@@ -132,6 +132,7 @@ class Arrival(Value):
 
 TIMED_OUT = "timed out"
 REFUSED = "refused"
+NO_PORT = "no local port is free"
 NO_SOURCE = "its source is no address of the namespace"
 
 

@@ -80,7 +80,8 @@ class TestAstray:
             ),
             (
                 "ISTIO_OUTPUT -j ISTIO_REDIRECT",
-                f"comes to port 15001, not straight: istio-init trace outbound tcp 10.0.0.5:80 {FROM} --uid 1000 --gid 1337",
+                "comes to port 15001, not straight: "
+                f"istio-init trace outbound tcp 10.0.0.5:80 {FROM} --uid 1000 --gid 1337",
             ),
         ],
     )

@@ -40,6 +40,16 @@ for client in clients:
 """
 
 
+PAST_CLIENT = """
+import socket, sys
+waiting = socket.create_server(("", 9999))
+made = socket.create_connection(("127.0.0.1", 9999), source_address=("0.0.0.0", int(sys.argv[1])))
+taken, _ = waiting.accept()
+made.close()
+taken.close()
+"""
+
+
 def start_proxy(pod: Pod) -> None:
     """A stand-in that listens where the proxy does, and accepts nothing."""
     pod.inside.spawn(sys.executable, "-c", PROXY)
@@ -73,6 +83,29 @@ def test_clients_that_the_proxy_remembers_are_not_taken_for_probes(pod: Pod) -> 
     proof = verify(pod)
 
     assert (proof.status, proof.failed) == (0, [])
+
+
+@pytest.mark.parametrize("port", [28080, 15090])
+def test_a_port_that_an_old_connection_has_is_not_taken_for_a_fault(pod: Pod, port: int) -> None:
+    """It cannot be listened on while the connection is remembered: another one serves, or it is said."""
+    apply(pod)
+    pod.inside.run(sys.executable, "-c", PAST_CLIENT, str(port))
+
+    proof = verify(pod)
+
+    assert (proof.status, proof.failed) == (0, [])
+    told = [each["what"] for each in proof.said["not_probed"] if "a connection has port" in each["why"]]
+    assert told == ([f"a client to port {port}"] if port == 15090 else [])
+
+
+def test_few_local_ports_are_enough(pod: Pod) -> None:
+    apply(pod)
+    pod.inside.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40003")
+    start_proxy(pod)
+
+    proof = verify(pod)
+
+    assert proof.failed == []
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
