@@ -26,7 +26,7 @@ from istio_init.verify.reason import Live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from istio_init.config.model import Config
     from istio_init.model.matches import IPNetwork
@@ -106,6 +106,7 @@ def _carry_out(
         else:
             verdicts.append(verdict(probe, each, live, occupant))
     problems, doubts = live.elsewhere(chosen.probes, policy_tracers(config, around))
+    problems = [*problems, *_half_a_proxy(config, run)]
     lacks = not facts.may.issuperset(ALL_NEEDED)
     return Report(
         tuple(verdicts),
@@ -115,6 +116,16 @@ def _carry_out(
         lacks_privileges=lacks,
         wants_capture=_wants_capture(config),
     )
+
+
+def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
+    """Where the proxy listens on one of the ports that connections come to, and nobody on the other."""
+    heard = {spot.port for spot in run.taken if spot.protocol == "tcp"}
+    ports = {"outbound": config.proxy_port, "inbound": config.inbound_capture_port}
+    for direction, port in ports.items():
+        if heard & set(ports.values()) and port not in heard:
+            [other] = heard & set(ports.values())
+            yield f"somebody listens on port {other}, but nobody on {port}, where {direction} connections come"
 
 
 def _wants_capture(config: Config) -> bool:

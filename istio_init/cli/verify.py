@@ -13,6 +13,7 @@ from istio_init.cli.targets import ALLOW_HOST, allows_host
 from istio_init.config import values
 from istio_init.errors import PrivilegeError, ValidationError
 from istio_init.inspector.findings.model import View
+from istio_init.inspector.findings.rules import half_applied
 from istio_init.inspector.snapshot import Snapshot
 from istio_init.kernel import namespaces
 from istio_init.kernel.names import FileNames
@@ -95,6 +96,11 @@ def _inferred(snapshot: Snapshot) -> Intent:
     view = View(snapshot)
     if (intent := inferred(view)) is not None:
         return intent
+    if incomplete := [line for finding in half_applied(view) for line in finding.evidence]:
+        raise ValidationError(
+            f"{snapshot.label}: the redirection is incomplete, so that nothing says what to prove: {incomplete[0]}",
+            fix="apply again, or say what to prove with --expect ARGS; istio-init explain tells all that is missing",
+        )
     if view.ambient:
         raise ValidationError(
             f"{snapshot.label}: the redirection there is that of an ambient mesh, which this command does not prove",

@@ -275,7 +275,8 @@ class Run:
 
 
 def _is_listened_on(spot: Spot) -> bool:
-    return any(each.listens and (each.protocol, each.port) == (spot.protocol, spot.port) for each in sockets())
+    unconnected = sockets(peer_port=0)
+    return any(each.listens and (each.protocol, each.port) == (spot.protocol, spot.port) for each in unconnected)
 
 
 def _plain(address: IPv4Address | IPv6Address) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
+from istio_init.inspector.findings.rules import half_applied
 from istio_init.inspector.release import is_older, release_span
-from istio_init.model.rules import RuleSet
 from istio_init.model.value import Value
-from istio_init.plan.diff import diff
-from istio_init.plan.model import Kind
 from istio_init.policy import sidecar
 
 TYPE_CHECKING = False
@@ -60,13 +58,6 @@ def inferred(view: View) -> Intent | None:
     span = release_span(view.rules)
     if is_older(span):
         return Intent(found.config, found.around, "live", (f"rules as of {span}, held to what today's would do",))
-    missing: list[str] = []
-    for family, built in sidecar.rules(found.config, found.around).items():
-        changes = diff(view.rules.get(family, RuleSet(family)), built).changes
-        missing += [
-            f"{family.value} {each.table.value} {each.chain} has no rule: {each.text}"
-            for each in changes
-            if each.kind is Kind.ADD
-        ]
+    problems = tuple(line for finding in half_applied(view) for line in finding.evidence)
     notes = ("the live rules are not just what this configuration gives; name the intended one with --expect",)
-    return Intent(found.config, found.around, "live", notes, tuple(missing))
+    return Intent(found.config, found.around, "live", notes, problems)

@@ -241,7 +241,7 @@ def test_rules_that_are_missing_from_a_chain_are_found_without_an_expectation(po
     proof = verify(pod)
 
     assert proof.status == NOT_PROVED
-    assert "ipv4 nat ISTIO_OUTPUT has no rule: -s 127.0.0.6/32 -o lo -j RETURN" in proof.said["problems"]
+    assert "ipv4 nat (nft): missing: -A ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN" in proof.said["problems"]
     assert any("--expect" in note for note in proof.said["notes"])
 
 

@@ -12,7 +12,7 @@ from istio_init.inspector.shadow import shadows
 from istio_init.model.matches import Protocol
 from istio_init.model.netfilter import Family, Table
 from istio_init.model.rules import Rule, RuleSet, is_builtin
-from istio_init.model.targets import DROP
+from istio_init.model.targets import DROP, Goto, Jump
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
 from istio_init.policy import sidecar
@@ -47,8 +47,10 @@ def half_applied(view: View) -> Iterator[Finding]:
         if chains and not view.ambient:
             yield Finding(catalogue.HALF_APPLIED, limited(chains))
         return
-    missing = [] if view.inferred.exact or is_older(release_span(view.rules)) else _missing(view, view.inferred)
-    found = [*_lost_family(view), *_chains_without_jump(view), *missing]
+    found = [*_lost_family(view), *_chains_without_jump(view)]
+    if not view.inferred.exact:
+        older = is_older(release_span(view.rules))
+        found += _empty_chains(view) if older else _missing(view, view.inferred) or _empty_chains(view)
     if found:
         yield Finding(catalogue.HALF_APPLIED, limited(found))
 
@@ -95,6 +97,21 @@ def _chains_without_jump(view: View) -> list[str]:
             if not view.with_role(jump, family=family, table=table):
                 found.append(f"{family.value} {table.value} ({view.backend}): nothing jumps to {chain}")
     return found
+
+
+def _empty_chains(view: View) -> list[str]:
+    """Chains of ours that are called and hold nothing."""
+    return [
+        f"{family.value} {table.value} ({view.backend}): {chain.name} has no rules"
+        for family in view.families
+        for table, chain in view.rules[family].chains()
+        if is_istio_chain(chain.name) and not chain.entries and family not in view.snapshot.partial
+        if any(_calls(rule, chain.name) for each in view.rules[family].tables[table].values() for rule in each.rules)
+    ]
+
+
+def _calls(rule: Rule, name: str) -> bool:
+    return isinstance(rule.target, Jump | Goto) and rule.target.chain == name
 
 
 def both_backends(view: View) -> Iterator[Finding]:
