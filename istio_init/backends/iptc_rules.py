@@ -120,8 +120,9 @@ def text_of(rule: Any) -> str:
     found: list[str] = []
     for flag, address in (("-s", rule.src), ("-d", rule.dst)):
         value = _with_prefix(address.removeprefix("!"))
-        if not value.endswith("/0"):
-            found += [*(["!"] if address.startswith("!") else []), flag, value]
+        negated = address.startswith("!")
+        if negated or not value.endswith("/0"):
+            found += [*(["!"] if negated else []), flag, value]
     for flag, interface in (("-i", rule.in_interface), ("-o", rule.out_interface)):
         if interface:
             found += [*(["!"] if interface.startswith("!") else []), flag, interface.removeprefix("!")]
