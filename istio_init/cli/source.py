@@ -13,7 +13,7 @@ import click
 from istio_init.cli.expect import expected_config
 from istio_init.config.model import Surroundings
 from istio_init.dialects.save import SaveError, parse_save, with_texts
-from istio_init.dialects.sections import sections
+from istio_init.dialects.sections import is_refusal, sections
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.others import other_rules
@@ -76,19 +76,27 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
     if file == file6 == "-":
         raise click.UsageError("only one of --file and --file6 can be standard input")
     rules = {}
+    unread: list[str] = []
+    partial: set[Family] = set()
     for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
         if path is None:
             continue
         try:
             text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="surrogateescape")
             for (backend, each), part in sections(text, family).items():
-                rules[backend, each] = recognise(parse_save(part, each).rules)
+                document = parse_save(part, each)
+                refused = [f"{path}: {line.strip('# ')}" for line in document.comments if is_refusal(line)]
+                if not document.rules.tables and not refused:
+                    raise InputError(f"{path}: it holds no table", fix="give what iptables-save printed, run as root")
+                rules[backend, each] = recognise(document.rules)
+                unread += refused
+                partial |= {each} if refused else set()
         except OSError as error:
             raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
         except SaveError as error:
             raise InputError(f"{path}: {error}", fix="give what iptables-save printed") from None
     label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
-    return Snapshot(label, rules, is_live=False)
+    return Snapshot(label, rules, is_live=False, unread=tuple(unread), partial=frozenset(partial))
 
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
@@ -135,6 +143,7 @@ def source_from(snapshot: Snapshot) -> Source:
 
     Raises:
         PrivilegeError: the rules cannot be read, so that nothing can be said.
+        InputError: they are missing from the file.
         NoBackendError: the same, for another reason.
     """
     refuse_unread(snapshot)
@@ -147,10 +156,12 @@ def source_from(snapshot: Snapshot) -> Source:
 
 
 def refuse_unread(snapshot: Snapshot) -> None:
-    """Raise where the rules of a live namespace could not be read: none is not the same as not known."""
+    """Raise where rules could not be read, or not be saved: none is not the same as not known."""
     if not snapshot.partial:
         return
     what = f"{snapshot.label}: its rules cannot all be read: {visible('; '.join(snapshot.unread))}"
+    if not snapshot.is_live:
+        raise InputError(what, fix="such a table is missing from the file: ask about the namespace itself")
     if "NET_ADMIN" in capabilities():
         raise NoBackendError(what, fix="install what is missing; iptables and nftables read the rules")
     raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")

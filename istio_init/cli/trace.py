@@ -10,6 +10,7 @@ import click
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
 from istio_init.cli.targets import with_options
+from istio_init.errors import InputError
 from istio_init.model.netfilter import Family
 from istio_init.model.rules import RuleSet
 from istio_init.report.trace_json import trace_json
@@ -66,7 +67,7 @@ def trace(
         assert direction is not None and protocol is not None and destination is not None
         return _live(direction, protocol, destination, given, pid, netns, form)
     source = source_of(pid, netns, file, file6, expect)
-    tracers = _Tracers(source)
+    tracers = _Tracers(source, only_given=file is not None or file6 is not None)
     if path is not None:
         for packet, assumed in batch(path, source):
             found, hinges = tracers.trace(packet, assumed)
@@ -107,9 +108,10 @@ def _live(
 
 
 class _Tracers:
-    """The tracers of both families."""
+    """The tracers of both families; of files that are given, only those whose rules they hold."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, only_given: bool = False) -> None:
+        self.only_given = only_given
         self.source = source
         self.rules = {family: source.rules.get(family, RuleSet(family)) for family in Family}
         self.by_family = {
@@ -119,6 +121,9 @@ class _Tracers:
     def trace(self, packet: Packet, assumed: list[str]) -> tuple[Trace, tuple[str, ...]]:
         """The trace of a packet, and on which assumed values its outcome hinges."""
         family = packet.family
+        if self.only_given and family not in self.source.rules:
+            option = "--file" if family is Family.IPV4 else "--file6"
+            raise InputError(f"no rules of {family.value} were given", fix=f"add {option}")
         found = self.by_family[family].trace(packet)
         hinges = depends_on(found, self.by_family[family], self.rules[family], [FIELDS[name] for name in assumed])
         names = {field: name for name, field in FIELDS.items()}

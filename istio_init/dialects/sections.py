@@ -28,7 +28,12 @@ def sections(text: str, family: Family) -> dict[tuple[str, Family], str]:
 
 
 def _is_content(line: str) -> bool:
-    return bool(line.strip()) and not line.startswith("#")
+    return is_refusal(line) or (bool(line.strip()) and not line.startswith("#"))
+
+
+def is_refusal(line: str) -> bool:
+    """Whether iptables-save says with this line that it cannot show a table."""
+    return line.startswith("# Table ") and "incompatible" in line
 
 
 def _program(line: str, place: tuple[str, Family]) -> tuple[str, Family]:
