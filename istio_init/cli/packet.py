@@ -19,6 +19,8 @@ from istio_init.trace.packet import PORT_PROTOCOLS, Packet, is_protocol, protoco
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+HOW_TO_WRITE = "write for example 10.0.0.5:443 or [2001:db8::5]:443"
+
 PACKET_OPTIONS = [
     click.option("--src", metavar="ADDR[:PORT]", help="Where it comes from."),
     click.option("--uid", help="User of the sending process. Assumed: 1000."),
@@ -72,8 +74,10 @@ def _end(text: str, name: str, fields: tuple[str, str], *, has_ports: bool) -> d
     """The address and the port of an end, as far as they are given."""
     host, port = text, None
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or None
+        host, closing, rest = text[1:].partition("]")
+        if not closing or rest[:1] not in ("", ":"):
+            raise click.BadParameter(f"{text!r}: not an address; {HOW_TO_WRITE}", param_hint=name)
+        port = rest[1:] if rest else None
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     address = _address(text, host, name)
@@ -101,8 +105,7 @@ def _address(text: str, host: str, name: str) -> IPv4Address | IPv6Address:
     try:
         return ip_address(host)
     except ValueError:
-        fix = "write for example 10.0.0.5:443 or [2001:db8::5]:443"
-        raise click.BadParameter(f"{text!r}: not an address; {fix}", param_hint=name) from None
+        raise click.BadParameter(f"{text!r}: not an address; {HOW_TO_WRITE}", param_hint=name) from None
 
 
 def _mark(text: str) -> int:
@@ -136,7 +139,7 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
     with lines:
         for number, line in _numbered(path, lines):
             try:
-                fields = json.loads(line)
+                fields = json.loads(line, object_pairs_hook=_once)
                 if not isinstance(fields, dict):
                     raise ValueError("it is no JSON object")
                 given = {name: value for name, value in fields.items() if value is not None}
@@ -147,6 +150,15 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
                     param_hint="--batch",
                 ) from None
             yield packet
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object, each given once."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in [each for each, _ in pairs[:number]])
+        raise ValueError(f"{twice!r} is given twice")
+    return found
 
 
 def _numbered(path: str, lines: Iterator[str]) -> Iterator[tuple[int, str]]:

@@ -59,6 +59,8 @@ def trace(
     """
     if (path is None) == (destination is None) or (path is not None and direction is not None):
         raise click.UsageError("give a direction, a protocol and a destination, or --batch")
+    if path is not None and any(value not in (None, False) for value in given.values()):
+        raise click.UsageError("--batch takes all of a packet from its line: not with --src, --uid and the like")
     if live and (path or file or file6 or expect) is not None:
         raise click.UsageError(
             "--live sends one connection from inside a namespace: not with --batch, --file, --expect"

@@ -63,10 +63,12 @@ def filled(
         ValueError: a field is missing, not known, or has no possible value; says which.
     """
     _check(fields)
-    direction, destination = Direction(fields["direction"]), ip_address(fields["dst"])
+    direction, destination = Direction(fields["direction"]), _wire_address("dst", fields["dst"])
     outbound = direction is Direction.OUTBOUND
     protocol = protocol_name(fields["proto"])
     family = Family.IPV4 if destination.version == 4 else Family.IPV6
+    if fields.get("family", family.value) != family.value:
+        raise ValueError(f"family {fields['family']!r} is not that of dst {destination}")
     local = destination.is_loopback or destination in snapshot.addresses
     local |= fields.get("mark", 0) in marks.get(family, ())
     has_socket = outbound and fields.get("socket", True)
@@ -83,7 +85,7 @@ def filled(
     }
     given = {name: value for name, value in fields.items() if has_socket or name not in ("uid", "gid")}
     values = {**defaults, **given}
-    source = ip_address(values["src"])
+    source = _wire_address("src", values["src"])
     if source.version != destination.version:
         raise ValueError(f"src {source} and dst {destination} are of different families")
     packet = Packet(
@@ -113,11 +115,34 @@ def _check(fields: Mapping[str, Any]) -> None:
                 raise ValueError(f"socket {value!r} is neither true nor false")
         elif name != "family":
             raise ValueError(f"{name!r} is not known")
+    if fields["direction"] not in [each.value for each in Direction]:
+        raise ValueError(f"direction {fields['direction']!r} is neither outbound nor inbound")
     if not is_protocol(protocol_name(fields["proto"])):
         known = "tcp, udp, icmp, ipv6-icmp, sctp or another protocol's number"
         raise ValueError(f"proto {fields['proto']!r} is no protocol; write {known}")
     if fields.get("ctstate", "NEW") not in CTSTATES[:5]:
         raise ValueError(f"ctstate {fields['ctstate']!r} is not one of {', '.join(CTSTATES[:5])}")
+    _check_together(fields)
+
+
+def _check_together(fields: Mapping[str, Any]) -> None:
+    """Raise for the first field that a packet like this does not have."""
+    protocol = protocol_name(fields["proto"])
+    for name in ("sport", "dport"):
+        if fields.get(name) and protocol not in PORT_PROTOCOLS:
+            raise ValueError(f"{name} {fields[name]}: {protocol} has no ports")
+    if fields["direction"] == Direction.INBOUND.value or not fields.get("socket", True):
+        for name in ("uid", "gid"):
+            if name in fields:
+                raise ValueError(f"{name} is of the sending socket: an inbound packet and one without socket have none")
+
+
+def _wire_address(name: str, text: str) -> IPv4Address | IPv6Address:
+    """An address as it stands in a packet."""
+    address = ip_address(text)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        raise ValueError(f"{name} {text} is IPv4 on the wire; write {address.ipv4_mapped}")
+    return address
 
 
 def _can_differ(name: str, packet: Packet, snapshot: Snapshot) -> bool:
