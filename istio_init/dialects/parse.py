@@ -102,6 +102,8 @@ def parse_rule(text: str) -> Rule:
 
 def _take_options(rest: list[str]) -> list[str]:
     taken: list[str] = []
+    if rest[:1] == ["--comment"]:  # Its value may begin with a dash, and has no quotes then.
+        taken, rest[:2] = rest[:2], []
     while rest and rest[0] not in ("-m", "-j", "-g"):
         taken.append(rest.pop(0))
     return taken
@@ -140,6 +142,8 @@ def _options(args: Sequence[str]) -> dict[str, tuple[bool, list[str]]]:
 
 
 def _match(name: str, args: list[str]) -> Match:
+    if name == "comment" and len(args) == 2 and args[0] == "--comment":
+        return Comment(args[1])
     try:
         parser = _MATCHES.get(name)
         parsed = parser(name, _options(args)) if parser else None
@@ -221,11 +225,6 @@ def _conntrack(name: str, options: _Options) -> Match:
     return Ctstate(tuple([state for state in CTSTATES if state in states]), negated)
 
 
-def _comment(_: str, options: _Options) -> Match:
-    _one(options, "--comment")
-    return Comment(options["--comment"][1][0])
-
-
 _MATCHES: dict[str, Callable[[str, _Options], Match]] = {
     "tcp": _ports,
     "udp": _ports,
@@ -235,7 +234,6 @@ _MATCHES: dict[str, Callable[[str, _Options], Match]] = {
     "connmark": _mark,
     "conntrack": _conntrack,
     "state": _conntrack,
-    "comment": _comment,
 }
 
 
