@@ -225,7 +225,8 @@ def _by_counters(made: socket.socket, packet: Packet, port: int, table: OwnedTab
     after = _counters(legacy, packet.family)
     rose = {place: count - before.get(place, 0) for place, count in after.items() if count != before.get(place, 0)}
     real = _real(made, packet, port, passages)
-    return Sent(real, Observed(None, tuple(rose.items()), port=arrived_at(passages)))
+    translated = any(each.headers.source_port != port for each in passages)  # Its answers are not known beforehand.
+    return Sent(real, Observed(None, tuple(rose.items()), port=arrived_at(passages), with_answers=translated))
 
 
 def _keep_answers_away(table: OwnedTable, packet: Packet, port: int) -> None:

@@ -18,11 +18,13 @@ class Observed(Value):
     """The rules that matched: leg by leg as the kernel's trace tells them, or how often each, by counters.
 
     ``port`` is the destination port that the packet had in the end; None where it was stopped on the way.
+    ``with_answers`` is whether the counters may tell of answers, too.
     """
 
     legs: tuple[tuple[Place, ...], ...] | None
     counts: tuple[tuple[Place, int], ...] = ()
     port: int | None = None
+    with_answers: bool = False
 
 
 def matched(leg: Leg) -> tuple[Place, ...]:
@@ -43,7 +45,10 @@ def disagreement(trace: Trace, seen: Observed) -> str | None:
         if not stopped and seen.port is None and seen.legs == predicted[: len(seen.legs)]:
             return "the kernel stops it"
         return f"the kernel's rules are {_words(seen.legs)}, predicted are {_words(predicted)}"
-    if seen.legs is None and dict(seen.counts) != Counter(place for leg in predicted for place in leg):
+    if seen.legs is None and seen.with_answers and (missing := _missing(predicted, seen)) is not None:
+        return missing
+    counts = Counter(place for leg in predicted for place in leg)
+    if seen.legs is None and not seen.with_answers and dict(seen.counts) != counts:
         counted = tuple(place for place, times in seen.counts for _ in range(times))
         return f"the counters that rose are {_words((counted,))}, predicted are {_words(predicted)}"
     if stopped != (seen.port is None):
@@ -55,14 +60,17 @@ def disagreement(trace: Trace, seen: Observed) -> str | None:
 
 def _beginning(predicted: tuple[tuple[Place, ...], ...], seen: Observed) -> str | None:
     if seen.legs is None:
-        counts = dict(seen.counts)
-        missing = Counter(place for leg in predicted for place in leg) - Counter(counts)
-        return f"these counters did not rise: {_words((tuple(missing),))}" if missing else None
+        return _missing(predicted, seen)
     *whole, last = predicted
     begun = seen.legs[len(whole)][: len(last)] if len(seen.legs) > len(whole) else ()
     if seen.legs[: len(whole)] == tuple(whole) and begun == last:
         return None
     return f"the kernel's rules are {_words(seen.legs)}, which do not begin with {_words(predicted)}"
+
+
+def _missing(predicted: tuple[tuple[Place, ...], ...], seen: Observed) -> str | None:
+    missing = Counter(place for leg in predicted for place in leg) - Counter(dict(seen.counts))
+    return f"these counters did not rise: {_words((tuple(missing),))}" if missing else None
 
 
 def _words(legs: tuple[tuple[Place, ...], ...]) -> str:

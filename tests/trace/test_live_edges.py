@@ -91,3 +91,14 @@ def test_no_connection_stays_behind_where_somebody_answered(pod: Pod) -> None:
         application.kill()
 
     assert left == ""
+
+
+def test_answers_to_another_source_port_are_no_disagreement_where_counters_tell(both_backends: None) -> None:
+    with Pod.create(families=(Family.IPV4,)) as pod:
+        istio_init("apply", "--netns", pod.name, "--force-iptables-binary", "legacy").ok()
+        pod.inside.run("iptables-legacy", *"-t nat -A POSTROUTING -p tcp -j MASQUERADE --random".split())
+        pod.inside.run("iptables-legacy", *"-t filter -A INPUT -p tcp".split())
+
+        done = live(pod, f"outbound tcp {V4.far}:80 --uid 1337")
+
+    assert done.ok().stdout.splitlines()[-1].endswith("; in the end it goes to port 80")
