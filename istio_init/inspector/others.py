@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from istio_init.inspector.snapshot import NATIVE_TABLES
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +18,7 @@ def other_rules(snapshot: Snapshot, backend: str) -> Iterator[str]:
         if name != backend and count:
             yield f"{family.value}: the {count} rules of {name} count, too; only those of {backend} are looked at"
     for chain in snapshot.native:
-        if chain.hook is not None and (chain.rules or chain.drops):
+        is_ours = chain.table.startswith(NATIVE_TABLES)
+        if chain.hook is not None and not is_ours and (chain.rules or chain.drops):
             what = f"{chain.family} {chain.table} {chain.name}"
             yield f"the nftables chain {what} at hook {chain.hook} counts, too, and is not looked at"

@@ -62,6 +62,10 @@ class NativeChain(Value):
     drops: bool = False
 
 
+NATIVE_TABLES = "istio-proxy-"
+"""How the names of Istio's own native nftables tables begin."""
+
+
 class NftRule(Value):
     """A rule in one of iptables-nft's tables that iptables did not write, and may not print faithfully."""
 
@@ -94,6 +98,9 @@ class Snapshot(Value):
     listeners: tuple[Listener, ...] = ()
     connections: int = 0
     processes: tuple[Process, ...] = ()
+    unseen_owners: int = 0
+    """Sockets that wait for traffic, of processes that we may not look into."""
+
     native: tuple[NativeChain, ...] = ()
     nft_rules: tuple[NftRule, ...] = ()
     sysctls: Mapping[str, int] = {}
@@ -101,6 +108,9 @@ class Snapshot(Value):
     """Packets that the connection tracker called invalid since the namespace began."""
 
     dns_servers: tuple[IPv4Address | IPv6Address, ...] = ()
+    knows_servers: bool = True
+    """Whether ``dns_servers`` are the namespace's own; of one that is named by itself the files are not known."""
+
     is_host: bool = False
     is_live: bool = True
     programs: Mapping[str, str] = {}
@@ -111,6 +121,19 @@ class Snapshot(Value):
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """All addresses of all interfaces."""
         return tuple(address for each in self.interfaces for address in each.addresses)
+
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """What could not be read, in words, processes included; those matter to findings, not to what rules do."""
+        if not self.unseen_owners:
+            return self.unread
+        what = f"whose {self.unseen_owners} of the listening sockets are, which takes the capability SYS_PTRACE"
+        return (*self.unread, what)
+
+    @property
+    def has_native_redirection(self) -> bool:
+        """Whether Istio's native nftables mode redirects here."""
+        return any(each.table.startswith(NATIVE_TABLES) and each.rules for each in self.native)
 
     def of(self, backend: str) -> dict[Family, RuleSet]:
         """The rule sets of one backend."""

@@ -63,8 +63,9 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
     no_processes: tuple[Process, ...] = ()
     no_sockets: list[sockets.Socket] = []
     no_native: nft_ruleset.Native = ((), ())
-    processes = attempt("processes", _processes, no_processes) if known is None else known
+    processes, unseen = attempt("processes", _processes, (no_processes, 0)) if known is None else (known, 0)
     found_sockets = attempt("sockets", sockets.sockets, no_sockets)
+    listeners = _listeners(found_sockets, processes)
     native, nft_rules = attempt("native nftables", nft_ruleset.read, no_native)
     rules, partial = _rules(unread)
     return Snapshot(
@@ -73,14 +74,16 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         routing=attempt("routing", lambda: routing.read(frozenset([133])), LiveRouting()),
         unusual_routing=tuple(attempt("routing rules", netlink.unusual_rules, [])),
         interfaces=attempt("interfaces", _interfaces, ()),
-        listeners=_listeners(found_sockets, processes),
-        connections=sum(each.state == sockets.ESTABLISHED for each in found_sockets),
+        listeners=listeners,
+        connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
         processes=processes,
+        unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
         native=native,
         nft_rules=nft_rules,
         sysctls=_sysctls(),
         invalid_packets=attempt("connection tracking statistics", netlink.invalid_packets, 0),
         dns_servers=name_servers(place.resolv_conf, place.root),
+        knows_servers=not place.own_files,
         is_host=is_host(),
         programs=_programs() if versions else {},
         unread=tuple(unread),
@@ -129,18 +132,20 @@ def _reason(error: Exception) -> str:
     return text.partition("\n")[0]
 
 
-def _processes() -> tuple[Process, ...]:
-    """The processes of the current namespace, as far as this process can see."""
+def _processes() -> tuple[tuple[Process, ...], int]:
+    """The processes of the current namespace, and how many more this process may not look into."""
     here = os.stat("/proc/thread-self/ns/net").st_ino
-    found = []
+    found, unseen = [], 0
     for each in psutil.process_iter(["pid", "name", "uids", "gids"]):
         try:
             if os.stat(f"/proc/{each.pid}/ns/net").st_ino == here and each.pid != os.getpid():
                 info = each.info
                 found.append(Process(each.pid, info["name"], info["uids"].effective, info["gids"].effective))
+        except PermissionError:
+            unseen += 1
         except (OSError, AttributeError):
             continue
-    return tuple(found)
+    return tuple(found), unseen
 
 
 def _listeners(found: list[sockets.Socket], processes: tuple[Process, ...]) -> tuple[Listener, ...]:

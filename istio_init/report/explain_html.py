@@ -54,7 +54,7 @@ def explanation_html(explanation: Explanation) -> str:
         *_diagrams(explanation),
         *_rules(explanation),
     ]
-    parts += [f'<p class="dim">Not read: {_escape(line)}</p>' for line in explanation.snapshot.unread]
+    parts += [f'<p class="dim">Not read: {_escape(line)}</p>' for line in explanation.snapshot.not_read]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -69,7 +69,7 @@ def _escape(text: str) -> str:
 
 
 def _none(explanation: Explanation) -> str:
-    if explanation.snapshot.partial:
+    if explanation.snapshot.not_read:
         return "<p>None, in what could be read.</p>"
     return '<p class="ok">None.</p>'
 

@@ -28,7 +28,7 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
         "rules": [_row(row) for row in explanation.rows],
         "findings": [finding_json(finding) for finding in explanation.findings],
         "drift": _drift(explanation.drift) if explanation.drift else None,
-        "unread": list(explanation.snapshot.unread),
+        "unread": list(explanation.snapshot.not_read),
     }
 
 

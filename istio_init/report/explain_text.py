@@ -33,7 +33,7 @@ def explanation_text(explanation: Explanation) -> RenderableType:
         parts += _configuration(explanation)
     if explanation.families:
         parts += [*_flow(explanation), *_rules(explanation)]
-    for line in explanation.snapshot.unread:
+    for line in explanation.snapshot.not_read:
         parts.append(Text(f"not read: {visible(line)}", style="yellow"))
     return Group(*parts)
 
@@ -48,7 +48,7 @@ def _section(title: str, *parts: RenderableType) -> list[RenderableType]:
 
 def _findings(explanation: Explanation) -> list[RenderableType]:
     if not explanation.findings:
-        none = Text("none, in what could be read", style="yellow") if explanation.snapshot.partial else None
+        none = Text("none, in what could be read", style="yellow") if explanation.snapshot.not_read else None
         return _section("Findings", none or Text("none", style="green"))
     return _section("Findings", *(_finding(finding) for finding in explanation.findings))
 

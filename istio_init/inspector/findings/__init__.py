@@ -7,6 +7,8 @@ from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
     namespace.mesh_bypassed,
+    namespace.native_redirection,
+    namespace.loopback_down,
     namespace.no_listener,
     rules.half_applied,
     rules.both_backends,

@@ -12,6 +12,16 @@ MESH_BYPASSED = Kind(
     "All traffic goes straight past the proxy: no mutual TLS, no policy, no telemetry.",
     "Program the namespace: istio-init apply --pid PID. In a cluster, see why the istio-init container did not run.",
 )
+NATIVE_REDIRECTION = Kind(
+    "native-redirection", _INFO, "Istio's native nftables tables redirect here",
+    "They are recognised, and neither explained nor judged.",
+    "Look at them with nft list ruleset; istio-init verify --expect ARGS proves what they do.",
+)
+LOOPBACK_DOWN = Kind(
+    "loopback-down", _ERROR, "The loopback interface is down",
+    "What is redirected outbound goes over lo, and so does the proxy's way to the application: neither arrives.",
+    "Set it up: ip link set lo up.",
+)
 NO_LISTENER = Kind(
     "no-listener", _ERROR, "Traffic is redirected to a port on which nobody listens",
     "Redirected connections are refused: the pod is cut off in that direction.",

@@ -6,6 +6,7 @@ from istio_init.config.model import InterceptionMode
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.inspector.snapshot import NATIVE_TABLES
 from istio_init.inspector.words import packets
 from istio_init.model.netfilter import Family
 from istio_init.policy.dns import DNS_CAPTURE_PORT
@@ -22,17 +23,34 @@ if TYPE_CHECKING:
 
 PROXY_PORTS = (15001, 15006)
 PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "ztunnel"])
+PROXY_ID = 1337
 RESERVED = range(15000, 15091)
 NEARLY_FULL = 0.9
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
     """Somebody listens on the proxy's ports, and no rule of ours is there."""
-    if view.families or view.snapshot.partial or not view.snapshot.is_live:
+    if view.families or view.snapshot.partial or view.snapshot.has_native_redirection or not view.snapshot.is_live:
         return
     listeners = _tcp(view, PROXY_PORTS)
-    if listeners:
+    both = {each.port for each in listeners} == set(PROXY_PORTS)
+    if both or any(each.uid == PROXY_ID or (each.process and each.process.name in PROXY_NAMES) for each in listeners):
         yield Finding(catalogue.MESH_BYPASSED, limited(list(map(str, listeners))))
+
+
+def native_redirection(view: View) -> Iterator[Finding]:
+    """The tables of Istio's native nftables mode."""
+    if view.snapshot.has_native_redirection:
+        tables = dict.fromkeys(
+            f"{each.family} {each.table}" for each in view.snapshot.native if each.table.startswith(NATIVE_TABLES)
+        )
+        yield Finding(catalogue.NATIVE_REDIRECTION, tuple(tables))
+
+
+def loopback_down(view: View) -> Iterator[Finding]:
+    """The interface over which whatever is redirected outbound goes."""
+    if view.captures and any(each.name == "lo" and not each.is_up for each in view.snapshot.interfaces):
+        yield Finding(catalogue.LOOPBACK_DOWN, ("lo is down",))
 
 
 def no_listener(view: View) -> Iterator[Finding]:
@@ -49,17 +67,22 @@ def no_listener(view: View) -> Iterator[Finding]:
         f"nobody listens on tcp {port}; {place}"
         for port, role in wanted
         for place in view.with_role(role)
-        if not any(_hears(each, place.family) for each in _tcp(view, (port,)))
+        if not any(_hears(each, place.family, role) for each in _tcp(view, (port,)))
     ]
     if missing:
         yield Finding(catalogue.NO_LISTENER, tuple(missing))
 
 
-def _hears(listener: Listener, family: Family) -> bool:
-    """Whether connections of a family can reach a listener; one on :: mostly hears both."""
-    if family is Family.IPV6:
-        return listener.address.version == 6
-    return listener.address.version == 4 or listener.address.is_unspecified
+def _hears(listener: Listener, family: Family, role: Role) -> bool:
+    """Whether redirected connections of a family can reach a listener; one on :: mostly hears both.
+
+    Outbound ones come to the loopback address, inbound ones to that of the interface (nf_nat_redirect).
+    """
+    if listener.address.is_unspecified:
+        return family is Family.IPV4 or listener.address.version == 6
+    if listener.address.version != (4 if family is Family.IPV4 else 6):
+        return False
+    return listener.address.is_loopback is (role is not Role.INBOUND_REDIRECT)
 
 
 def exempt_process(view: View) -> Iterator[Finding]:
@@ -176,7 +199,7 @@ def dns(view: View) -> Iterator[Finding]:
         return
     named, captured = set(view.snapshot.dns_servers), set(inferred.around.dns_servers)
     relevant = {each for each in named if each.version == 4 or inferred.around.ipv6}
-    if not inferred.config.capture_all_dns and relevant != captured:
+    if view.snapshot.knows_servers and not inferred.config.capture_all_dns and relevant != captured:
         yield Finding(
             catalogue.DNS_SERVERS_DIFFER,
             (
@@ -187,7 +210,11 @@ def dns(view: View) -> Iterator[Finding]:
     missing = [
         f"nobody listens on {protocol} {DNS_CAPTURE_PORT}"
         for protocol in ("udp", "tcp")
-        if not any(each.protocol == protocol and each.port == DNS_CAPTURE_PORT for each in view.snapshot.listeners)
+        if not any(
+            each.protocol == protocol and each.port == DNS_CAPTURE_PORT and _hears(each, family, Role.DNS_REDIRECT)
+            for each in view.snapshot.listeners
+            for family in Family
+        )
     ]
     if missing and (captured or inferred.config.capture_all_dns):
         yield Finding(catalogue.NO_DNS_LISTENER, tuple(missing))
