@@ -14,9 +14,16 @@ def show(renderable: RenderableType, *, plain_width: int) -> None:
     if console.is_terminal:
         console.print(renderable)
         return
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isascii() and columns.isdigit() and int(columns) else plain_width
-    plain = Console(highlight=False, width=width, color_system=None, force_terminal=False)
+    plain = Console(highlight=False, width=width(plain_width), color_system=None, force_terminal=False)
     with plain.capture() as captured:
         plain.print(renderable)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def width(plain_width: int) -> int:
+    """The columns that there are to print to."""
+    console = Console()
+    columns = os.environ.get("COLUMNS", "")
+    if console.is_terminal:
+        return console.width
+    return int(columns) if columns.isascii() and columns.isdigit() and int(columns) else plain_width

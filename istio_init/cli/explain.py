@@ -52,6 +52,8 @@ def explain_command(
     named = [value for value in (target, pid, netns, file or file6) if value is not None]
     if len(named) > 1:
         raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
+    if watch is not None and (file or file6) is not None:
+        raise click.UsageError("--watch looks at a namespace again and again: not with --file")
     expected = _expected(expect, expect_file)
     if file is not None or file6 is not None:
         explanation = explain(file_snapshot(file, file6), expected)

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from istio_init.cli.console import show
+from istio_init.cli.console import show, width
 from istio_init.node import scan
 from istio_init.report.ps_row import PsRow, ps_json
 from istio_init.report.visible import visible
@@ -17,6 +17,21 @@ STATE_STYLE = {"captured": "green", "broken": "bold red", "not captured": "dim",
 PLAIN_WIDTH = 1000
 """Where there is no terminal: a namespace is one line, whatever it holds."""
 
+NARROW, WIDE = 80, 110
+"""Columns at which what is broken is as narrow as can be, and from which on all is shown."""
+
+COLUMNS = {
+    "NETNS": (10, True),
+    "PID": (5, True),
+    "PROCESS": (7, False),
+    "CONTAINER": (12, True),
+    "ADDRESSES": (15, False),
+    "MODE": (8, True),
+    "BACKEND": (7, True),
+    "STATE": (12, True),
+    "FINDINGS": (8, True),
+}
+"""Of each column its least width, and whether it is never broken."""
 
 EVERY = "5"
 """Seconds between two looks, where --watch is given without any."""
@@ -54,23 +69,29 @@ def show_rows(rows: list[PsRow], form: str) -> None:
     if form == "json":
         click.echo(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
     else:
-        show(_table(rows), plain_width=PLAIN_WIDTH)
+        show(_table(rows, width(PLAIN_WIDTH)), plain_width=PLAIN_WIDTH)
 
 
-def _table(rows: list[PsRow]) -> Table:
+def _table(rows: list[PsRow], columns: int) -> Table:
+    """The list; where it is narrow without what explain tells of one namespace, so that the rest stays whole."""
+    left_out = () if columns >= WIDE else ("CONTAINER", "BACKEND")
+    spare = max(0, columns - NARROW) // 2
+    most = {"PROCESS": 8 + spare, "ADDRESSES": 15 + spare} if left_out else {}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("NETNS", "PID", "PROCESS", "CONTAINER", "ADDRESSES", "MODE", "BACKEND", "STATE", "FINDINGS"):
-        table.add_column(name, no_wrap=name != "ADDRESSES")
+    for name, (least, whole) in COLUMNS.items():
+        if name not in left_out:
+            table.add_column(name, no_wrap=whole, min_width=least, max_width=most.get(name), overflow="fold")
     for row in rows:
-        table.add_row(
-            str(row.inode),
-            str(row.pid),
-            visible(row.process),
-            (row.container or "-")[:12],
-            " ".join(row.addresses) or "-",
-            row.mode,
-            row.backend,
-            Text(row.state, style=STATE_STYLE[row.state]),
-            str(row.findings),
-        )
+        cells: dict[str, str | Text] = {
+            "NETNS": str(row.inode),
+            "PID": str(row.pid),
+            "PROCESS": visible(row.process),
+            "CONTAINER": (row.container or "-")[:12],
+            "ADDRESSES": " ".join(row.addresses) or "-",
+            "MODE": row.mode,
+            "BACKEND": row.backend,
+            "STATE": Text(row.state, style=STATE_STYLE[row.state]),
+            "FINDINGS": str(row.findings),
+        }
+        table.add_row(*(cell for name, cell in cells.items() if name not in left_out))
     return table

@@ -82,7 +82,9 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
         if path is None:
             continue
         try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+            text = (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode(
+                errors="surrogateescape"
+            )
             for (backend, each), part in sections(text, family).items():
                 document = parse_save(part, each)
                 refused = [f"{path}: {line.strip('# ')}" for line in document.comments if is_refusal(line)]
@@ -162,7 +164,7 @@ def refuse_unread(snapshot: Snapshot) -> None:
     what = f"{snapshot.label}: its rules cannot all be read: {visible('; '.join(snapshot.unread))}"
     if not snapshot.is_live:
         raise InputError(what, fix="such a table is missing from the file: ask about the namespace itself")
-    if "NET_ADMIN" in capabilities():
+    if "NET_ADMIN" in capabilities() and "may not be read" not in what:
         raise NoBackendError(what, fix="install what is missing; iptables and nftables read the rules")
     raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")
 

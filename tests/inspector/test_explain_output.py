@@ -509,6 +509,15 @@ class TestFiles:
         assert said["target"] == "standard input"
         assert said["families"] == ["ipv4", "ipv6"]
 
+    def test_standard_input_need_not_be_of_the_locale(self) -> None:
+        text = b'*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -m comment --comment "\xff\xfe" -j ACCEPT\nCOMMIT\n'
+        argv = [*PROGRAM, "explain", "--file", "-"]
+        env = environment({"PYTHONIOENCODING": "utf-8:strict"})
+
+        done = subprocess.run(argv, input=text, capture_output=True, check=False, env=env)
+
+        assert (done.returncode, done.stderr) == (0, b"")
+
     @pytest.mark.parametrize(
         ("argv", "status", "words"),
         [
@@ -519,6 +528,7 @@ class TestFiles:
             (["--pid", "2147483646"], 4, "there is no such process"),
             (["--netns", "nowhere-at-all"], 4, "/run/netns/nowhere-at-all does not exist"),
             (["--format", "xml"], 2, "'xml' is not one of"),
+            (["--file", os.devnull, "--watch", "1"], 2, "not with --file"),
         ],
     )
     def test_what_cannot_be_looked_at_is_told(self, argv: list[str], status: int, words: str) -> None:
