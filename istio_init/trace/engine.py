@@ -231,8 +231,9 @@ class _Walk:
                 verdict = self._chain(table, chain, depth + 1)
                 return "RETURN" if verdict is None and isinstance(target, Goto) else verdict
             case Redirect() | Tproxy() as target:
+                has_socket = self.outcome.kind == "tproxy"
                 self._deliver(target)
-                self._decided(hop, ends=True)
+                self._decided(hop, ends=not has_socket)
                 return "ACCEPT"
             case OpaqueTarget(name, _):
                 return self._opaque(name, hop)
@@ -253,7 +254,8 @@ class _Walk:
             state.destination, self.route = LOOPBACK[self.tracer.family], "lo"
         if (state.destination, state.dport) != before:
             state.ct |= DNAT
-        self.outcome = Outcome("redirect", state.dport)
+        if self.outcome.kind != "tproxy":  # TPROXY has given the packet its socket already.
+            self.outcome = Outcome("redirect", state.dport)
 
     def _opaque(self, name: str, hop: Hop) -> str | None:
         if name in CONTINUING:

@@ -25,7 +25,7 @@ FIRST_HOOKS = {
 """The hooks that a connection's first packet can meet."""
 
 CONTINUING = frozenset(
-    "AUDIT CHECKSUM CLASSIFY CONNSECMARK DSCP ECN HL HMARK IDLETIMER LED LOG NFLOG RATEEST SECMARK SET TCPMSS "
+    "AUDIT CHECKSUM CLASSIFY CONNSECMARK DSCP ECN HL IDLETIMER LED LOG NFLOG RATEEST SECMARK SET TCPMSS "
     "TCPOPTSTRIP TEE TOS TRACE TTL ULOG".split()
 )
 """Targets after which the next rule is looked at (iptables-extensions(8))."""

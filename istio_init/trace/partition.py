@@ -124,7 +124,8 @@ class _Partition:
             chain = self.rules.chain(table, hook)
             if chain is None or not (chain.entries or chain.policy == "DROP"):
                 continue
-            ways = self._chain(table, hook, [piece for piece in pieces if not piece.ended], 0)
+            going = [piece.replace(entry_mark=dict(piece.changed).get(MARK)) for piece in pieces if not piece.ended]
+            ways = self._chain(table, hook, going, 0)
             if chain.policy == "DROP":
                 ways.stopped += [_ended(each, "drop", None) for each in ways.returned]
                 ways.returned = []
@@ -137,8 +138,10 @@ class _Partition:
     def _rerouted(self, piece: Piece) -> list[Piece]:
         """Ask for the route again where the mark was changed, and now leads to this machine."""
         mark = dict(piece.changed).get(MARK)
-        if piece.ended or mark is None or self.space.marks.example(mark) not in self.local_marks:
+        if piece.ended or mark in (None, piece.entry_mark) or self.space.marks.example(mark) not in self.local_marks:
             return [piece]
+        if piece.entry_mark is not None:
+            return [piece.replace(route=self.space.interfaces.lo)]
         same, rest = split(piece.region, {MARK: ((mark, mark),)})
         lo = self.space.interfaces.lo
         changed = [piece.replace(region=region, route=lo) for region in rest]
@@ -195,7 +198,8 @@ class _Partition:
             case Jump(name) | Goto(name) as target:
                 self._call(table, target, step, piece, ways, depth)
             case Redirect() as target:
-                ways.accepted += [each.replace(decider=step.decider) for each in self._redirected(piece, target)]
+                decider = piece.decider if piece.outcome.kind == "tproxy" else step.decider
+                ways.accepted += [each.replace(decider=decider) for each in self._redirected(piece, target)]
             case Tproxy(port, _, mark, mask):
                 for each in self._marked(piece, SetMark(mark, mask), step):
                     outcome = each.outcome if each.ended else Outcome("tproxy", port)
@@ -252,7 +256,8 @@ class _Partition:
         return done
 
     def _delivered(self, piece: Piece, values: dict[int, int], port: int | None) -> list[Piece]:
-        outcome, same = Outcome("redirect", port), None
+        # What TPROXY has given a socket keeps it.
+        outcome, same = piece.outcome if piece.outcome.kind == "tproxy" else Outcome("redirect", port), None
         rest = [piece]
         if self.hook == "OUTPUT":
             home = LOOPBACK[self.space.family]

@@ -41,6 +41,9 @@ class Piece(Value):
     decider: Decider | None = None
     changed: tuple[tuple[int, int], ...] = ()
     route: int | None = None
+    entry_mark: int | None = None
+    """The mark that they had been given before they entered the table."""
+
     returned: bool = False
     ended: bool = False
 
@@ -95,8 +98,8 @@ def merged(pieces: list[Piece]) -> list[Piece]:
         return pieces
     groups: dict[object, list[Piece]] = {}
     for piece in pieces:
-        same = piece.outcome, piece.decider, piece.changed, piece.route, piece.returned, piece.ended
-        groups.setdefault(same, []).append(piece)
+        way = piece.route, piece.entry_mark, piece.returned, piece.ended
+        groups.setdefault((piece.outcome, piece.decider, piece.changed, *way), []).append(piece)
     return [
         group[0].replace(region=region)
         for group in groups.values()
