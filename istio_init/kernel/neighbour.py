@@ -11,9 +11,10 @@ import time
 from ipaddress import IPv4Address
 
 from istio_init.errors import IstioInitError, ToolError
-from istio_init.kernel import namespaces
+from istio_init.kernel import namespaces, netlink
 from istio_init.kernel.places import Place
 from istio_init.model.netfilter import Family
+from istio_init.trace.assume import is_usable
 from istio_init.verify.model import Ground
 
 TYPE_CHECKING = False
@@ -65,6 +66,7 @@ class Neighbour:
             self.call(self._finish)
             _wait_until_up(self.ground.interface)
             self.call(lambda: _wait_until_up(OUTER))
+            self._check_answers()
         except NetlinkError as error:
             self._close()
             raise ToolError(f"no second namespace: {error.args[-1]}") from error
@@ -124,6 +126,24 @@ class Neighbour:
             for family, link in self.ground.links.items():
                 destination = DEFAULT[link.ours.version]
                 ip.route("add", dst=destination, gateway=str(link.ours), oif=index, family=NUMBERS[family])
+
+    def _check_answers(self) -> None:
+        """Raise where what the namespace answers from its addresses would not leave over the link."""
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        own = [each.address for each in netlink.addresses() if is_usable(each.address)]
+        with IPRoute() as ip:
+            [index] = ip.link_lookup(ifname=self.ground.interface)
+            for family, link in self.ground.links.items():
+                for address in [each for each in own if each.version == link.ours.version]:
+                    route = {"dst": str(link.theirs), "src": str(address), "family": NUMBERS[family]}
+                    try:
+                        leads_here = ip.route("get", **route)[0].get_attr("RTA_OIF") == index
+                    except NetlinkError:
+                        leads_here = False
+                    if not leads_here:
+                        raise ToolError(f"a routing rule leads what {address} answers elsewhere (ip rule)")
 
     def _close(self) -> None:
         """Remove the link and let the namespace go."""
