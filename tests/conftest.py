@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -13,6 +14,10 @@ from istio_init.model.netfilter import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 from istio_init.testing.processes import CommandError
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in what a shell starts in the background: what the tests interrupt would never hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROGRAMS = ("ip", "nft", "setpriv", "ss", "sysctl", "unshare")
 
