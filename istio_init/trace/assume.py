@@ -67,7 +67,7 @@ def filled(
     outbound = direction is Direction.OUTBOUND
     protocol = protocol_name(fields["proto"])
     family = Family.IPV4 if destination.version == 4 else Family.IPV6
-    if fields.get("family", family.value) != family.value:
+    if fields.get("family", family.value) not in (family.value, destination.version):
         raise ValueError(f"family {fields['family']!r} is not that of dst {destination}")
     local = destination.is_loopback or destination in snapshot.addresses
     local |= fields.get("mark", 0) in marks.get(family, ())

@@ -39,7 +39,7 @@ def test_options_of_one_packet_are_refused_beside_a_batch(tmp_path: Path, option
         (json.dumps({**TCP, "socket": False, "gid": 1337}), "gid is of the sending socket"),
         ('{"direction": "outbound", "proto": "tcp", "dst": "10.0.0.5", "dst": "10.0.0.6"}', "'dst' is given twice"),
         (json.dumps({**TCP, "family": "ipv6"}), "family 'ipv6' is not that of dst 10.0.0.5"),
-        (json.dumps({**TCP, "family": 4}), "family 4 is not that of dst 10.0.0.5"),
+        (json.dumps({**TCP, "family": 6}), "family 6 is not that of dst 10.0.0.5"),
         (json.dumps({**TCP, "direction": "sideways"}), "direction 'sideways' is neither outbound nor inbound"),
         (json.dumps({**TCP, "dst": "::ffff:10.0.0.1"}), "dst ::ffff:10.0.0.1 is IPv4 on the wire; write 10.0.0.1"),
         (json.dumps({**TCP, "dst": "fd00::1", "src": "::ffff:a00:1"}), "is IPv4 on the wire; write 10.0.0.1"),
