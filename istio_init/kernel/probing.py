@@ -134,7 +134,7 @@ class Run:
                 made = self._at(spot.side, lambda spot=spot: listen(spot, self._arrived))  # type: ignore[misc]
                 if made is not None:
                     self._listeners.append(made)
-                elif spot.side is Side.POD and not _is_listened_on(spot):
+                elif spot.side is Side.POD and _has_connection_alone(spot):
                     self.busy.add(spot)
                 else:
                     self.taken.add(spot)
@@ -274,9 +274,12 @@ class Run:
             by_descriptor[descriptor].ready(descriptor)
 
 
-def _is_listened_on(spot: Spot) -> bool:
-    unconnected = sockets(peer_port=0)
-    return any(each.listens and (each.protocol, each.port) == (spot.protocol, spot.port) for each in unconnected)
+def _has_connection_alone(spot: Spot) -> bool:
+    """Whether sockets here have the port of a spot, and none of them listens."""
+    place = spot.protocol, spot.port
+    if any(each.listens and (each.protocol, each.port) == place for each in sockets(peer_port=0)):
+        return False
+    return any((each.protocol, each.port) == place for each in sockets())
 
 
 def _plain(address: IPv4Address | IPv6Address) -> str:

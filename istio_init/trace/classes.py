@@ -96,11 +96,10 @@ def differences(
 
 
 class Change(Value):
-    """Packets that have another outcome in the rules ``after``, by what decides there, and one of them."""
+    """Another outcome that packets have in the rules ``after``, and one of those for which the same rule decides it."""
 
     before: Outcome
     after: Outcome
-    decider: Decider | None
     witness: Packet
 
 
@@ -124,11 +123,13 @@ def changes(
     for piece in partition(after, space, local_marks, most):
         live.setdefault((piece.outcome, piece.decider), []).append(piece.region)
     found = []
+    joined_live = [(outcome, joined(regions)) for (outcome, _), regions in live.items()]
     for outcome, regions in wanted.items():
-        for (other, decider), others in live.items():
-            meeting = _common(joined(regions), joined(others)) if outcome != other else ()
+        whole = joined(regions)
+        for other, others in joined_live:
+            meeting = _common(whole, others) if outcome != other else ()
             if common := [region for region in meeting if space.possible(region)]:
-                found.append(Change(outcome, other, decider, _witness(space, common)))
+                found.append(Change(outcome, other, _witness(space, common)))
     return found
 
 

@@ -34,7 +34,7 @@ from istio_init.trace.hooks import (
     goes_on,
 )
 from istio_init.trace.packet import Direction
-from istio_init.trace.pieces import Piece, merged
+from istio_init.trace.pieces import Piece, TooManyPieces, Ways, merged
 from istio_init.trace.space import (
     CONNMARK,
     DESTINATION,
@@ -64,10 +64,6 @@ MANY = 8
 """From so many pieces on, and whenever they have doubled since, it pays to put together what can be."""
 
 
-class TooManyPieces(Exception):
-    """The rules divide the connections into more pieces than were asked for."""
-
-
 def partition(
     rules: RuleSet, space: Space, local_marks: frozenset[int] = frozenset(), most: int | None = None
 ) -> list[Piece]:
@@ -77,16 +73,6 @@ def partition(
         TooManyPieces: more than ``most`` pieces would go through a chain at a time.
     """
     return _Partition(rules, space, local_marks, most).run()
-
-
-class _Ways:
-    """Where the packets of a chain went."""
-
-    def __init__(self) -> None:
-        self.going: list[Piece] = []
-        self.returned: list[Piece] = []
-        self.accepted: list[Piece] = []
-        self.stopped: list[Piece] = []
 
 
 class _Partition:
@@ -154,9 +140,9 @@ class _Partition:
             return piece.having({TRACKING: NEW})
         return piece.having({TRACKING: NEW, CONNMARK: 0}) if state == TEMPLATE else piece
 
-    def _chain(self, table: Table, name: str, pieces: list[Piece], depth: int) -> _Ways:
+    def _chain(self, table: Table, name: str, pieces: list[Piece], depth: int) -> Ways:
         """Walk a chain; what reaches its end has returned."""
-        ways, many = _Ways(), MANY
+        ways, many = Ways(), MANY
         for step in self._steps_of(table, name):
             ways.going = []
             for piece in pieces:
@@ -170,7 +156,7 @@ class _Partition:
         ways.returned += pieces
         return ways
 
-    def _step(self, step: Step, piece: Piece, table: Table, ways: _Ways, depth: int) -> list[Piece]:
+    def _step(self, step: Step, piece: Piece, table: Table, ways: Ways, depth: int) -> list[Piece]:
         """Split a piece at a step, and carry out the target for what matches; what does not, to go on."""
         left = [piece]
         for test in step.tests:
@@ -187,7 +173,7 @@ class _Partition:
             left = missing
         return left
 
-    def _target(self, table: Table, step: Step, piece: Piece, ways: _Ways, depth: int) -> None:
+    def _target(self, table: Table, step: Step, piece: Piece, ways: Ways, depth: int) -> None:
         match step.decider.rule.target:
             case Verdict("RETURN"):
                 ways.returned.append(self._decided(piece, step, table))
@@ -216,7 +202,7 @@ class _Partition:
                 ways.going += [each for each in changed if not each.ended]
                 ways.stopped += [each for each in changed if each.ended]
 
-    def _call(self, table: Table, target: Jump | Goto, step: Step, piece: Piece, ways: _Ways, depth: int) -> None:
+    def _call(self, table: Table, target: Jump | Goto, step: Step, piece: Piece, ways: Ways, depth: int) -> None:
         if self.rules.chain(table, target.chain) is None or depth >= MAX_DEPTH:
             ways.stopped.append(_ended(piece, "unknown", step))
             return
@@ -225,7 +211,7 @@ class _Partition:
         ways.accepted += called.accepted
         ways.stopped += called.stopped
 
-    def _opaque(self, name: str, step: Step, piece: Piece, ways: _Ways) -> None:
+    def _opaque(self, name: str, step: Step, piece: Piece, ways: Ways) -> None:
         rest: list[Piece] = [piece]
         if name in SOURCE_TARGETS:
             inside, rest = piece.leaving_by(self.space.interfaces.lo)

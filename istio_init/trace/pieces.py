@@ -92,6 +92,20 @@ class Piece(Value):
         return self.split({INTERFACE: ((interface, interface),)})
 
 
+class Ways:
+    """Where the packets of a chain went."""
+
+    def __init__(self) -> None:
+        self.going: list[Piece] = []
+        self.returned: list[Piece] = []
+        self.accepted: list[Piece] = []
+        self.stopped: list[Piece] = []
+
+
+class TooManyPieces(Exception):
+    """The rules divide the connections into more pieces than were asked for."""
+
+
 def merged(pieces: list[Piece]) -> list[Piece]:
     """The same packets in fewer pieces: those that differ in one dimension alone are put together."""
     if len(pieces) < 2:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.model import Finding, Place
-from istio_init.inspector.findings.ordinary import LOOPBACK, ordinary
+from istio_init.inspector.findings.model import Finding, place_of
+from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.rules import GUARDRAIL_RULES
 from istio_init.model.netfilter import Table
 from istio_init.model.rules import RuleSet
@@ -13,13 +13,12 @@ from istio_init.policy import sidecar
 from istio_init.trace.arguments import packet_arguments
 from istio_init.trace.assume import local_marks
 from istio_init.trace.engine import Tracer
-from istio_init.trace.hooks import REDIRECTIONS
+from istio_init.trace.hooks import LOOPBACK, REDIRECTIONS
 from istio_init.trace.packet import Direction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from ipaddress import IPv4Address, IPv6Address
 
     from istio_init.inspector.findings.model import View
     from istio_init.inspector.findings.ordinary import Group
@@ -72,7 +71,7 @@ class _Look:
     def at(self, group: Group) -> str | None:
         """What drops all connections of a group, in words; None where one of them arrives."""
         fates = [(packet, self.meant.trace(packet).delivered) for packet in group.packets]
-        if group.packets and group.packets[0].uid in (None, 1000):
+        if group.is_for_proxy:
             fates = [each for each in fates if each[1].kind in REDIRECTIONS]
         drops = [self._drop(packet, fate) for packet, fate in fates]
         if not drops or None in drops:
@@ -109,9 +108,7 @@ class _Look:
             return (
                 f"{self.family.value} ({backend}): the policy of a chain drops {group.name}: istio-init trace {example}"
             )
-        chain = self.layers[backend].tables[hop.table][hop.rule.chain]
-        place = Place(backend, self.family, hop.table, chain, hop.rule.number, hop.rule.entry)
-        return f"{place}: drops {group.name}: istio-init trace {example}"
+        return f"{place_of(hop, backend, self.layers[backend])}: drops {group.name}: istio-init trace {example}"
 
 
 def _is_early(trace: Trace) -> bool:
@@ -125,8 +122,5 @@ def _translated(packet: Packet, fate: Outcome) -> Packet:
         return packet
     if packet.direction is Direction.INBOUND:
         return packet.replace(destination_port=fate.port)
-    return packet.replace(destination=_loopback(packet), destination_port=fate.port, interface="lo")
-
-
-def _loopback(packet: Packet) -> IPv4Address | IPv6Address:
-    return type(packet.destination)(LOOPBACK[packet.family][0])
+    loopback = type(packet.destination)(LOOPBACK[packet.family])
+    return packet.replace(destination=loopback, destination_port=fate.port, interface="lo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.model import Finding, Place
+from istio_init.inspector.findings.model import Finding, place_of
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
 from istio_init.inspector.release import is_older, release_span
@@ -22,7 +22,7 @@ from istio_init.trace.conditions import condition
 from istio_init.trace.engine import Outcome, Tracer
 from istio_init.trace.hooks import FIRST_HOOKS, REDIRECTIONS
 from istio_init.trace.packet import Direction, Packet
-from istio_init.trace.partition import TooManyPieces
+from istio_init.trace.pieces import TooManyPieces
 from istio_init.trace.space import Space, split
 
 TYPE_CHECKING = False
@@ -54,20 +54,26 @@ class Stray(Value):
 def captured_otherwise(view: View) -> Iterator[Finding]:
     """Connections that go astray, by whose rule sends them there: somebody else's, ours, or one that nobody knows."""
     lines: dict[str, dict[str, str]] = {"foreign": {}, "ours": {}, "unknown": {}}
+    tracers = {}
     for stray in sorted(strays(view), key=lambda each: oddness(each.packet.direction, each.packet)):
         rules = view.rules.get(stray.family, RuleSet(stray.family))
-        trace = Tracer(rules, local_marks(view.snapshot, rules)).trace(stray.packet)
-        own = Tracer(_without_foreign(rules), local_marks(view.snapshot, rules)).trace(stray.packet)
-        is_foreign = own.delivered == stray.meant
+        if stray.family not in tracers:
+            marks = local_marks(view.snapshot, rules)
+            tracers[stray.family] = Tracer(rules, marks), Tracer(_without_foreign(rules), marks)
+        live, without_foreign = tracers[stray.family]
+        trace = live.trace(stray.packet)
+        is_foreign = without_foreign.trace(stray.packet).delivered == stray.meant
         hop = _culprit(trace) if is_foreign else trace.delivered_by
         if stray.live.kind == "drop" and (hop is None or hop.hook not in ENTRIES or hop.table is Table.FILTER):
             continue  # A firewall behind the redirection; `captured_dropped` says where it leaves nothing.
         is_told = hop is None or hop.matched is not None
         whose = "unknown" if not is_told else "foreign" if is_foreign else "ours"
-        where = _place(hop, view, stray.family) if hop is not None else f"{stray.family.value}: no rule takes it"
+        where = (
+            str(place_of(hop, view.backend, rules)) if hop is not None else f"{stray.family.value}: no rule takes it"
+        )
         what = f"{_fate(stray.live)}, not {_goal(stray.meant)}: istio-init trace {packet_arguments(stray.packet)}"
         lines[whose].setdefault(where, f"{where}: {what}")
-    if any(half_applied(view)) or any(mode_leftovers(view)):
+    if lines["ours"] and (any(half_applied(view)) or any(mode_leftovers(view))):
         lines["ours"] = {}  # They say what is behind it.
     kinds = (("foreign", catalogue.FOREIGN_AHEAD), ("ours", catalogue.CAPTURED_OTHERWISE))
     for whose, kind in (*kinds, ("unknown", catalogue.UNDECIDED_RULE)):
@@ -172,11 +178,6 @@ def _culprit(trace: Trace) -> Hop | None:
         and not isinstance(hop.rule.entry.rule.target, Jump | Goto | None)
     ]
     return touched[-1] if touched else decisive
-
-
-def _place(hop: Hop, view: View, family: Family) -> str:
-    chain = view.rules[family].tables[hop.table][hop.rule.chain]
-    return str(Place(view.backend, family, hop.table, chain, hop.rule.number, hop.rule.entry))
 
 
 def _fate(outcome: Outcome) -> str:

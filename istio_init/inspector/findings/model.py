@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.model.rules import Chain, Entry, RuleSet
+    from istio_init.trace.engine import Hop
 
 
 class Severity(Enum):
@@ -61,6 +62,12 @@ class Place(Value):
         counters = self.entry.counters
         seen = f"  [{packets(counters.packets)}]" if counters else ""
         return f"{where}: {self.chain.name} {self.number}: {entry_text(self.entry)}{seen}"
+
+
+def place_of(hop: Hop, backend: str, rules: RuleSet) -> Place:
+    """The place of a rule that a traced packet met."""
+    chain = rules.tables[hop.table][hop.rule.chain]
+    return Place(backend, rules.family, hop.table, chain, hop.rule.number, hop.rule.entry)
 
 
 class View:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from istio_init.config.model import ALL
 from istio_init.model.netfilter import Family
 from istio_init.model.value import Value
+from istio_init.policy.builder import PASSTHROUGH
 from istio_init.trace.assume import APP_ID, filled, is_usable
+from istio_init.trace.hooks import LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ STRANGERS = {
 STAND_IN = {Family.IPV4: "10.0.0.9", Family.IPV6: "fd00::9"}
 """A pod's address, where none is known."""
 
-LOOPBACK = {Family.IPV4: ("127.0.0.1", "127.0.0.6"), Family.IPV6: ("::1", "::6")}
-"""Its address, and the source from which the proxy passes inbound connections on."""
-
 PORTS = (8080, 9090, 28080)
 """Where an application would listen, one of which is excluded by hardly anybody."""
 
@@ -41,11 +40,13 @@ class Group(Value):
     """Connections of one kind; where all of them fail the pod is cut off in that respect.
 
     ``is_wanted``: they have to arrive, at the proxy or straight; of others it only matters where they go.
+    ``is_for_proxy``: those count that the configuration has the proxy get.
     """
 
     name: str
     packets: tuple[Packet, ...]
     is_wanted: bool = False
+    is_for_proxy: bool = False
 
 
 def ordinary(
@@ -67,20 +68,21 @@ def ordinary(
     version = 4 if family is Family.IPV4 else 6
     own = next((str(each) for each in snapshot.addresses if each.version == version and is_usable(each)), None)
     home = own or STAND_IN[family]
-    loopback, passthrough = LOOPBACK[family]
+    address = IPv4Address if family is Family.IPV4 else IPv6Address
+    loopback, passthrough = str(address(LOOPBACK[family])), str(PASSTHROUGH[family].network_address)
     app: dict[str, Any] = {"uid": APP_ID, "gid": APP_ID}
     proxy: dict[str, Any] = {"uid": config.proxy_uids[0].first, "gid": config.proxy_gids[0].first}
     world = [(home, each, 80) for each in (*STRANGERS[family], *_included(config, version)) if each != own]
     port = _service(config)
     inside = {"interface": "lo"}
-    yield Group("outbound connections", made("outbound", "tcp", world, **app), True)
+    yield Group("outbound connections", made("outbound", "tcp", world, **app), True, True)
     yield Group("the proxy's own connections", made("outbound", "tcp", world, **proxy), True)
     strangers = [(each, home, port) for each in (*_neighbours(home), *STRANGERS[family]) if each != own]
-    yield Group("inbound connections", made("inbound", "tcp", strangers), True)
+    yield Group("inbound connections", made("inbound", "tcp", strangers), True, True)
     if config.redirect_dns:
         servers = [str(each) for each in inferred.around.dns_servers if each.version == version]
         asked = [(home, each, 53) for each in (servers or STRANGERS[family])]
-        yield Group("DNS queries", made("outbound", "udp", asked, **app), True)
+        yield Group("DNS queries", made("outbound", "udp", asked, **app), True, True)
     yield Group("the proxy calling its pod", made("outbound", "tcp", [(home, home, port)], **proxy, **inside))
     yield Group("the application calling itself", made("outbound", "tcp", [(home, home, port)], **app, **inside))
     yield Group("the application over loopback", made("outbound", "tcp", [(loopback,) * 2 + (port,)], **app, **inside))
