@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.model.value import Value
+from istio_init.value import Value
 
 
 class Option(Value):

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from support.rules import BACKENDS, program
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 from istio_init.testing.processes import CommandError

@@ -14,11 +14,11 @@ from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers,
 from istio_init.config.listfile import expand
 from istio_init.config.parse import gather, parse, shown, suspicious
 from istio_init.errors import ConfigError
-from istio_init.kernel.names import FileNames
-from istio_init.kernel.places import Place
 from istio_init.options import OPTIONS, Option
-from istio_init.programmer import Wanted
-from istio_init.surroundings import wanted
+from istio_init.stores.programmer import Wanted
+from istio_init.stores.surroundings import wanted
+from istio_init.system.names import FileNames
+from istio_init.system.places import Place
 
 
 class GroupedCommand(click.Command):

@@ -6,7 +6,7 @@ import click
 
 from istio_init.cli.each import program_each
 from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers, with_options
-from istio_init.surroundings import NOTHING
+from istio_init.stores.surroundings import NOTHING
 
 
 @click.command(short_help="Remove everything that is ours.")

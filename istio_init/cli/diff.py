@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 
 from istio_init.cli.source import Source, config_snapshot, source_from, source_of
-from istio_init.dialects.render import rule_text
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.report.region_words import condition_words, fate_words
+from istio_init.dialects.iptables.render import rule_text
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.netfilter.family import Family
 from istio_init.report.trace_json import packet_json
-from istio_init.trace.arguments import packet_arguments
-from istio_init.trace.classes import NO_MARKS, Difference, Fate, differences
+from istio_init.space.classes import NO_MARKS, Difference, Fate, differences
+from istio_init.space.space import Space
 from istio_init.trace.packet import Direction
-from istio_init.trace.space import Space
+from istio_init.wording.arguments import packet_arguments
+from istio_init.wording.region_words import condition_words, fate_words
 
 DIFFERENT, UNDECIDED = 3, 1
 

@@ -11,11 +11,11 @@ from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import values
 from istio_init.config.parse import gather, parse, shown
 from istio_init.errors import ConfigError, IstioInitError, ValidationError
-from istio_init.kernel import namespaces, places
-from istio_init.kernel.names import FileNames
 from istio_init.options import DROPIN_OPTIONS, OPTIONS
-from istio_init.programmer import program
-from istio_init.surroundings import NOTHING, wanted
+from istio_init.stores.programmer import program
+from istio_init.stores.surroundings import NOTHING, wanted
+from istio_init.system import namespaces, places
+from istio_init.system.names import FileNames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.config.parse import Given
-    from istio_init.kernel.places import Place
-    from istio_init.programmer import Done
+    from istio_init.stores.programmer import Done
+    from istio_init.system.places import Place
 
 ALL_OPTIONS = OPTIONS + DROPIN_OPTIONS
 FAILED = 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from istio_init.config.parse import parse_option, shown
 from istio_init.errors import ConfigError
-from istio_init.kernel.names import FileNames
-from istio_init.model.value import Value
 from istio_init.options import DROPIN_OPTIONS
-from istio_init.programmer import Manner
+from istio_init.stores.programmer import Manner
+from istio_init.system.names import FileNames
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.errors import ValidationError
-from istio_init.kernel import namespaces
-from istio_init.kernel.observe import observe
+from istio_init.observe.namespace import observe
+from istio_init.prove.intent import expected
+from istio_init.prove.validation import validate
 from istio_init.report.verify_text import failure_words, probe_words, result_line, skipped_words
-from istio_init.validation import validate
-from istio_init.verify.intent import expected
+from istio_init.system import namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.cli.dropin_behaviour import Behaviour
     from istio_init.cli.log import Log
     from istio_init.config.model import Config
-    from istio_init.kernel.places import Place
-    from istio_init.verify.model import Report
+    from istio_init.prove.model import Report
+    from istio_init.system.places import Place
 
 
 def run_validation(config: Config, place: Place, behaviour: Behaviour, log: Log) -> None:

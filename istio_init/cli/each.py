@@ -10,13 +10,13 @@ from typing import NamedTuple
 import click
 
 from istio_init.errors import IstioInitError
-from istio_init.kernel import namespaces
-from istio_init.kernel.places import Place
-from istio_init.kernel.workers import spread
-from istio_init.programmer import Done, Manner, Wanted, program
 from istio_init.report.plan_text import plan_lines
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
+from istio_init.stores.programmer import Done, Manner, Wanted, program
+from istio_init.system import namespaces
+from istio_init.system.places import Place
+from istio_init.system.workers import spread
 
 Warn = Callable[[str], None]
 Prepare = Callable[[Place], tuple[Callable[[Warn], Wanted], tuple[str, ...]]]

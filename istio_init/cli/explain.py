@@ -14,10 +14,10 @@ from istio_init.cli.interval import watch_seconds
 from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
-from istio_init.dialects.save import render_save
+from istio_init.dialects.iptables.save import render_save
 from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
-from istio_init.kernel.names import FileNames
+from istio_init.system.names import FileNames
 
 FORMATS = ["text", "json", "list", "save", "html"]
 PROBLEMS_FOUND = 3

@@ -8,13 +8,13 @@ import click
 
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.model.value import Value
-from istio_init.report.region_words import condition_words, decider_words, outcome_words
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.netfilter.family import Family
+from istio_init.space.classes import NO_MARKS, TrafficClass, classes
 from istio_init.trace.assume import is_usable
-from istio_init.trace.classes import NO_MARKS, TrafficClass, classes
 from istio_init.trace.packet import Direction
+from istio_init.value import Value
+from istio_init.wording.region_words import condition_words, decider_words, outcome_words
 
 KINDS = ["redirect", "tproxy", "direct", "drop", "unknown"]
 

@@ -13,7 +13,7 @@ import click
 from istio_init.cli.source import Source
 from istio_init.config import values
 from istio_init.errors import InputError
-from istio_init.kernel.names import FileNames
+from istio_init.system.names import FileNames
 from istio_init.trace.assume import filled
 from istio_init.trace.packet import PORT_PROTOCOLS, Packet, is_protocol, protocol_name
 

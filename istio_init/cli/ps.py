@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from istio_init.cli.console import show, width
-from istio_init.node import scan
+from istio_init.cli.node import scan
 from istio_init.report.ps_row import PsRow, ps_json
-from istio_init.report.visible import visible
+from istio_init.visible import visible
 
 STATE_STYLE = {"captured": "green", "broken": "bold red", "not captured": "dim", "unknown": "yellow"}
 PLAIN_WIDTH = 1000

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from istio_init.cli.interval import watch_seconds
+from istio_init.cli.node import scan
 from istio_init.errors import IstioInitError
-from istio_init.node import scan
 from istio_init.report.ps_row import PsRow
-from istio_init.report.visible import visible
+from istio_init.visible import visible
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer

@@ -12,23 +12,23 @@ import click
 
 from istio_init.cli.expect import expected_config
 from istio_init.config.model import Surroundings
-from istio_init.dialects.save import SaveError, parse_save, with_texts
-from istio_init.dialects.sections import is_refusal, sections
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import SaveError, parse_save, with_texts
+from istio_init.dialects.iptables.sections import is_refusal, sections
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.others import other_rules
-from istio_init.inspector.snapshot import Interface, Snapshot
-from istio_init.kernel import namespaces, places
-from istio_init.kernel.names import FileNames
-from istio_init.kernel.places import Place
-from istio_init.kernel.privileges import capabilities
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.model.value import Value
-from istio_init.policy import sidecar
-from istio_init.report.visible import visible
-from istio_init.roles.recognise import recognise
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Interface, Snapshot
+from istio_init.system import namespaces, places
+from istio_init.system.names import FileNames
+from istio_init.system.places import Place
+from istio_init.system.privileges import capabilities
 from istio_init.trace.assume import local_marks
+from istio_init.value import Value
+from istio_init.visible import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,7 +51,7 @@ def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Sna
 
 def snapshot_in(place: Place) -> Snapshot:
     """The snapshot of an open namespace."""
-    from istio_init.kernel.observe import observe
+    from istio_init.observe.namespace import observe
 
     return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
 
@@ -59,7 +59,7 @@ def snapshot_in(place: Place) -> Snapshot:
 def place_of(pid: int | None, netns: str | None, target: str | None = None) -> Place:
     """The namespace of a process, a name, a container id or an address; the one that we are in where none is given."""
     if target is not None:
-        from istio_init.kernel.pods import find
+        from istio_init.system.pods import find
 
         pid = find(target)
     if pid is not None:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.config import values
-from istio_init.kernel import places
-from istio_init.kernel.places import Place
-from istio_init.programmer import Manner
+from istio_init.stores.programmer import Manner
+from istio_init.system import places
+from istio_init.system.places import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
 

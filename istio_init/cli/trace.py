@@ -10,9 +10,9 @@ import click
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
 from istio_init.cli.targets import with_options
+from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.errors import InputError
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
+from istio_init.netfilter.family import Family
 from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_text import trace_lines, verdict_line
 from istio_init.trace.assume import FIELDS

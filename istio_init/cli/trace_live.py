@@ -8,17 +8,17 @@ import click
 
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.source import Source
-from istio_init.kernel import namespaces
-from istio_init.kernel.live_trace import KINDS, TABLE_NAME, Sent, send
-from istio_init.kernel.places import Place
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
-from istio_init.report.visible import visible
-from istio_init.trace.arguments import endpoint
+from istio_init.system import namespaces
+from istio_init.system.live_trace import KINDS, TABLE_NAME, Sent, send
+from istio_init.system.places import Place
 from istio_init.trace.assume import FIELDS
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.observed import disagreement
 from istio_init.trace.packet import Direction, Packet
+from istio_init.visible import visible
+from istio_init.wording.arguments import endpoint
 
 DISAGREES = 3
 

@@ -14,15 +14,15 @@ from istio_init.config import values
 from istio_init.errors import PrivilegeError, ValidationError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.rules import half_applied
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel import namespaces
-from istio_init.kernel.names import FileNames
-from istio_init.kernel.places import Place
+from istio_init.observe.snapshot import Snapshot
+from istio_init.prove.intent import Intent, expected, inferred
+from istio_init.prove.model import Report
+from istio_init.prove.validation import validate
 from istio_init.report.verify_json import verify_json
 from istio_init.report.verify_text import verify_lines
-from istio_init.validation import validate
-from istio_init.verify.intent import Intent, expected, inferred
-from istio_init.verify.model import Report
+from istio_init.system import namespaces
+from istio_init.system.names import FileNames
+from istio_init.system.places import Place
 
 NOT_PROVED = 126
 UNPRIVILEGED = 5

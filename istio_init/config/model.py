@@ -5,9 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from istio_init.model.matches import IdRange, IPNetwork, PortRange
-from istio_init.model.netfilter import Family
-from istio_init.model.value import Value
+from istio_init.dialects.iptables.matches import IdRange, IPNetwork, PortRange
+from istio_init.netfilter.family import Family
+from istio_init.value import Value
 
 
 class InterceptionMode(Enum):
@@ -58,7 +58,7 @@ class Surroundings(Value):
     """The facts of a namespace that the policy depends on besides its configuration."""
 
     ipv6: bool = False
-    """Whether IPv6 is captured too; see `istio_init.policy.sidecar.captures_ipv6`."""
+    """Whether IPv6 is captured too; see `istio_init.mesh.policy.sidecar.captures_ipv6`."""
 
     dns_servers: tuple[IPv4Address | IPv6Address, ...] = ()
     """The name servers of resolv.conf, in its order."""

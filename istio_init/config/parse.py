@@ -5,10 +5,10 @@ from __future__ import annotations
 from istio_init.config import values
 from istio_init.config.model import ALL, Config, InterceptionMode
 from istio_init.config.values import BadValue
+from istio_init.dialects.iptables.matches import IdRange
 from istio_init.errors import ConfigError
-from istio_init.model.matches import IdRange
-from istio_init.model.value import Value
 from istio_init.options import OPTIONS
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

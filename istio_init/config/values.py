@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, ip_network
 
-from istio_init.model.matches import IdRange, IPNetwork, PortRange
-from istio_init.model.netfilter import MAX_MARK
+from istio_init.dialects.iptables.matches import IdRange, IPNetwork, PortRange
+from istio_init.netfilter.family import MAX_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

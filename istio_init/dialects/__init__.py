@@ -1,1 +1,1 @@
-"""Rule sets as text, and text as rule sets. Pure: no file and no process is touched here."""
+"""What each program writes of its rules, as values and as text. Pure: no file and no process is touched here."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from istio_init.config.model import ALL, Config, InterceptionMode
-from istio_init.model.value import Value
 from istio_init.options import OPTIONS
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.model.matches import (
+from istio_init.dialects.iptables.matches import (
     Address,
     Comment,
     Ctstate,
@@ -17,14 +17,14 @@ from istio_init.model.matches import (
     PortTest,
     Protocol,
 )
-from istio_init.model.rules import Rule
-from istio_init.model.targets import RETURN, Goto, Jump, Redirect, Tproxy, Verdict
+from istio_init.dialects.iptables.rules import Rule
+from istio_init.dialects.iptables.targets import RETURN, Goto, Jump, Redirect, Tproxy, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.model.rules import Chain
+    from istio_init.dialects.iptables.rules import Chain
 
 
 def ends(rule: Rule, packet: Rule, chains: Mapping[str, Chain]) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from istio_init.config.model import Surroundings
+from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.findings.fate import strays
 from istio_init.inspector.release import is_older, release_span
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.model.value import Value
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Change, Kind
-from istio_init.policy import sidecar
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

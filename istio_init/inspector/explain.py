@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.save import entry_text
+from istio_init.dialects.iptables.rules import Entry, RuleSet
+from istio_init.dialects.iptables.save import entry_text
+from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.arguments import Arguments, arguments
 from istio_init.inspector.drift import Drift, drift
 from istio_init.inspector.findings import findings
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.release import release_span
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Entry, RuleSet
-from istio_init.model.value import Value
-from istio_init.roles.catalogue import CATALOGUE
-from istio_init.roles.recognise import is_istio_chain, is_ours, resembles
+from istio_init.mesh.roles.catalogue import CATALOGUE
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours, resembles
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Snapshot
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.config.model import Config
-    from istio_init.roles import Role
+    from istio_init.dialects.role import Role
 
 
 class Row(Value):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.words import Phrase, action, conditions, phrases
-from istio_init.model.netfilter import Table
-from istio_init.model.value import Value
-from istio_init.roles.recognise import is_istio_chain, is_ours
+from istio_init.dialects.iptables.tables import Table
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
+from istio_init.value import Value
+from istio_init.wording.words import Phrase, action, conditions, phrases
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from istio_init.model.rules import Chain, Entry, RuleSet
+    from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
 
 LISTED, LISTED_LENGTH = 4, 60
 """Values that are named, and their characters together; the rest is counted."""

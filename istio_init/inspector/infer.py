@@ -9,25 +9,26 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from istio_init.config.model import ALL, Config, Everything, InterceptionMode, Surroundings
+from istio_init.dialects.iptables.matches import IdRange, IPNetwork, Mark, Owner, PortMatch, PortRange
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import Redirect, Tproxy
+from istio_init.dialects.role import Role
 from istio_init.inspector.release import is_older, release_span
-from istio_init.model.matches import IdRange, IPNetwork, Mark, Owner, PortMatch, PortRange
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import RuleSet
-from istio_init.model.targets import Redirect, Tproxy
-from istio_init.model.value import Value
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.policy.builder import OUTPUT
+from istio_init.mesh.roles.recognise import is_istio_chain, recognise, resembles
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind
-from istio_init.policy import sidecar
-from istio_init.policy.builder import OUTPUT
-from istio_init.roles import Role
-from istio_init.roles.recognise import is_istio_chain, recognise, resembles
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from istio_init.model.routing import LiveRouting
-    from istio_init.model.rules import Entry, Rule
+    from istio_init.dialects.iptables.rules import Entry, Rule
+    from istio_init.mesh.routing import LiveRouting
 
 ANY_PORT = PortRange(0, 65535)
 ANYWHERE: dict[Family, IPNetwork] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.snapshot import NATIVE_TABLES
+from istio_init.observe.snapshot import NATIVE_TABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.inspector.snapshot import Snapshot
+    from istio_init.observe.snapshot import Snapshot
 
 
 def other_rules(snapshot: Snapshot, backend: str) -> Iterator[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from istio_init.model.netfilter import Table
-from istio_init.roles import Role
-from istio_init.roles.shapes import shape
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.role import Role
+from istio_init.mesh.roles.shapes import shape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.model.netfilter import Family
-    from istio_init.model.rules import RuleSet
+    from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.netfilter.family import Family
 
 OLDEST, NEWEST = 14, 99
 """Minor versions of Istio 1: the oldest whose rules are known, and no end."""

@@ -6,15 +6,15 @@ and only what could cover a rule is looked at.
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.matches import Address, Comment, PortMatch, PortTest
+from istio_init.dialects.iptables.rules import Rule
 from istio_init.inspector.cover import covers, covers_address, covers_port, ends
-from istio_init.model.matches import Address, Comment, PortMatch, PortTest
-from istio_init.model.rules import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from istio_init.model.rules import Chain
+    from istio_init.dialects.iptables.rules import Chain
 
 
 def shadows(chain: Chain, chains: Mapping[str, Chain]) -> dict[int, int]:

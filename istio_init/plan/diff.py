@@ -6,9 +6,10 @@ chains only single rules are removed and added, so that what others put there is
 
 from __future__ import annotations
 
-from istio_init.dialects.save import entry_text
-from istio_init.model.netfilter import Table
-from istio_init.model.rules import Chain, Entry, Rule, RuleSet
+from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
+from istio_init.dialects.iptables.save import entry_text
+from istio_init.dialects.iptables.tables import Table
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.plan.merge import merge
 from istio_init.plan.model import (
     Append,
@@ -23,7 +24,6 @@ from istio_init.plan.model import (
     TableEdit,
 )
 from istio_init.plan.sequence import common_pairs, is_subsequence
-from istio_init.roles.recognise import is_istio_chain, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

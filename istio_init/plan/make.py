@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from istio_init.model.netfilter import Family
-from istio_init.model.routing import Routing
-from istio_init.model.rules import RuleSet
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.mesh.roles.recognise import keep_foreign, recognise
+from istio_init.mesh.routing import Routing
+from istio_init.netfilter.family import Family
 from istio_init.plan import routing as routing_plan
 from istio_init.plan.diff import diff
 from istio_init.plan.model import BackendPlan, Plan
-from istio_init.roles.recognise import keep_foreign, recognise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.model.routing import LiveRouting
+    from istio_init.mesh.routing import LiveRouting
 
 
 class Live:

@@ -7,12 +7,12 @@ stand first, else to the end, as in an empty namespace.
 
 from __future__ import annotations
 
+from istio_init.mesh.roles.recognise import is_ours
 from istio_init.plan.sequence import common_pairs
-from istio_init.roles.recognise import is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.rules import Chain, Entry
+    from istio_init.dialects.iptables.rules import Chain, Entry
 
 
 def merge(live: Chain, wanted: tuple[Entry, ...]) -> tuple[Entry, ...]:

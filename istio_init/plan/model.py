@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import Enum
 
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import Routing
-from istio_init.model.value import Value
+from istio_init.dialects.iptables.tables import Table
+from istio_init.mesh.routing import Routing
+from istio_init.netfilter.family import Family
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.roles import Role
+    from istio_init.dialects.role import Role
 
 
 class Declare(Value):

@@ -6,19 +6,20 @@ A routing rule is ours when its mark is one that live rules of ours set, or when
 
 from __future__ import annotations
 
-from istio_init.model.matches import Mark
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import MarkRoute, Routing
-from istio_init.model.targets import SetMark, Tproxy
-from istio_init.roles import Role
-from istio_init.roles.recognise import is_istio_chain
+from istio_init.dialects.iptables.matches import Mark
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import SetMark, Tproxy
+from istio_init.dialects.role import Role
+from istio_init.mesh.roles.recognise import is_istio_chain
+from istio_init.mesh.routing import MarkRoute, Routing
+from istio_init.netfilter.family import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.model.routing import LiveRouting
-    from istio_init.model.rules import RuleSet
+    from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.mesh.routing import LiveRouting
 
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 

@@ -9,7 +9,7 @@ from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.flow import flow
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.flow_svg import flow_svg
-from istio_init.report.visible import visible
+from istio_init.visible import visible
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1d232b; --dim: #66707c; --line: #d5dae0; --card: #f6f8fa;

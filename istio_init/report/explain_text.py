@@ -8,15 +8,15 @@ from rich.table import Table as Grid
 from rich.text import Text
 from rich.tree import Tree
 
+from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.inspector.drift import Drift
 from istio_init.inspector.explain import Explanation, Row
 from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.flow import HookFlow, Step, flow
-from istio_init.inspector.words import packets
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
+from istio_init.netfilter.family import Family
 from istio_init.report.explain_json import DRIFT_NAMES
-from istio_init.report.visible import visible
+from istio_init.visible import visible
+from istio_init.wording.words import packets
 
 SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 DRIFT_STYLE = {"missing": "red", "extra": "red", "moved": "yellow", "foreign": "dim"}

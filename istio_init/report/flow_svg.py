@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from istio_init.inspector.words import packets
-from istio_init.report.visible import visible
+from istio_init.visible import visible
+from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

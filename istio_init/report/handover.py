@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.restore import render_restore
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.plan.restore import render_restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.routing import Routing
+    from istio_init.mesh.routing import Routing
     from istio_init.plan.model import BackendPlan, Plan
 
 PROGRAM = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}

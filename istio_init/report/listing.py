@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.render import match_words
-from istio_init.model.matches import (
+from istio_init.dialects.iptables.matches import (
     Comment,
     Connmark,
     Ctstate,
@@ -13,8 +12,8 @@ from istio_init.model.matches import (
     Owner,
     PortMatch,
 )
-from istio_init.model.netfilter import Family
-from istio_init.model.targets import (
+from istio_init.dialects.iptables.render import match_words
+from istio_init.dialects.iptables.targets import (
     CtZone,
     Goto,
     Jump,
@@ -27,14 +26,15 @@ from istio_init.model.targets import (
     Tproxy,
     Verdict,
 )
-from istio_init.report.visible import visible
-from istio_init.roles.recognise import is_istio_chain, is_ours
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
+from istio_init.netfilter.family import Family
+from istio_init.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.dialects.iptables.matches import Address, Match
+    from istio_init.dialects.iptables.rules import Chain, Rule, RuleSet
     from istio_init.inspector.explain import Explanation
-    from istio_init.model.matches import Address, Match
-    from istio_init.model.rules import Chain, Rule, RuleSet
 
 ANYWHERE = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
 HEADING = "num  target     prot opt source               destination         "

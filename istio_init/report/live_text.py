@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from itertools import zip_longest
 
-from istio_init.dialects.save import entry_text
+from istio_init.dialects.iptables.save import entry_text
 from istio_init.report.trace_text import packet_line, verdict_line
-from istio_init.report.visible import visible
+from istio_init.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.model.routing import Routing
+    from istio_init.mesh.routing import Routing
     from istio_init.plan.model import BackendPlan, Plan
 
 SIGNS = {Kind.ADD: "+", Kind.REMOVE: "-", Kind.MOVE: "~", Kind.KEEP: "=", Kind.FOREIGN: " "}

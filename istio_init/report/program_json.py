@@ -9,9 +9,9 @@ from istio_init.report.program_text import count
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.errors import IstioInitError
-    from istio_init.model.routing import Routing
+    from istio_init.mesh.routing import Routing
     from istio_init.plan.model import Plan
-    from istio_init.programmer import Done
+    from istio_init.stores.programmer import Done
 
 PAST = {"apply": "applied", "clean": "cleaned"}
 

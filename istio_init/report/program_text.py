@@ -7,7 +7,7 @@ from istio_init.plan.model import Kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.plan.model import Plan
-    from istio_init.programmer import Done
+    from istio_init.stores.programmer import Done
 
 
 def count(plan: Plan, kind: Kind) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from istio_init.model.value import Value
 from istio_init.trace.assume import is_usable
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.errors import IstioInitError
     from istio_init.inspector.explain import Explanation
-    from istio_init.kernel.pods import PodNamespace
+    from istio_init.system.pods import PodNamespace
 
 
 class PsRow(Value):

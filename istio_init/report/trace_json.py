@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.save import entry_text
-from istio_init.inspector.words import action
-from istio_init.report.trace_words import because, missed
+from istio_init.dialects.iptables.save import entry_text
+from istio_init.wording.trace_words import because, missed
+from istio_init.wording.words import action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.save import entry_text
-from istio_init.inspector.words import action
-from istio_init.report.trace_words import conclusion, missed
-from istio_init.report.visible import visible
-from istio_init.trace.arguments import endpoint
+from istio_init.dialects.iptables.save import entry_text
 from istio_init.trace.packet import PORT_PROTOCOLS, Direction
+from istio_init.visible import visible
+from istio_init.wording.arguments import endpoint
+from istio_init.wording.trace_words import conclusion, missed
+from istio_init.wording.words import action
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from istio_init.report.trace_json import packet_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.verify.intent import Intent
-    from istio_init.verify.model import Report, Verdict
+    from istio_init.prove.intent import Intent
+    from istio_init.prove.model import Report, Verdict
 
 
 def verify_json(label: str, intent: Intent, report: Report) -> dict[str, object]:

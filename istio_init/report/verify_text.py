@@ -5,12 +5,12 @@ from __future__ import annotations
 from textwrap import wrap
 
 from istio_init.inspector.arguments import arguments
-from istio_init.trace.arguments import endpoint
+from istio_init.wording.arguments import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.verify.intent import Intent
-    from istio_init.verify.model import Report, Verdict
+    from istio_init.prove.intent import Intent
+    from istio_init.prove.model import Report, Verdict
 
 WIDTH = 80
 GROUPS = {"outbound": "Outbound", "dns": "DNS", "inside": "Inside, by lo", "inbound": "Inbound"}

@@ -9,7 +9,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.netfilter import Family
+    from istio_init.netfilter.family import Family
     from istio_init.testing.entering import ROOT, User
     from istio_init.testing.expectations import Attempt, Sender
     from istio_init.testing.namespaces import Namespace
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from istio_init.testing.watching import Arrival
 
 _HOMES = {
-    "istio_init.model.netfilter": ("Family",),
+    "istio_init.netfilter.family": ("Family",),
     "istio_init.testing.entering": ("ROOT", "User"),
     "istio_init.testing.expectations": ("Attempt", "Sender"),
     "istio_init.testing.namespaces": ("Namespace",),

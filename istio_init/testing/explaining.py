@@ -5,11 +5,11 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel.places import HERE
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Snapshot
 from istio_init.report.trace_text import trace_lines
+from istio_init.system.places import HERE
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.watching import Sending, Sent
 from istio_init.trace.assume import FIELDS, filled, local_marks
@@ -38,7 +38,7 @@ def _traces(namespace: Namespace, sending: Sending, sent: Sent, *, outbound: boo
 
 
 def _observe() -> Snapshot:
-    from istio_init.kernel.observe import observe
+    from istio_init.observe.namespace import observe
 
     return observe(HERE, known=(), versions=False)
 

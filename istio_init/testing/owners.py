@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from istio_init.kernel.process import find_binary
+from istio_init.system.process import find_binary
 from istio_init.testing.entering import (
     CLONE_NEWNET,
     CLONE_NEWUSER,

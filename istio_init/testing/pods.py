@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from istio_init.errors import IstioInitError
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.expectations import Sender
 from istio_init.testing.namespaces import Namespace
@@ -190,8 +190,8 @@ def _proxy_of(words: list[str], env: Mapping[str, str]) -> User | None:
     from istio_init.cli.apply import apply
     from istio_init.config.listfile import expand
     from istio_init.config.parse import gather, parse
-    from istio_init.kernel.names import FileNames
     from istio_init.options import OPTIONS
+    from istio_init.system.names import FileNames
 
     try:
         values = apply.make_context("apply", list(words)).params

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from istio_init.kernel.process import find_binary
+from istio_init.system.process import find_binary
 from istio_init.testing.entering import ROOT, Entrance, User, become, end_with_parent
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from istio_init.kernel.transparent import make_transparent, original_destination
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.system.transparent import make_transparent, original_destination
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.namespaces import Namespace
 

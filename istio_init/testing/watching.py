@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from istio_init.kernel.transparent import make_transparent, original_destination
+from istio_init.system.transparent import make_transparent, original_destination
 from istio_init.testing.entering import User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, close_without_trace, family_of

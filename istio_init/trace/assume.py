@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from istio_init.model.matches import CTSTATES
-from istio_init.model.netfilter import MAX_MARK, Family
-from istio_init.model.targets import Tproxy
+from istio_init.dialects.iptables.matches import CTSTATES
+from istio_init.dialects.iptables.targets import Tproxy
+from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.trace.packet import PORT_PROTOCOLS, Direction, Packet, is_protocol, protocol_name
 
 TYPE_CHECKING = False
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from istio_init.inspector.snapshot import Snapshot
-    from istio_init.model.rules import RuleSet
+    from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.observe.snapshot import Snapshot
 
 APP_ID = 1000
 """User and group of a connection of which nothing else is said: an application's."""

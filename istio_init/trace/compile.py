@@ -5,7 +5,7 @@ A test answers True, False, or None: a match that is not known here, of which no
 
 from __future__ import annotations
 
-from istio_init.model.matches import (
+from istio_init.dialects.iptables.matches import (
     Address,
     Comment,
     Connmark,
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from istio_init.model.rules import Chain, Entry, Rule
+    from istio_init.dialects.iptables.rules import Chain, Entry, Rule
 
     Test = Callable[[State], bool | None]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from istio_init.model.matches import Ctstate, IdRange, Mark, Multiport, Owner, PortMatch, PortRange
-from istio_init.model.netfilter import Family
+from istio_init.dialects.iptables.matches import Ctstate, IdRange, Mark, Multiport, Owner, PortMatch, PortRange
+from istio_init.netfilter.family import Family
 from istio_init.trace.packet import Direction, protocol_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.model.matches import Address
-    from istio_init.model.rules import RuleSet
+    from istio_init.dialects.iptables.matches import Address
+    from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.trace.engine import Trace, Tracer
     from istio_init.trace.packet import Packet
 

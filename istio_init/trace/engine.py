@@ -8,16 +8,8 @@ INPUT.
 
 from __future__ import annotations
 
-from istio_init.model.netfilter import Table
-from istio_init.model.targets import (
-    Goto,
-    Jump,
-    OpaqueTarget,
-    Redirect,
-    Tproxy,
-    Verdict,
-)
-from istio_init.model.value import Value
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import Goto, Jump, OpaqueTarget, Redirect, Tproxy, Verdict
 from istio_init.trace.compile import CompiledRule, compile_chain
 from istio_init.trace.hooks import (
     CONTINUING,
@@ -34,10 +26,11 @@ from istio_init.trace.hooks import (
     goes_on,
 )
 from istio_init.trace.packet import CT_BITS, DNAT, Direction, Packet, State
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.rules import RuleSet
+    from istio_init.dialects.iptables.rules import RuleSet
 
 
 class Outcome(Value):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.targets import OpaqueTarget
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import OpaqueTarget
+from istio_init.netfilter.family import Family
 from istio_init.trace.packet import Direction
 
 LOOPBACK = {Family.IPV4: 0x7F000001, Family.IPV6: 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from istio_init.model.value import Value
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
-from istio_init.model.matches import CTSTATES
-from istio_init.model.netfilter import Family
-from istio_init.model.targets import CtZone, RestoreMark, SaveMark, SetConnmark, SetMark
-from istio_init.model.value import Value
+from istio_init.dialects.iptables.matches import CTSTATES
+from istio_init.dialects.iptables.targets import CtZone, RestoreMark, SaveMark, SetConnmark, SetMark
+from istio_init.netfilter.family import Family
+from istio_init.value import Value
 
 
 class Direction(Enum):

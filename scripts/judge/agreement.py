@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from istio_init.dialects.save import render_save
-from istio_init.model.rules import RuleSet
-from istio_init.report.region_words import decider_words, outcome_words
-from istio_init.trace.arguments import packet_arguments
-from istio_init.trace.classes import TrafficClass, classes
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import render_save
+from istio_init.space.classes import TrafficClass, classes
+from istio_init.space.space import is_inside
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.packet import Direction, Packet
-from istio_init.trace.space import is_inside
+from istio_init.wording.arguments import packet_arguments
+from istio_init.wording.region_words import decider_words, outcome_words
 
 
 class Disagreement(NamedTuple):

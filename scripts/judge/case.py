@@ -9,19 +9,19 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from istio_init.config.model import Config, Surroundings
-from istio_init.dialects.save import render_save
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import render_save
+from istio_init.dialects.iptables.targets import Redirect, Tproxy
 from istio_init.inspector.arguments import arguments
-from istio_init.kernel import netlink
-from istio_init.kernel.live_trace import arrived_at, traced
-from istio_init.kernel.nft_trace import Passage
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.model.targets import Redirect, Tproxy
-from istio_init.policy import sidecar
-from istio_init.trace.arguments import packet_arguments
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
+from istio_init.system import netlink
+from istio_init.system.live_trace import arrived_at, traced
+from istio_init.system.nft_trace import Passage
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.observed import Observed, Place, disagreement
 from istio_init.trace.packet import Direction, Packet
+from istio_init.wording.arguments import packet_arguments
 from judge.draw import Draw, foreign_texts
 from judge.lab import POD, Lab
 from judge.shots import Shot, Targets, fire

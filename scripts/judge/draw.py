@@ -7,12 +7,13 @@ from random import Random
 from typing import Any
 
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
-from istio_init.dialects.parse import parse_rule
-from istio_init.dialects.save import with_texts
-from istio_init.model.matches import IdRange, IPNetwork, PortRange
-from istio_init.model.netfilter import BUILTIN_CHAINS, Family, Table
-from istio_init.model.rules import Chain, Entry, RuleSet
-from istio_init.policy import sidecar
+from istio_init.dialects.iptables.matches import IdRange, IPNetwork, PortRange
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
+from istio_init.dialects.iptables.save import with_texts
+from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
 from istio_init.trace.depends import candidates
 from istio_init.trace.packet import PORT_PROTOCOLS, Direction, Packet
 

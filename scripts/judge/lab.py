@@ -15,20 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from istio_init.backends.legacy import RESTORE as LEGACY_RESTORE
-from istio_init.backends.legacy import SAVE as LEGACY_SAVE
-from istio_init.backends.legacy import IptablesLegacy
-from istio_init.backends.nft import RESTORE as NFT_RESTORE
-from istio_init.backends.nft import IptablesNft
 from istio_init.config.model import Config, Surroundings
+from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.errors import ToolError
-from istio_init.kernel import namespaces, places, process, routing
-from istio_init.kernel.nft_trace import Listener
-from istio_init.kernel.transparent import make_transparent
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.policy import sidecar
-from istio_init.programmer import Manner, Wanted, program
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
+from istio_init.stores.legacy import RESTORE as LEGACY_RESTORE
+from istio_init.stores.legacy import SAVE as LEGACY_SAVE
+from istio_init.stores.legacy import IptablesLegacy
+from istio_init.stores.nft import RESTORE as NFT_RESTORE
+from istio_init.stores.nft import IptablesNft
+from istio_init.stores.programmer import Manner, Wanted, program
+from istio_init.system import namespaces, places, process, routing
+from istio_init.system.nft_trace import Listener
+from istio_init.system.transparent import make_transparent
 from istio_init.trace.observed import Place
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
 from typing import Any, NamedTuple
 
-from istio_init.kernel.transparent import make_transparent
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.netfilter.family import Family
+from istio_init.system.transparent import make_transparent
 from istio_init.trace.depends import candidates
 from istio_init.trace.packet import Direction
 from judge.draw import Draw

@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from istio_init.backends.base import XTABLES
-from istio_init.backends.fake import Fake
-from istio_init.backends.legacy import CHILD, TABLE_NAMES, IptablesLegacy
-from istio_init.backends.nft import IptablesNft
-from istio_init.dialects.save import parse_save
-from istio_init.kernel import netlink, process
-from istio_init.model.netfilter import BUILTIN_CHAINS, Family, Table
-from istio_init.model.rules import RuleSet
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import parse_save
+from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.netfilter.family import Family
 from istio_init.plan.model import Step, TableEdit
+from istio_init.stores.base import XTABLES
+from istio_init.stores.fake import Fake
+from istio_init.stores.legacy import CHILD, TABLE_NAMES, IptablesLegacy
+from istio_init.stores.nft import IptablesNft
+from istio_init.system import netlink, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.backends.base import Backend
+    from istio_init.stores.base import Store
 
 CLONE_NEWNET = 0x40000000
 KINDS = ("nft", "legacy with python-iptables", "legacy with the programs", "fake")
@@ -37,7 +38,7 @@ class Subject:
     def __init__(self, kind: str, family: Family) -> None:
         self.kind = kind
         self.family = family
-        self.backend: Backend
+        self.backend: Store
         match kind:
             case "nft":
                 self.backend = IptablesNft(WAIT)

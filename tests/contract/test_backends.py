@@ -9,18 +9,19 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from istio_init.backends.legacy import IptablesLegacy
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
-from istio_init.dialects.save import with_texts
+from istio_init.dialects.iptables.matches import IdRange, PortRange
+from istio_init.dialects.iptables.rules import Counters, RuleSet
+from istio_init.dialects.iptables.save import with_texts
+from istio_init.dialects.iptables.tables import Table
 from istio_init.errors import BusyError, PrivilegeError, ToolError
-from istio_init.kernel import process
-from istio_init.model.matches import IdRange, PortRange
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Counters, RuleSet
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Append, Declare, Delete, Insert, Remove, Step, TableEdit
-from istio_init.policy import sidecar
-from istio_init.roles.recognise import recognise
+from istio_init.stores.legacy import IptablesLegacy
+from istio_init.system import process
 
 from .conftest import KINDS, Subject, existing_tables, texts_of
 

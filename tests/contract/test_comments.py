@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.model.matches import Comment
-from istio_init.model.netfilter import Table
-from istio_init.model.targets import Verdict
+from istio_init.dialects.iptables.matches import Comment
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import Verdict
 
 from .conftest import Subject
 

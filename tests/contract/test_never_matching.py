@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.model.netfilter import Family, Table
+from istio_init.dialects.iptables.tables import Table
+from istio_init.netfilter.family import Family
 
 from .conftest import Subject
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.pods import Pod
 
 OUTBOUND, INBOUND, ADMIN = 15001, 15006, 15000

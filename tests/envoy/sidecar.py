@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.entering import ROOT
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, PROXY, Mesh, Pod

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP
 from istio_init.testing.traffic import Endpoint

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.entering import ROOT
 from istio_init.testing.pods import APP
 from istio_init.testing.traffic import Endpoint

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Self
 from support.command import istio_init
 from support.rules import program
 
-from istio_init.kernel.transparent import make_transparent
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.system.transparent import make_transparent
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, PROXY, Pod

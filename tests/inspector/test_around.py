@@ -9,7 +9,7 @@ import pytest
 from support.command import istio_init
 
 from istio_init.inspector.findings import catalogue
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, PROXY, Pod
 from istio_init.testing.traffic import Endpoint

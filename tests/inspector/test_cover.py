@@ -10,10 +10,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from unit.strategies import rule_set
 
-from istio_init.dialects.parse import parse_rule
-from istio_init.inspector.cover import covers, ends
-from istio_init.inspector.shadow import shadows
-from istio_init.model.matches import (
+from istio_init.dialects.iptables.matches import (
     CTSTATES,
     Address,
     Comment,
@@ -31,9 +28,13 @@ from istio_init.model.matches import (
     PortTest,
     Protocol,
 )
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Chain, Entry, Rule
-from istio_init.model.targets import RETURN
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.rules import Chain, Entry, Rule
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import RETURN
+from istio_init.inspector.cover import covers, ends
+from istio_init.inspector.shadow import shadows
+from istio_init.netfilter.family import Family
 
 law = settings(
     derandomize=True,

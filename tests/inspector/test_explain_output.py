@@ -29,21 +29,22 @@ import istio_init as package
 from istio_init.cli.expect import expected_config
 from istio_init.config.model import Config, Surroundings
 from istio_init.config.parse import Names
-from istio_init.dialects.render import rule_text
-from istio_init.dialects.save import parse_save, render_save
+from istio_init.dialects.iptables.render import rule_text
+from istio_init.dialects.iptables.save import parse_save, render_save
+from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.flow import flow
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel import places
-from istio_init.kernel.observe import observe
-from istio_init.model.netfilter import Family, Table
-from istio_init.policy import sidecar
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.netfilter.family import Family
+from istio_init.observe.namespace import observe
+from istio_init.observe.snapshot import Snapshot
 from istio_init.report.explain_html import explanation_html
 from istio_init.report.explain_json import explanation_json
 from istio_init.report.explain_text import explanation_text
 from istio_init.report.flow_svg import flow_svg
 from istio_init.report.listing import listing
-from istio_init.roles.recognise import recognise
+from istio_init.system import places
 from istio_init.testing.entering import User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from support.command import istio_init
 
+from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.findings import catalogue
-from istio_init.model.netfilter import Family, Table
+from istio_init.netfilter.family import Family
 
 from .proof import proves
 from .sidecar import Sidecar

@@ -16,10 +16,10 @@ from support.rules import program
 
 from istio_init.inspector.explain import explain
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel import places
-from istio_init.kernel.observe import observe
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.observe.namespace import observe
+from istio_init.observe.snapshot import Snapshot
+from istio_init.system import places
 from istio_init.testing.entering import ROOT
 from istio_init.testing.pods import APP, HOSTS, LINK, PROXY
 from istio_init.testing.traffic import Endpoint

@@ -11,17 +11,18 @@ from unit.strategies import configs, rule_set, surroundings
 from istio_init.cli.expect import expected_config
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
 from istio_init.config.parse import Names
-from istio_init.dialects.save import parse_save, render_save
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import parse_save, render_save
+from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.infer import infer
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.kernel.routing import exactly
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import LiveRouting
-from istio_init.model.rules import RuleSet
-from istio_init.policy import sidecar
-from istio_init.roles.recognise import is_ours, recognise
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import is_ours, recognise
+from istio_init.mesh.routing import LiveRouting
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Snapshot
+from istio_init.system.routing import exactly
 
 V4, V6 = Family
 

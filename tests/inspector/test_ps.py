@@ -15,11 +15,11 @@ from support.command import PROGRAM, execute, istio_init
 
 from istio_init.errors import NamespaceError
 from istio_init.inspector.explain import explain
-from istio_init.inspector.snapshot import Process, Snapshot
-from istio_init.kernel import pods
-from istio_init.kernel.pods import PodNamespace, find, parse_cgroup
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Process, Snapshot
 from istio_init.report.ps_row import ps_row
+from istio_init.system import pods
+from istio_init.system.pods import PodNamespace, find, parse_cgroup
 from istio_init.testing.namespaces import Namespace
 
 from .sidecar import Sidecar
@@ -132,7 +132,7 @@ class TestVanishing:
     """Namespaces come and go while they are listed."""
 
     def test_the_next_process_stands_in_for_one_that_ended(self, real_kernel: None) -> None:
-        from istio_init.node import _enterable
+        from istio_init.cli.node import _enterable
 
         with Namespace.create("two") as namespace:
             here = namespace.spawn("sleep", "300").pid

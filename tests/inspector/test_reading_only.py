@@ -10,7 +10,7 @@ import pytest
 from support.command import PROGRAM, execute, istio_init
 from support.rules import LEGACY_NAMES, program, routing
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 
 
 @pytest.fixture(params=Family, ids=lambda family: family.value)

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import pytest
 
-from istio_init import programmer
-from istio_init.backends.legacy import IptablesLegacy
-from istio_init.backends.nft import IptablesNft
 from istio_init.config.parse import Names, gather, parse
-from istio_init.kernel import namespaces, places
-from istio_init.model.netfilter import Family
-from istio_init.programmer import Manner, program
-from istio_init.surroundings import NOTHING, wanted
+from istio_init.netfilter.family import Family
+from istio_init.stores import programmer
+from istio_init.stores.legacy import IptablesLegacy
+from istio_init.stores.nft import IptablesNft
+from istio_init.stores.programmer import Manner, program
+from istio_init.stores.surroundings import NOTHING, wanted
+from istio_init.system import namespaces, places
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod

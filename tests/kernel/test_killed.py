@@ -17,7 +17,7 @@ import pytest
 from support.command import PROGRAM, environment, istio_init
 from support.rules import Tables, routing, tables
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod

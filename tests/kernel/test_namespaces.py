@@ -11,8 +11,8 @@ import pytest
 from support.command import DROP_IN, INJECTED, PROGRAM, Result, execute, istio_init
 from support.rules import everything, has_rules_of_ours, tables
 
-from istio_init.kernel import namespaces
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.system import namespaces
 from istio_init.testing.entering import User
 from istio_init.testing.owners import Owner
 from istio_init.testing.pods import APP, HOSTS, PROXY, Pod

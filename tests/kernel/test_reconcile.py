@@ -26,7 +26,7 @@ from support.rules import (
     tables,
 )
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import HOSTS, Pod
 

@@ -9,7 +9,7 @@ from socket import socket
 import pytest
 from support.command import istio_init
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.pods import APP, HOSTS, PROXY, Pod
 from istio_init.testing.traffic import Datagrams, Endpoint, Listener, ask, connect, talk

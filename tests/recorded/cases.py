@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 
 from .conftest import VARIABLE
 

@@ -11,9 +11,9 @@ from support.command import drop_in
 from support.rules import Tables, program, tables
 
 from istio_init.inspector.explain import Explanation, explain
-from istio_init.kernel import places
-from istio_init.kernel.observe import observe
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.observe.namespace import observe
+from istio_init.system import places
 from istio_init.testing.leftovers import ETC_NETNS
 from istio_init.testing.namespaces import Namespace
 

@@ -6,8 +6,8 @@ import pytest
 from judge.agreement import disagreements
 from judge.draw import Draw
 
-from istio_init.dialects.save import parse_save
-from istio_init.model.netfilter import Family
+from istio_init.dialects.iptables.save import parse_save
+from istio_init.netfilter.family import Family
 from istio_init.trace.packet import Direction
 
 from .cases import KEYS, Case, recorded, save_text

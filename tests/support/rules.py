@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from socket import AF_NETLINK, SOCK_RAW, socket
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 
 BACKENDS = ("nft", "legacy")

@@ -10,8 +10,8 @@ import pytest
 from support.command import PROGRAM, Result, execute, istio_init
 
 import istio_init as package
-from istio_init.dialects.save import render_save
-from istio_init.model.netfilter import Family
+from istio_init.dialects.iptables.save import render_save
+from istio_init.netfilter.family import Family
 from istio_init.testing.pods import HOSTS, Pod
 
 from .words import sidecar_rules

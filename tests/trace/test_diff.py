@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import pytest
 
-from istio_init.dialects.parse import parse_rule
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Entry, RuleSet
-from istio_init.trace.classes import differences
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.rules import Entry, RuleSet
+from istio_init.dialects.iptables.tables import Table
+from istio_init.netfilter.family import Family
+from istio_init.space.classes import differences
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.packet import Direction, Packet
 

@@ -9,8 +9,8 @@ import pytest
 from support.command import istio_init
 from support.rules import program
 
-from istio_init.dialects.save import render_save
-from istio_init.model.netfilter import Family
+from istio_init.dialects.iptables.save import render_save
+from istio_init.netfilter.family import Family
 from istio_init.testing import Namespace
 
 from .words import sidecar_rules

@@ -13,7 +13,7 @@ import pytest
 from inspector.sidecar import Sidecar
 from support.command import PROGRAM, execute
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing import Endpoint
 from istio_init.testing.pods import APP, HOSTS, PROXY
 

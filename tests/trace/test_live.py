@@ -15,7 +15,7 @@ from support.command import PROGRAM, environment, execute, istio_init
 from support.rules import everything, program
 
 import istio_init as package
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing import Namespace, Pod
 from istio_init.testing.pods import HOSTS
 

@@ -8,7 +8,7 @@ import pytest
 from inspector.sidecar import Inhabitant, Socket
 from support.command import Result, istio_init
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing import Pod
 from istio_init.testing.pods import APP, HOSTS
 from istio_init.testing.traffic import Endpoint

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.trace.classes import classes
+from istio_init.space.classes import classes
+from istio_init.space.space import is_inside
 from istio_init.trace.engine import Tracer
-from istio_init.trace.space import is_inside
 
 from .words import outcome_of, packet_of, rules_of
 

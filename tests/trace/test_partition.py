@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from judge.agreement import disagreements
 from judge.draw import Draw
 
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.report.region_words import condition_words, decider_words, outcome_words
-from istio_init.trace.classes import classes
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.netfilter.family import Family
+from istio_init.space.classes import classes
+from istio_init.space.marks import Marks
+from istio_init.space.space import is_inside
 from istio_init.trace.engine import Tracer
-from istio_init.trace.marks import Marks
 from istio_init.trace.packet import Direction
-from istio_init.trace.space import is_inside
+from istio_init.wording.region_words import condition_words, decider_words, outcome_words
 
 from .words import outcome_of, packet_of, rules_of, sidecar_rules
 

@@ -6,8 +6,8 @@ import pytest
 from support.command import istio_init
 from support.rules import program
 
-from istio_init.dialects.save import parse_save
-from istio_init.model.netfilter import Family
+from istio_init.dialects.iptables.save import parse_save
+from istio_init.netfilter.family import Family
 from istio_init.testing import Namespace
 from istio_init.trace.packet import is_protocol, protocol_name
 

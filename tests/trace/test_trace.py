@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.trace.depends import depends_on
 from istio_init.trace.engine import Tracer
 

@@ -7,13 +7,14 @@ from ipaddress import ip_address
 from istio_init.cli.pflag import parse_flags
 from istio_init.config.model import Surroundings
 from istio_init.config.parse import gather, parse
-from istio_init.dialects.parse import parse_rule
-from istio_init.dialects.save import with_texts
-from istio_init.kernel.names import FileNames
-from istio_init.model.netfilter import BUILTIN_CHAINS, Family, Table
-from istio_init.model.rules import Chain, Entry, RuleSet
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
+from istio_init.dialects.iptables.save import with_texts
+from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
 from istio_init.options import DROPIN_OPTIONS, OPTIONS
-from istio_init.policy import sidecar
+from istio_init.system.names import FileNames
 from istio_init.trace.engine import Outcome, Trace
 from istio_init.trace.packet import Direction, Packet
 

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
-from istio_init.dialects.parse import parse_rule
-from istio_init.dialects.save import entry_text
-from istio_init.model.matches import (
+from istio_init.dialects.iptables.matches import (
     CTSTATES,
     Address,
     Comment,
@@ -32,9 +30,11 @@ from istio_init.model.matches import (
     PortTest,
     Protocol,
 )
-from istio_init.model.netfilter import BUILTIN_CHAINS, MAX_MARK, Family, Table
-from istio_init.model.rules import Chain, Entry, Rule, RuleSet
-from istio_init.model.targets import (
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
+from istio_init.dialects.iptables.save import entry_text
+from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.dialects.iptables.targets import (
     VERDICTS,
     CtZone,
     Goto,
@@ -49,6 +49,7 @@ from istio_init.model.targets import (
     Tproxy,
     Verdict,
 )
+from istio_init.netfilter.family import MAX_MARK, Family
 
 T = TypeVar("T")
 Texts = Mapping[Table, Mapping[str, Sequence[str]]]

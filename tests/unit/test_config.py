@@ -13,8 +13,8 @@ from istio_init.config import values
 from istio_init.config.listfile import expand
 from istio_init.config.model import ALL, Config, InterceptionMode
 from istio_init.config.parse import OWNER_GROUPS_LIMIT, Given, gather, is_list, parse, parse_option, shown
+from istio_init.dialects.iptables.matches import IdRange, PortRange
 from istio_init.errors import ConfigError
-from istio_init.model.matches import IdRange, PortRange
 from istio_init.options import DROPIN_OPTIONS, OPTIONS, Option
 
 from .directory import Directory

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from istio_init.backends.fake import Fake
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config.model import Config, Surroundings
 from istio_init.config.parse import gather, parse
-from istio_init.dialects.parse import parse_rule, words
-from istio_init.dialects.render import rule_text
-from istio_init.dialects.restore import render_restore
+from istio_init.dialects.iptables.matches import OpaqueMatch
+from istio_init.dialects.iptables.parse import parse_rule, words
+from istio_init.dialects.iptables.render import rule_text
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.targets import OpaqueTarget
 from istio_init.errors import ConfigError
-from istio_init.model.matches import OpaqueMatch
-from istio_init.model.netfilter import Family
-from istio_init.model.rules import RuleSet
-from istio_init.model.targets import OpaqueTarget
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
 from istio_init.options import OPTIONS, Option
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Declare
-from istio_init.policy import sidecar
+from istio_init.plan.restore import render_restore
+from istio_init.stores.fake import Fake
 
 from .directory import Directory
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.model.matches import Interface
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Chain, Entry, Rule, RuleSet
-from istio_init.model.targets import RETURN, Jump
+from istio_init.dialects.iptables.matches import Interface
+from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import RETURN, Jump
+from istio_init.dialects.role import Role
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.merge import merge
 from istio_init.plan.model import Append, Delete, Insert, Kind, Step
-from istio_init.roles import Role
 
 
 def rule(letter: str) -> Rule:

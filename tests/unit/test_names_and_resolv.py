@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from istio_init.config.parse import Names
-from istio_init.kernel.names import FileNames
-from istio_init.kernel.resolv import name_servers, parse_resolv_conf
+from istio_init.system.names import FileNames
+from istio_init.system.resolv import name_servers, parse_resolv_conf
 
 
 @pytest.fixture

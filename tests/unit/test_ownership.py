@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.backends.fake import Fake
 from istio_init.config.model import ALL, Config, Surroundings
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import LiveRouting, Routing
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.role import Role
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours, recognise
+from istio_init.mesh.routing import LiveRouting, Routing
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff, ours_alone
 from istio_init.plan.make import Live, make_plan
-from istio_init.policy import sidecar
-from istio_init.roles import Role
-from istio_init.roles.recognise import is_istio_chain, is_ours, recognise
+from istio_init.stores.fake import Fake
 
 from .strategies import Texts, rule_set, texts_of
 

@@ -6,9 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import pytest
 
-from istio_init.dialects.parse import parse_rule, words
-from istio_init.dialects.render import rule_text
-from istio_init.model.matches import (
+from istio_init.dialects.iptables.matches import (
     Address,
     Comment,
     Connmark,
@@ -25,8 +23,10 @@ from istio_init.model.matches import (
     PortTest,
     Protocol,
 )
-from istio_init.model.rules import Rule
-from istio_init.model.targets import (
+from istio_init.dialects.iptables.parse import parse_rule, words
+from istio_init.dialects.iptables.render import rule_text
+from istio_init.dialects.iptables.rules import Rule
+from istio_init.dialects.iptables.targets import (
     ACCEPT,
     DROP,
     RETURN,

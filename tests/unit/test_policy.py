@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
-from istio_init.dialects.render import rule_text
-from istio_init.model.matches import IdRange, PortRange
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import MarkRoute, Routing
-from istio_init.model.rules import RuleSet
-from istio_init.policy import sidecar
+from istio_init.dialects.iptables.matches import IdRange, PortRange
+from istio_init.dialects.iptables.render import rule_text
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.tables import Table
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.routing import MarkRoute, Routing
+from istio_init.netfilter.family import Family
 
 NAT, MANGLE, RAW = Table.NAT, Table.MANGLE, Table.RAW
 TPROXY = InterceptionMode.TPROXY

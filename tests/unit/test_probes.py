@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.config.model import ALL, Config, Surroundings
-from istio_init.model.matches import IPNetwork
-from istio_init.model.netfilter import Family
+from istio_init.dialects.iptables.matches import IPNetwork
+from istio_init.netfilter.family import Family
+from istio_init.prove.ground import BLOCKS, free_link, free_name
+from istio_init.prove.model import Facts
+from istio_init.prove.probes import plan, spots
+from istio_init.system.spots import IPAddress, Side, Spot
 from istio_init.trace.packet import Direction
-from istio_init.verify.ground import BLOCKS, free_link, free_name
-from istio_init.verify.model import Facts, IPAddress, Side, Spot
-from istio_init.verify.probes import plan, spots
 
 from .strategies import configs, surroundings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from istio_init.errors import NoBackendError, ToolError
-from istio_init.kernel import process
-from istio_init.kernel.process import find_binary
+from istio_init.system import process
+from istio_init.system.process import find_binary
 
 
 def shell(script: str, *, stdin: str = "", timeout: float = 20.0, **env: str) -> process.Completed:

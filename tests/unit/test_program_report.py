@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 import istio_init
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.tables import Table
 from istio_init.errors import ConfigError, IstioInitError, NamespaceError, NotWantedError, VerificationError
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import LiveRouting, MarkRoute, Routing
-from istio_init.model.rules import RuleSet
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
+from istio_init.netfilter.family import Family
 from istio_init.plan.make import Live, make_plan
 from istio_init.plan.model import BackendPlan, Plan
-from istio_init.policy import sidecar
-from istio_init.programmer import Done
 from istio_init.report.plan_text import plan_lines
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
+from istio_init.stores.programmer import Done
 
 from .strategies import configs, planted, rule_set, surroundings
 

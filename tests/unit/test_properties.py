@@ -7,20 +7,21 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.backends.fake import Fake
 from istio_init.config.model import ALL, Config, Surroundings
-from istio_init.dialects.parse import parse_rule
-from istio_init.dialects.render import rule_text
-from istio_init.dialects.save import holds_exactly, parse_save, render_save, with_texts
-from istio_init.model.matches import OpaqueMatch
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Entry, Rule, RuleSet, is_builtin
-from istio_init.model.targets import RETURN
+from istio_init.dialects.iptables.matches import OpaqueMatch
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.render import rule_text
+from istio_init.dialects.iptables.rules import Entry, Rule, RuleSet, is_builtin
+from istio_init.dialects.iptables.save import holds_exactly, parse_save, render_save, with_texts
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import RETURN
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours, recognise
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff, ours_alone
 from istio_init.plan.model import Append, Delete, FamilyPlan, Insert
 from istio_init.plan.sequence import common_pairs, is_subsequence
-from istio_init.policy import sidecar
-from istio_init.roles.recognise import is_istio_chain, is_ours, recognise
+from istio_init.stores.fake import Fake
 
 from .strategies import Planted, configs, opaque_words, planted, rule_set, rules, surroundings, texts_of, tuples_of
 

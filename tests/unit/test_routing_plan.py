@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
-from istio_init.kernel.routing import exactly
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.routing import LiveRouting, MarkRoute, Routing
-from istio_init.model.rules import RuleSet
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.tables import Table
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
+from istio_init.netfilter.family import Family
 from istio_init.plan.make import Live, make_plan
 from istio_init.plan.model import BackendPlan, Plan
 from istio_init.plan.routing import ours, to_add, to_remove
-from istio_init.policy import sidecar
 from istio_init.report.handover import handover
-from istio_init.roles.recognise import recognise
+from istio_init.system.routing import exactly
 
 from .strategies import rule_set
 

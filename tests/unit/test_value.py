@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from istio_init.model.matches import Address, IdRange, PortRange
-from istio_init.model.netfilter import Family
-from istio_init.model.routing import MarkRoute
-from istio_init.model.value import Value
+from istio_init.dialects.iptables.matches import Address, IdRange, PortRange
+from istio_init.mesh.routing import MarkRoute
+from istio_init.netfilter.family import Family
+from istio_init.value import Value
 
 
 class Point(Value):

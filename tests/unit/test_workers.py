@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from istio_init.errors import ConfigError, NamespaceError, ToolError
-from istio_init.kernel.workers import in_child, spread
+from istio_init.system.workers import in_child, spread
 
 
 def test_a_result_comes_back_from_a_child() -> None:

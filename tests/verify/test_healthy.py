@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 from support.command import istio_init
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.owners import Owner
 from istio_init.testing.pods import HOSTS, Pod
 

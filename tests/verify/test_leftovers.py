@@ -13,13 +13,13 @@ from support.command import PROGRAM, environment
 from support.rules import legacy_tables, routing
 
 from istio_init.config.model import ALL, Config, Surroundings
-from istio_init.kernel import places
-from istio_init.kernel.observe import observe
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.observe.namespace import observe
+from istio_init.prove.model import Report
+from istio_init.prove.validation import validate
+from istio_init.system import places
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
-from istio_init.validation import validate
-from istio_init.verify.model import Report
 
 from .proof import NOT_PROVED, apply, verify
 

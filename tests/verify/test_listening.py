@@ -6,10 +6,10 @@ import socket
 
 import pytest
 
-from istio_init.kernel.listening import TOKEN, Listener, listen
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
+from istio_init.system.listening import TOKEN, Listener, listen
+from istio_init.system.spots import Arrival, Side, Spot
 from istio_init.testing.namespaces import Namespace
-from istio_init.verify.model import Arrival, Side, Spot
 
 SPOT = Spot(Side.POD, "tcp", Family.IPV4, 15001)
 OURS = b"0123456789abcdef"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.pods import HOSTS, Pod
 
 from .proof import NOT_PROVED, Proof, apply, verify

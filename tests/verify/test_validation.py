@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.command import DROP_IN, PROGRAM, Result, drop_in, execute
 
-from istio_init.model.netfilter import Family
+from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import DROP, OpaqueTarget
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, place_of
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.rules import GUARDRAIL_RULES
-from istio_init.model.netfilter import Table
-from istio_init.model.rules import RuleSet
-from istio_init.model.targets import DROP, OpaqueTarget
-from istio_init.policy import sidecar
-from istio_init.trace.arguments import packet_arguments
+from istio_init.mesh.policy import sidecar
 from istio_init.trace.assume import local_marks
 from istio_init.trace.engine import Tracer
 from istio_init.trace.hooks import LOOPBACK, REDIRECTIONS
 from istio_init.trace.packet import Direction
+from istio_init.wording.arguments import packet_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

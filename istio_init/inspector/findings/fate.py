@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from itertools import islice
 
+from istio_init.dialects.iptables.rules import RuleSet, is_builtin
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import Goto, Jump
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, place_of
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
 from istio_init.inspector.release import is_older, release_span
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import RuleSet, is_builtin
-from istio_init.model.targets import Goto, Jump
-from istio_init.model.value import Value
-from istio_init.policy import sidecar
-from istio_init.roles.recognise import is_ours
-from istio_init.trace.arguments import packet_arguments
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import is_ours
+from istio_init.netfilter.family import Family
+from istio_init.space.classes import changes, oddness
+from istio_init.space.conditions import condition
+from istio_init.space.pieces import TooManyPieces
+from istio_init.space.space import Space, split
 from istio_init.trace.assume import local_marks
-from istio_init.trace.classes import changes, oddness
-from istio_init.trace.conditions import condition
 from istio_init.trace.engine import Outcome, Tracer
 from istio_init.trace.hooks import FIRST_HOOKS, REDIRECTIONS
 from istio_init.trace.packet import Direction, Packet
-from istio_init.trace.pieces import TooManyPieces
-from istio_init.trace.space import Space, split
+from istio_init.value import Value
+from istio_init.wording.arguments import packet_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from enum import Enum
 
-from istio_init.dialects.save import entry_text
+from istio_init.dialects.iptables.save import entry_text
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.role import Role
 from istio_init.inspector.infer import Inferred, infer
-from istio_init.inspector.snapshot import Snapshot
-from istio_init.inspector.words import packets
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.value import Value
-from istio_init.roles import Role
-from istio_init.roles.recognise import is_istio_chain
+from istio_init.mesh.roles.recognise import is_istio_chain
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Snapshot
+from istio_init.value import Value
+from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.config.model import Config
-    from istio_init.model.rules import Chain, Entry, RuleSet
+    from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
     from istio_init.trace.engine import Hop
 
 

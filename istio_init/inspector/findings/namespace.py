@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from istio_init.config.model import InterceptionMode
+from istio_init.dialects.role import Role
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
-from istio_init.inspector.snapshot import NATIVE_TABLES
-from istio_init.inspector.words import packets
-from istio_init.model.netfilter import Family
-from istio_init.policy.dns import DNS_CAPTURE_PORT
-from istio_init.roles import Role
+from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import NATIVE_TABLES
 from istio_init.trace.assume import is_usable
+from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.config.model import Config
-    from istio_init.inspector.snapshot import Listener, Process
-    from istio_init.model.matches import IdRange
+    from istio_init.dialects.iptables.matches import IdRange
+    from istio_init.observe.snapshot import Listener, Process
 
 PROXY_PORTS = (15001, 15006)
 PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "ztunnel"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from istio_init.config.model import ALL
-from istio_init.model.netfilter import Family
-from istio_init.model.value import Value
-from istio_init.policy.builder import PASSTHROUGH
+from istio_init.mesh.policy.builder import PASSTHROUGH
+from istio_init.netfilter.family import Family
 from istio_init.trace.assume import APP_ID, filled, is_usable
 from istio_init.trace.hooks import LOOPBACK
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.inspector.infer import Inferred
-    from istio_init.inspector.snapshot import Snapshot
+    from istio_init.observe.snapshot import Snapshot
     from istio_init.trace.packet import Packet
 
 STRANGERS = {

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from istio_init.config.model import ALL, InterceptionMode
-from istio_init.dialects.save import entry_text
+from istio_init.dialects.iptables.matches import Protocol
+from istio_init.dialects.iptables.rules import Rule, RuleSet, is_builtin
+from istio_init.dialects.iptables.save import entry_text
+from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import DROP, Goto, Jump
+from istio_init.dialects.role import Role
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, Place, View
 from istio_init.inspector.others import other_rules
 from istio_init.inspector.release import is_older, release_span
 from istio_init.inspector.shadow import shadows
-from istio_init.model.matches import Protocol
-from istio_init.model.netfilter import Family, Table
-from istio_init.model.rules import Rule, RuleSet, is_builtin
-from istio_init.model.targets import DROP, Goto, Jump
+from istio_init.mesh.policy import sidecar
+from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
+from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
-from istio_init.policy import sidecar
-from istio_init.roles import Role
-from istio_init.roles.recognise import is_istio_chain, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from istio_init.dialects.iptables.matches import PortRange
+    from istio_init.dialects.iptables.rules import Chain
     from istio_init.inspector.infer import Inferred
-    from istio_init.inspector.snapshot import NftRule
-    from istio_init.model.matches import PortRange
-    from istio_init.model.rules import Chain
+    from istio_init.observe.snapshot import NftRule
 
 TPROXY_ROLES = (Role.TPROXY_SAVE_MARK, Role.TPROXY_RESTORE_MARK, Role.TPROXY_CAPTURE, Role.TPROXY_PROXY_LOOPBACK)
 OUTBOUND_CAPTURE = (Role.OUTBOUND_CAPTURE_ALL, Role.OUTBOUND_INCLUDED_RANGE, Role.OUTBOUND_INCLUDED_PORT)

@@ -1,0 +1,1 @@
+"""Rules as iptables writes them: values, and their text to and fro. Pure."""

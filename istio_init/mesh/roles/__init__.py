@@ -1,0 +1,1 @@
+"""Why each rule exists, and how a live one is recognised."""

@@ -1,1 +1,0 @@
-"""Frozen values for what netfilter holds: pure, without any dialect's text."""

@@ -1,0 +1,193 @@
+"""Collects a snapshot of the current network namespace. Reads only: no table is created, no counter reset.
+
+What cannot be read is said, and the rest still comes.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+
+import psutil
+
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import SaveError, parse_save
+from istio_init.errors import IstioInitError
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.mesh.routing import LiveRouting
+from istio_init.netfilter.family import Family
+from istio_init.observe.snapshot import Interface, Listener, Process, Snapshot
+from istio_init.stores.detect import backends
+from istio_init.stores.nft import SAVE as NFT_SAVE
+from istio_init.system import netlink, nft_ruleset, process, routing, sockets
+from istio_init.system.namespaces import is_host
+from istio_init.system.places import Place
+from istio_init.system.resolv import name_servers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+SYSCTLS = (
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_max",
+    "net.ipv6.conf.all.disable_ipv6",
+    "net.ipv6.conf.lo.disable_ipv6",
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.all.route_localnet",
+)
+READING = 60.0
+"""Seconds for a program that prints rules."""
+
+PROGRAMS = ("iptables-nft-save", "iptables-legacy-save", "nft")
+
+
+def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions: bool = True) -> Snapshot:
+    """The namespace that the process is in; ``place`` tells whose files name its servers.
+
+    ``known`` are its processes where the caller has them; ``versions`` asks the reading programs for theirs.
+    """
+    unread: list[str] = []
+
+    def attempt(what: str, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except (IstioInitError, OSError, psutil.Error) as error:
+            unread.append(f"{what}: {_reason(error)}")
+            return otherwise
+
+    no_processes: tuple[Process, ...] = ()
+    no_sockets: list[sockets.Socket] = []
+    no_native: nft_ruleset.Native = ((), ())
+    processes, unseen = attempt("processes", _processes, (no_processes, 0)) if known is None else (known, 0)
+    found_sockets = attempt("sockets", sockets.sockets, no_sockets)
+    listeners = _listeners(found_sockets, processes)
+    native, nft_rules = attempt("native nftables", nft_ruleset.read, no_native)
+    rules, partial = _rules(unread)
+    return Snapshot(
+        label=place.label,
+        rules=rules,
+        routing=attempt("routing", lambda: routing.read(frozenset([133])), LiveRouting()),
+        unusual_routing=tuple(attempt("routing rules", netlink.unusual_rules, [])),
+        interfaces=attempt("interfaces", _interfaces, ()),
+        listeners=listeners,
+        connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
+        processes=processes,
+        unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
+        native=native,
+        nft_rules=nft_rules,
+        sysctls=_sysctls(),
+        invalid_packets=attempt("connection tracking statistics", netlink.invalid_packets, 0),
+        dns_servers=name_servers(place.resolv_conf, place.root),
+        knows_servers=not place.own_files,
+        is_host=is_host(),
+        programs=_programs() if versions else {},
+        unread=tuple(unread),
+        partial=partial,
+    )
+
+
+def _rules(unread: list[str]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
+    """The rules of both backends, and the families of which not all could be read."""
+    found: dict[tuple[str, Family], RuleSet] = {}
+    partial: set[Family] = set()
+    for backend in backends(wait=1.0):
+        try:
+            families = backend.families()
+        except (IstioInitError, OSError) as error:
+            unread.append(f"{backend.name} rules: {_reason(error)}")
+            partial.update(Family)
+            continue
+        for family in families:
+            try:
+                rules = backend.read(family, counters=True)
+            except (IstioInitError, OSError, SaveError) as error:
+                unread.append(f"{backend.name} rules of {family.value}: {_reason(error)}")
+                partial.add(family)
+                rules = _what_can_be_read(backend.name, family)
+            found[backend.name, family] = recognise(rules)
+    return found, frozenset(partial)
+
+
+def _what_can_be_read(backend: str, family: Family) -> RuleSet:
+    """The tables that iptables-nft prints beside one that it cannot print."""
+    if backend == "nft":
+        try:
+            completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
+            return parse_save(completed.stdout, family).rules
+        except (IstioInitError, SaveError):
+            pass
+    return RuleSet(family)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    text = error.message if isinstance(error, IstioInitError) else str(error)
+    return text.partition("\n")[0]
+
+
+def _processes() -> tuple[tuple[Process, ...], int]:
+    """The processes of the current namespace, and how many more this process may not look into."""
+    here = os.stat("/proc/thread-self/ns/net").st_ino
+    found, unseen = [], 0
+    for each in psutil.process_iter(["pid", "name", "uids", "gids"]):
+        try:
+            if os.stat(f"/proc/{each.pid}/ns/net").st_ino == here and each.pid != os.getpid():
+                info = each.info
+                found.append(Process(each.pid, info["name"], info["uids"].effective, info["gids"].effective))
+        except PermissionError:
+            unseen += 1
+        except (OSError, AttributeError):
+            continue
+    return tuple(found), unseen
+
+
+def _listeners(found: list[sockets.Socket], processes: tuple[Process, ...]) -> tuple[Listener, ...]:
+    by_pid = {each.pid: each for each in processes}
+    owners = sockets.owners(list(by_pid))
+    return tuple(
+        Listener(each.protocol, each.address, each.port, each.uid, by_pid.get(owners.get(each.inode, 0)))
+        for each in found
+        if each.listens
+    )
+
+
+def _interfaces() -> tuple[Interface, ...]:
+    status = psutil.net_if_stats()
+    by_name: dict[str, list[str]] = {name: [] for name in status}
+    for name, addresses in psutil.net_if_addrs().items():
+        texts = [each.address.partition("%")[0] for each in addresses if each.family.name in ("AF_INET", "AF_INET6")]
+        by_name.setdefault(name, []).extend(texts)
+    return tuple(
+        Interface(name, name in status and status[name].isup, tuple(map(ip_address, addresses)))
+        for name, addresses in by_name.items()
+    )
+
+
+def _sysctls() -> dict[str, int]:
+    found = {}
+    for name in SYSCTLS:
+        try:
+            with open(f"/proc/sys/{name.replace('.', '/')}") as file:
+                found[name] = int(file.read())
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _programs() -> dict[str, str]:
+    """The versions of the programs that read rules, as they print them."""
+    found = {}
+    for name in PROGRAMS:
+        try:
+            completed = process.run([name, "--version"], timeout=5)
+        except IstioInitError:
+            continue
+        found[name] = completed.stdout.strip()
+    return found

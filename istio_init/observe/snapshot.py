@@ -1,0 +1,140 @@
+"""Everything that is known of a namespace at one moment. Frozen data; whoever collected it is not known here."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from istio_init.mesh.routing import LiveRouting
+from istio_init.netfilter.family import Family
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.dialects.iptables.rules import RuleSet
+
+
+class Process(Value):
+    """A process of the namespace."""
+
+    pid: int
+    name: str
+    uid: int
+    gid: int
+
+
+class Listener(Value):
+    """A socket that waits for traffic: a listening TCP socket, or a bound UDP socket."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address
+    port: int
+    uid: int
+    process: Process | None = None
+
+    def __str__(self) -> str:
+        where = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        who = f" ({self.process.name}, pid {self.process.pid})" if self.process else ""
+        return f"{self.protocol} {where}:{self.port}, uid {self.uid}{who}"
+
+
+class Interface(Value):
+    """A network interface and its addresses."""
+
+    name: str
+    is_up: bool
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+
+
+class NativeChain(Value):
+    """A chain of nf_tables outside iptables-nft's tables; ``hook`` is None for one that nothing calls by itself.
+
+    ``drops`` is whether its policy drops what none of its rules takes.
+    """
+
+    family: str
+    table: str
+    name: str
+    hook: str | None
+    priority: int | None
+    rules: int
+    drops: bool = False
+
+
+NATIVE_TABLES = "istio-proxy-"
+"""How the names of Istio's own native nftables tables begin."""
+
+
+class NftRule(Value):
+    """A rule in one of iptables-nft's tables that iptables did not write, and may not print faithfully."""
+
+    family: Family
+    table: str
+    chain: str
+    number: int
+    text: str
+    """Its expressions, as nftables' JSON has them."""
+
+    def __str__(self) -> str:
+        return f"{self.family.value} {self.table} (nft): {self.chain} {self.number}: {self.text}"
+
+
+class Snapshot(Value):
+    """A namespace. What could not be read is missing, and ``unread`` says so in words.
+
+    ``rules`` are recognised rule sets by backend and family, with counters; ``partial`` are the families of which not
+    all rules could be read. ``sysctls`` are by their dotted names. ``is_live`` is false for rules from a file, of which
+    nothing else is known.
+    """
+
+    label: str
+    rules: Mapping[tuple[str, Family], RuleSet]
+    routing: LiveRouting = LiveRouting()
+    unusual_routing: tuple[tuple[Family, int], ...] = ()
+    """Routing rules, by priority, that a namespace does not have by itself and that select by more than a mark."""
+
+    interfaces: tuple[Interface, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    connections: int = 0
+    processes: tuple[Process, ...] = ()
+    unseen_owners: int = 0
+    """Sockets that wait for traffic, of processes that we may not look into."""
+
+    native: tuple[NativeChain, ...] = ()
+    nft_rules: tuple[NftRule, ...] = ()
+    sysctls: Mapping[str, int] = {}
+    invalid_packets: int = 0
+    """Packets that the connection tracker called invalid since the namespace began."""
+
+    dns_servers: tuple[IPv4Address | IPv6Address, ...] = ()
+    knows_servers: bool = True
+    """Whether ``dns_servers`` are the namespace's own; of one that is named by itself the files are not known."""
+
+    is_host: bool = False
+    is_live: bool = True
+    programs: Mapping[str, str] = {}
+    unread: tuple[str, ...] = ()
+    partial: frozenset[Family] = frozenset()
+
+    @property
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """All addresses of all interfaces."""
+        return tuple(address for each in self.interfaces for address in each.addresses)
+
+    @property
+    def not_read(self) -> tuple[str, ...]:
+        """What could not be read, in words, processes included; those matter to findings, not to what rules do."""
+        if not self.unseen_owners:
+            return self.unread
+        what = f"whose {self.unseen_owners} of the listening sockets are, which takes the capability SYS_PTRACE"
+        return (*self.unread, what)
+
+    @property
+    def has_native_redirection(self) -> bool:
+        """Whether Istio's native nftables mode redirects here."""
+        return any(each.table.startswith(NATIVE_TABLES) and each.rules for each in self.native)
+
+    def of(self, backend: str) -> dict[Family, RuleSet]:
+        """The rule sets of one backend."""
+        return {family: rules for (name, family), rules in self.rules.items() if name == backend}

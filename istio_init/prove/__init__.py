@@ -1,0 +1,1 @@
+"""What to probe in a namespace, and what a probe's fate says of its rules. Pure but for `validation.py`."""

@@ -1,0 +1,193 @@
+"""What the probes are chosen with: the policy says what has to become of a connection, the facts what can be sent.
+
+No expectation is written down a second time: it is what the tracer says of the rules that the configuration calls for.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from istio_init.config.model import ALL, InterceptionMode
+from istio_init.dialects.iptables.matches import IdRange, PortRange
+from istio_init.mesh.policy import sidecar
+from istio_init.netfilter.family import Family
+from istio_init.prove.ground import free_link, free_name
+from istio_init.prove.model import Facts, Skipped
+from istio_init.system.spots import Ground, Ids, IPAddress, Link, Probe, Side
+from istio_init.trace.engine import Outcome, Tracer
+from istio_init.trace.packet import Direction, Packet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from istio_init.config.model import Config, Surroundings
+
+LOOPBACK: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("127.0.0.1"), Family.IPV6: IPv6Address("::1")}
+PASSTHROUGH: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("127.0.0.6"), Family.IPV6: IPv6Address("::6")}
+NOWHERE: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("192.0.2.1"), Family.IPV6: IPv6Address("2001:db8::1")}
+"""Addresses for documentation: where a probe goes that has to be captured and has nobody to go to."""
+
+APP_IDS = (1000, 1001, 1999, 2999, 3999, 10000, 20000, 30000, 65533)
+APP_PORTS = (28080, 38080, 48080, 18080, 8080)
+"""Where an application would listen; ports that few have, as a listener of ours holds one for a moment."""
+
+ORDINARY_PORTS = (80, 8000, 18081, 28081)
+MOST = 8
+"""Of a long list so many entries are probed; they stand for all."""
+
+CAPTURED = ("redirect", "tproxy")
+
+
+class Planner:
+    """Collects probes. ``cast`` are those who can send, by what they are called."""
+
+    def __init__(self, config: Config, around: Surroundings, facts: Facts) -> None:
+        self.config = config
+        self.around = around
+        self.facts = facts
+        self._tracers = policy_tracers(config, around)
+        self.no_neighbour = facts.no_neighbour
+        name = free_name(config, facts)
+        if self.no_neighbour is None and name is None:
+            self.no_neighbour = "every name for an interface is taken, or excepted by the configuration"
+        self.interface = name or "eth0"
+        self.links: dict[Family, Link] = {}
+        if self.no_neighbour is None:
+            self.links = {family: free_link(family, config, facts) for family in around.families}
+        self.further: list[IPAddress] = []
+        self.cast = _cast(config, facts)
+        self.probes: list[Probe] = []
+        self.skipped: list[Skipped] = []
+
+    def expected(self, packet: Packet) -> Outcome:
+        """What the configuration's rules do with a packet in the end."""
+        return self._tracers[packet.family].trace(packet).delivered
+
+    def own_address(self, family: Family) -> IPAddress | None:
+        """An address of the namespace that clients could call."""
+        return next((each for each in self.facts.addresses if each.version == version(family)), None)
+
+    def packet(
+        self,
+        ids: Ids,
+        destination: IPAddress,
+        port: int,
+        *,
+        protocol: str = "tcp",
+        source: IPAddress | None = None,
+    ) -> Packet:
+        """An outbound packet; its source is a guess, where none is given, as the kernel chooses it."""
+        family = family_of(destination)
+        link = self.links.get(family)
+        own = self.own_address(family)
+        local = destination.is_loopback or destination in (*self.facts.addresses, PASSTHROUGH[family])
+        near = link is not None and (destination == link.theirs or destination in self.further)
+        guess = LOOPBACK[family] if destination.is_loopback else destination if local else own
+        return Packet(
+            Direction.OUTBOUND,
+            protocol,
+            source or (link.ours if near and link else guess) or LOOPBACK[family],
+            destination,
+            destination_port=port,
+            uid=ids[0],
+            gid=ids[1],
+            interface="lo" if local else self.interface if near else self._link(),
+        )
+
+    def _link(self) -> str:
+        return next((name for name in self.facts.interfaces if name != "lo"), "eth0")
+
+    def inbound(self, destination: IPAddress, port: int) -> Packet:
+        """A client's packet, which comes in by the link to the second namespace."""
+        source = self.links[family_of(destination)].theirs
+        return Packet(Direction.INBOUND, "tcp", source, destination, destination_port=port, interface=self.interface)
+
+    def add(
+        self,
+        group: str,
+        who: str,
+        packets: Iterable[Packet],
+        *,
+        captured: bool,
+        begins: Side = Side.POD,
+        waits: Side | None = None,
+        bind: IPAddress | None = None,
+    ) -> bool:
+        """Add the first of the packets that the configuration has captured, or left alone; whether there is one."""
+        for packet in packets:
+            outcome = self.expected(packet)
+            if (outcome.kind in CAPTURED) if captured else outcome.kind == "direct":
+                self.probes.append(Probe(group, who, packet, outcome, begins, waits, bind))
+                return True
+        return False
+
+    def skip(self, what: str, why: str, family: Family | None = None) -> None:
+        """Say once that something is not probed."""
+        if (entry := Skipped(what, why, family)) not in self.skipped:
+            self.skipped.append(entry)
+
+    def ground(self) -> Ground | None:
+        """The second namespace, if a probe needs one."""
+        needed = any(
+            Side.NEIGHBOUR in (probe.begins, probe.waits) or probe.packet.interface == self.interface
+            for probe in self.probes
+        )
+        return Ground(self.interface, self.links, tuple(self.further)) if self.links and needed else None
+
+    def free_port(self, ports: tuple[int, ...] = APP_PORTS) -> list[int]:
+        """Ports on which nobody listens, those of the configuration left out."""
+        own = {self.config.proxy_port, self.config.inbound_capture_port}
+        return [port for port in ports if port not in self.facts.used and port not in own]
+
+
+def policy_tracers(config: Config, around: Surroundings) -> dict[Family, Tracer]:
+    """Tracers of the rules that a configuration calls for, by family."""
+    marks = frozenset([config.tproxy_mark] if config.mode is InterceptionMode.TPROXY else [])
+    return {family: Tracer(rules, marks) for family, rules in sidecar.rules(config, around).items()}
+
+
+def family_of(address: IPAddress) -> Family:
+    """The family of an address."""
+    return Family.IPV4 if address.version == 4 else Family.IPV6
+
+
+def version(family: Family) -> int:
+    """4 or 6."""
+    return 4 if family is Family.IPV4 else 6
+
+
+def _cast(config: Config, facts: Facts) -> dict[str, Ids]:
+    """Who can send: an application and the proxy, told apart by user and by group; without privilege, we ourselves."""
+    uid, gid = facts.identity
+    if not facts.may >= {"SETUID", "SETGID"}:
+        if _within(uid, config.proxy_uids):
+            return {"user": facts.identity}
+        return {"group" if _within(gid, config.proxy_gids) else "app": facts.identity}
+    group_excluded = config.owner_groups_exclude if config.owner_groups is ALL else ()
+    group_included = () if config.owner_groups is ALL else config.owner_groups
+    users = [each for each in _ids((), config.proxy_uids) if facts.has_user(each)]
+    groups = [each for each in _ids(group_included, (*config.proxy_gids, *group_excluded)) if facts.has_group(each)]
+    found: dict[str, Ids] = {}
+    if users and groups:
+        found["app"] = users[0], groups[0]
+    if groups and facts.has_user(proxy := config.proxy_uids[0].first):
+        found["user"] = proxy, groups[0]
+    if users and facts.has_group(proxy := config.proxy_gids[0].first):
+        found["group"] = users[0], proxy
+    return found
+
+
+def _ids(included: tuple[IdRange, ...], excluded: tuple[IdRange, ...]) -> list[int]:
+    """Ids that may stand for an application."""
+    wanted = [number for each in included for number in (each.first, each.last)] if included else list(APP_IDS)
+    return [each for each in wanted if not _within(each, excluded)]
+
+
+def _within(number: int, ranges: Iterable[IdRange]) -> bool:
+    return any(each.first <= number <= each.last for each in ranges)
+
+
+def ports_of(ranges: Iterable[PortRange]) -> list[int]:
+    """The first port of each range, each once."""
+    return list(dict.fromkeys(max(1, each.first) for each in ranges))

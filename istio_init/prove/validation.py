@@ -1,0 +1,215 @@
+"""Proves the current network namespace with real connections: facts, probes, sending them, judging what was seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import ExitStack
+from ipaddress import ip_network
+
+from istio_init.config.model import Surroundings
+from istio_init.errors import IstioInitError, ToolError
+from istio_init.observe.snapshot import Snapshot
+from istio_init.prove.judge import verdict
+from istio_init.prove.model import Facts, Plan, Report, Skipped, Verdict
+from istio_init.prove.planner import policy_tracers
+from istio_init.prove.probes import PROBE_PORT, plan, spots
+from istio_init.prove.reason import Live
+from istio_init.system import namespaces, netlink
+from istio_init.system.neighbour import Neighbour
+from istio_init.system.privileges import capabilities
+from istio_init.system.probing import Run
+from istio_init.system.sockets import sockets
+from istio_init.system.spots import NO_PORT, Ground, Ids, IPAddress, Probe
+from istio_init.trace.assume import is_usable
+from istio_init.visible import visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from istio_init.config.model import Config
+    from istio_init.dialects.iptables.matches import IPNetwork
+
+UNROUTED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+TURN = 10.0
+"""Seconds to wait for another run in the namespace, whose rules or listeners ours would meet."""
+
+NEEDED = ("NET_ADMIN", "SYS_ADMIN")
+ALL_NEEDED = (*NEEDED, "SETUID", "SETGID")
+
+
+def validate(
+    config: Config,
+    around: Surroundings,
+    snapshot: Snapshot,
+    *,
+    timeout: float,
+    probe_port: int = PROBE_PORT,
+    announce: Callable[[str], None],
+) -> Report:
+    """Probe what a configuration has to bring about in the current network namespace.
+
+    Args:
+        config: what is to be proved.
+        around: the families and name servers that it holds for.
+        snapshot: the namespace as it was read; its rules explain what fails.
+        timeout: seconds for each probe.
+        probe_port: where the proxy connects to the passthrough address.
+        announce: told, before anything is added to the namespace, what that is.
+
+    Raises:
+        BusyError: another run is at work in the namespace and does not end.
+    """
+    turn = namespaces.lock(TURN)
+    try:
+        facts = _facts(snapshot)
+        chosen = plan(config, around, facts, probe_port)
+        try:
+            return _carry_out(chosen, config, around, facts, snapshot, timeout, announce)
+        except NeighbourError as error:
+            facts = facts.replace(no_neighbour=error.message)
+            chosen = plan(config, around, facts, probe_port)
+            return _carry_out(chosen, config, around, facts, snapshot, timeout, announce)
+    finally:
+        os.close(turn)
+
+
+class NeighbourError(ToolError):
+    """There can be no second namespace."""
+
+
+def _carry_out(
+    chosen: Plan,
+    config: Config,
+    around: Surroundings,
+    facts: Facts,
+    snapshot: Snapshot,
+    timeout: float,
+    announce: Callable[[str], None],
+) -> Report:
+    with ExitStack() as stack:
+        neighbour = _neighbour(chosen.ground, announce, stack)
+        run = Run(chosen.probes, spots(chosen.probes, config, _proxy(config, facts)), neighbour)
+        seen = run.probe(timeout)
+    live = Live(snapshot)
+    verdicts: list[Verdict] = []
+    skipped = list(chosen.skipped)
+    for probe, each in zip(chosen.probes, seen, strict=True):
+        occupant = _occupant(probe, run, snapshot)
+        if probe.packet.protocol == "udp" and occupant is not None:
+            why = f"{occupant} listens there already, and over UDP nothing tells who answers"
+            skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}/udp", why, probe.family))
+        elif (blocked := run.blocked(probe)) is not None or each.failure == NO_PORT:
+            why = f"a connection has port {blocked.port} there" if blocked is not None else NO_PORT
+            skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
+        else:
+            verdicts.append(verdict(probe, each, live, occupant))
+    problems, doubts = live.elsewhere(chosen.probes, policy_tracers(config, around))
+    problems = [*problems, *_half_a_proxy(config, run)]
+    lacks = not facts.may.issuperset(ALL_NEEDED)
+    return Report(
+        tuple(verdicts),
+        tuple(skipped),
+        tuple(doubts),
+        tuple(problems),
+        lacks_privileges=lacks,
+        wants_capture=_wants_capture(config),
+    )
+
+
+def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
+    """Where the proxy listens on one of the ports that connections come to, and nobody on the other."""
+    heard = {spot.port for spot in run.taken if spot.protocol == "tcp"}
+    ports = {"outbound": config.proxy_port, "inbound": config.inbound_capture_port}
+    for direction, port in ports.items():
+        if heard & set(ports.values()) and port not in heard:
+            [other] = heard & set(ports.values())
+            yield f"somebody listens on port {other}, but nobody on {port}, where {direction} connections come"
+
+
+def _wants_capture(config: Config) -> bool:
+    """Whether anything has to come to the proxy that a probe could show."""
+    return bool(config.inbound_ports or config.outbound_ranges or config.outbound_ports or config.redirect_dns)
+
+
+def _proxy(config: Config, facts: Facts) -> Ids | None:
+    """The proxy's user and group, if we can act as it."""
+    ids = config.proxy_uids[0].first, config.proxy_gids[0].first
+    return ids if facts.may >= {"SETUID", "SETGID"} and facts.has_user(ids[0]) and facts.has_group(ids[1]) else None
+
+
+def _neighbour(ground: Ground | None, announce: Callable[[str], None], stack: ExitStack) -> Neighbour | None:
+    """The second namespace, if one is needed, until the stack ends.
+
+    Raises:
+        NeighbourError: it cannot be made.
+    """
+    if ground is None:
+        return None
+    addresses = " and ".join(f"{link.ours}/{link.prefix_length}" for link in ground.links.values())
+    routes = f", with routes to {', '.join(map(str, ground.further))}" if ground.further else ""
+    announce(f"for the time of the probes there is an interface {ground.interface} with {addresses}{routes}")
+    try:
+        return stack.enter_context(Neighbour(ground))
+    except IstioInitError as error:
+        raise NeighbourError(error.message) from None
+
+
+def _occupant(probe: Probe, run: Run, snapshot: Snapshot) -> str | None:
+    """Who listens, instead of us, where a probe has to come out."""
+    spot = run.occupied(probe)
+    if spot is None:
+        return None
+    found = [each for each in snapshot.listeners if (each.protocol, each.port) == (spot.protocol, spot.port)]
+    process = found[0].process if found else None
+    return f"{visible(process.name)} (pid {process.pid})" if process is not None else "somebody else"
+
+
+def _facts(snapshot: Snapshot) -> Facts:
+    found = sockets()
+    may = capabilities()
+    missing = [f"CAP_{name}" for name in NEEDED if name not in may]
+    no_neighbour = f"a second namespace takes {' and '.join(missing)}" if missing else None
+    if namespaces.is_host():
+        no_neighbour = "the host's own namespace gets no second one beside it"
+    usable = [each.address for each in netlink.addresses() if is_usable(each.address)]
+    names = [each.name for each in snapshot.interfaces] or [name for _, name in socket.if_nameindex()]
+    return Facts(
+        addresses=tuple(usable),
+        interfaces=tuple(names),
+        used=frozenset(each.port for each in found),
+        peers=frozenset(each.peer[0] for each in found if not each.listens),
+        taken=_taken() if no_neighbour is None else (),
+        identity=(os.geteuid(), os.getegid()),
+        may=may,
+        reaches=_reaches,
+        has_user=lambda number: not namespaces.unmapped_ids([(number, number)]),
+        has_group=lambda number: not namespaces.unmapped_ids([(number, number)], groups=True),
+        no_neighbour=no_neighbour,
+    )
+
+
+def _taken() -> tuple[IPNetwork, ...]:
+    """The ranges that routes lead to, default routes aside, and those of addresses."""
+    found: list[IPNetwork] = [
+        ip_network(f"{each.address}/{each.prefix_length}", strict=False) for each in netlink.addresses()
+    ]
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        for route in ip.get_routes(family=2) + ip.get_routes(family=10):
+            if route["dst_len"] and (destination := route.get_attr("RTA_DST")):
+                found.append(ip_network(f"{destination}/{route['dst_len']}", strict=False))
+    return tuple(dict.fromkeys(found))
+
+
+def _reaches(address: IPAddress) -> bool:
+    """Whether there is a route to an address; asking sends nothing."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asked:
+            return asked.connect_ex((str(address), 9)) not in UNROUTED
+    except OSError:
+        return False

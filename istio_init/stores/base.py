@@ -1,0 +1,48 @@
+"""What a store is: a place where the kernel keeps rules, which can be read and changed."""
+
+from __future__ import annotations
+
+from istio_init.dialects.iptables.tables import Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Protocol
+
+    from istio_init.dialects.iptables.rules import Rule, RuleSet
+    from istio_init.netfilter.family import Family
+    from istio_init.plan.model import TableEdit
+
+    class Store(Protocol):
+        """Rules of the current network namespace, in one of the kernel's two rule stores."""
+
+        @property
+        def name(self) -> str:
+            """``nft`` or ``legacy``."""
+
+        @property
+        def means(self) -> str:
+            """How it is reached, for the curious: the programs or the library."""
+
+        def families(self) -> tuple[Family, ...]:
+            """The families in which tables exist. Looking creates none."""
+
+        def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
+            """The rules of a family; ``known`` spares parsing texts whose meaning the caller has. Creates no table.
+
+            ``counters`` asks for those of each rule.
+
+            Raises:
+                ToolError: they cannot be read.
+            """
+
+        def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
+            """Carry the edits out in order, each table in one transaction; a failing table is left as it was.
+
+            Raises:
+                BusyError: somebody else held the lock for too long.
+                ToolError: the kernel refused; tables before the failing one are committed.
+            """
+
+
+XTABLES = frozenset(table.value for table in Table)

@@ -1,0 +1,142 @@
+"""iptables-legacy: rules in the kernel's own tables, through python-iptables or through the legacy programs.
+
+python-iptables keeps its state for the life of a process, opens every table that it is asked about, and ends the
+process when both families meet in it. So it runs in a child of its own for each reading and each commit, and every
+use is preceded by a look at which tables exist: opening one creates it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import parse_save
+from istio_init.dialects.iptables.tables import Table
+from istio_init.errors import PrivilegeError, ToolError
+from istio_init.netfilter.family import Family
+from istio_init.plan.restore import render_restore
+from istio_init.stores.failure import LOCK_HELD_STATUS, failure
+from istio_init.system import process
+from istio_init.system.process import Completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from istio_init.dialects.iptables.rules import Rule
+    from istio_init.plan.model import TableEdit
+
+SAVE = {Family.IPV4: "iptables-legacy-save", Family.IPV6: "ip6tables-legacy-save"}
+RESTORE = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
+TABLE_NAMES = {Family.IPV4: "/proc/self/net/ip_tables_names", Family.IPV6: "/proc/self/net/ip6_tables_names"}
+TIMEOUT = 60.0
+CHILD = "istio_init.stores.iptc_child"
+CANNOT_WORK = 3
+"""The child's exit status when python-iptables cannot work and nothing was changed."""
+
+
+_held: dict[Family, int] = {}
+
+
+def hold_table_names() -> None:
+    """Open the lists of the current namespace's tables now, for a process that will not be allowed to later.
+
+    They belong to the machine's root where the namespace was made before its user namespace had any user.
+    """
+    for family, path in TABLE_NAMES.items():
+        try:
+            _held[family] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+
+
+def existing_tables(family: Family) -> frozenset[Table]:
+    """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
+
+    Raises:
+        PrivilegeError: their list may not be read.
+    """
+    try:
+        names = os.open(TABLE_NAMES[family], os.O_RDONLY) if family not in _held else _held[family]
+    except FileNotFoundError:
+        return frozenset()
+    except PermissionError:
+        raise PrivilegeError(f"{TABLE_NAMES[family]} may not be read", fix="run as root") from None
+    try:
+        return frozenset(Table(name) for name in os.pread(names, 4096, 0).decode().split())
+    finally:
+        if family not in _held:
+            os.close(names)
+
+
+class IptablesLegacy:
+    """The legacy backend."""
+
+    name = "legacy"
+
+    def __init__(self, wait: float, *, binding: bool = True) -> None:
+        """``binding`` false uses the programs from the start; else they are used once python-iptables cannot work."""
+        self.wait = wait
+        self._binding = dict.fromkeys(Family, binding)
+        self.doubts = ""
+        """Why python-iptables cannot work here, in its own words."""
+
+    @property
+    def means(self) -> str:
+        """How rules are reached, as far as it is known."""
+        return "python-iptables" if all(self._binding.values()) else f"iptables-legacy-restore ({self.doubts})"
+
+    def families(self) -> tuple[Family, ...]:
+        return tuple(family for family in Family if existing_tables(family))
+
+    def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
+        tables = existing_tables(family)
+        if not tables:
+            return RuleSet(family)
+        names = [table.value for table in Table if table in tables]
+        completed = self._through_binding(family, "read", *names)
+        if completed is None:
+            return self._read_with_program(family, names, known, counters=counters)
+        if completed.status != 0:
+            raise failure(completed)
+        return parse_save(completed.stdout, family, known).rules
+
+    def _read_with_program(
+        self, family: Family, names: list[str], known: Mapping[str, Rule] | None, *, counters: bool
+    ) -> RuleSet:
+        """Read table by table: the program itself would read the list of tables, which it may not be allowed to."""
+        text = ""
+        for name in names:
+            completed = process.run([SAVE[family], "-t", name, *(["-c"] if counters else [])], timeout=TIMEOUT)
+            if completed.status != 0:
+                raise failure(completed)
+            text += completed.stdout
+        return parse_save(text, family, known).rules
+
+    def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
+        text = render_restore(edits)
+        completed = self._through_binding(family, "commit", f"{self.wait:g}", stdin=text)
+        if completed is None:
+            argv = [RESTORE[family], "--noflush", "--wait", str(max(1, round(self.wait)))]
+            completed = process.run(argv, stdin=text, timeout=TIMEOUT + self.wait)
+        if completed.status != 0:
+            raise failure(completed, text)
+
+    def _through_binding(self, family: Family, *args: str, stdin: str = "") -> Completed | None:
+        """Ask the child; None where python-iptables cannot work, which is then not tried again."""
+        if not self._binding[family]:
+            return None
+        argv = [sys.executable, "-m", CHILD, family.value, *args]
+        try:
+            completed = process.run(argv, stdin=stdin, timeout=TIMEOUT + self.wait)
+        except ToolError as error:
+            completed = Completed(tuple(argv), CANNOT_WORK, "", error.message)
+        if completed.status in (0, 1, LOCK_HELD_STATUS):
+            return completed.replace(argv=("python-iptables",))
+        self.doubts = completed.stderr.strip().rpartition("\n")[2] or f"it ended with status {completed.status}"
+        self._binding[family] = False
+        if args[0] == "commit" and completed.status != CANNOT_WORK:
+            # It died in the middle; only reading again can tell what it had done.
+            raise failure(completed.replace(argv=("python-iptables",)), stdin)
+        return None

@@ -1,0 +1,52 @@
+"""What a configuration means in the namespace that the process is in: its addresses and name servers decide too."""
+
+from __future__ import annotations
+
+from istio_init.config.model import Surroundings
+from istio_init.errors import IstioInitError
+from istio_init.mesh.policy import sidecar
+from istio_init.stores.programmer import Wanted
+from istio_init.system import netlink
+from istio_init.system.resolv import name_servers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from istio_init.config.model import Config
+    from istio_init.system.places import Place
+
+NOTHING = Wanted({})
+"""What a clean-up wants."""
+
+
+def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
+    """The rules and the routing that a configuration means here.
+
+    Raises:
+        IstioInitError: no address of the namespace can be used.
+    """
+    addresses = [each.address for each in netlink.addresses()]
+    ipv6 = sidecar.captures_ipv6(addresses, dual_stack=config.dual_stack)
+    if ipv6 is None:
+        found = ", ".join(map(str, addresses)) or "none"
+        raise IstioInitError(
+            f"{place.label}: no local address that could be captured (addresses: {found})",
+            fix="run after the network is set up; loopback and link-local addresses do not count",
+        )
+    servers = name_servers(place.resolv_conf, place.root) if config.redirect_dns else ()
+    if config.redirect_dns and not servers and not config.capture_all_dns:
+        warn(f"DNS capture is off: {place.resolv_conf} names no server; --capture-all-dns captures without one")
+        config = config.replace(redirect_dns=False)
+    elif config.redirect_dns and place.own_files and not config.capture_all_dns:
+        warn(f"{place.label}: DNS servers are taken from {place.resolv_conf}, which may not be the pod's")
+    around = Surroundings(ipv6, servers)
+    key = (config, around)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = Wanted(sidecar.rules(config, around), sidecar.routing(config, around), config)
+    return _LAST[key]
+
+
+_LAST: dict[tuple[Config, Surroundings], Wanted] = {}
+"""The last answer: many namespaces programmed in one run mostly want the same."""

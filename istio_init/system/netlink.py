@@ -1,0 +1,204 @@
+"""Asks the kernel over netlink, and only asks: addresses, routing rules, routes, nf_tables' tables.
+
+Changes go through pyroute2. Reading does not, because every pod's start reads and importing pyroute2 takes several
+times as long as programming the rules; most pods need no change of their routing. Formats: linux/netlink.h,
+rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
+"""
+
+from __future__ import annotations
+
+# The C module: `socket` itself builds four enums of every constant, at each start.
+import _socket
+import errno
+import os
+import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from istio_init.errors import PrivilegeError, ToolError
+from istio_init.netfilter.family import Family
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AF_NETLINK = 16
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
+NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
+CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
+RTN_LOCAL = 2
+FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK = 6, 10, 16
+FRA_TELLING_NOTHING = frozenset([FRA_PRIORITY, 14, 15, 18, 21])
+"""Besides the priority, the suppressed prefix length, the table, padding and who made the rule."""
+
+FIB_RULE_INVERT, FR_ACT_TO_TBL = 0x2, 1
+MAIN_RULE = 32766
+OWN_RULES = {0: 255, MAIN_RULE: 254, 32767: 253}
+"""The rules that each namespace has from the start: priority and table."""
+FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
+"""Address family numbers, which nf_tables' families share (AF_INET, AF_INET6)."""
+
+
+class LocalAddress(Value):
+    """An address of the namespace; ``index`` is its interface's, 1 for lo."""
+
+    address: IPv4Address | IPv6Address
+    prefix_length: int
+    index: int
+
+
+class MarkRule(Value):
+    """A routing rule that selects by packet mark."""
+
+    family: Family
+    mark: int
+    mask: int
+    table: int
+
+
+def addresses() -> list[LocalAddress]:
+    """Every address of every interface of the current network namespace."""
+    found = []
+    for body in _dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
+        _, prefix_length, _, _, index = struct.unpack_from("=BBBBI", body)
+        attributes = parse_attributes(body, 8)
+        packed = attributes.get(2) or attributes.get(1)
+        if packed and len(packed) in (4, 16):
+            found.append(LocalAddress(ip_address(packed), prefix_length, index))
+    return found
+
+
+def mark_rules() -> list[MarkRule]:
+    """The routing rules of both families that select by mark."""
+    found = []
+    for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+        family, table = body[0], body[4]
+        attributes = parse_attributes(body, 12)
+        if FRA_FWMARK in attributes and family in FAMILIES:
+            mask = _number(attributes[FRA_FWMASK]) if FRA_FWMASK in attributes else 0xFFFFFFFF
+            wide = _number(attributes[15]) if 15 in attributes else table
+            found.append(MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide))
+    return found
+
+
+def unusual_rules() -> list[tuple[Family, int]]:
+    """The routing rules, by family and priority, that are neither the kernel's own three nor a mark's alone."""
+    found = []
+    for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+        family, destination, source, tos, table, _, _, action = struct.unpack_from("=8B", body)
+        flags = _number(body[8:12])
+        attributes = parse_attributes(body, 12)
+        priority = _number(attributes[FRA_PRIORITY]) if FRA_PRIORITY in attributes else 0
+        is_plain = not (destination or source or tos or flags & FIB_RULE_INVERT) and action == FR_ACT_TO_TBL
+        tells = attributes.keys() - FRA_TELLING_NOTHING
+        if is_plain and not tells and OWN_RULES.get(priority) == table:
+            continue
+        whole = FRA_FWMASK not in attributes or _number(attributes[FRA_FWMASK]) == 0xFFFFFFFF
+        if is_plain and whole and FRA_FWMARK in tells <= {FRA_FWMARK, FRA_FWMASK} and priority < MAIN_RULE:
+            continue
+        if family in FAMILIES:
+            found.append((FAMILIES[family], priority))
+    return found
+
+
+def local_default_tables() -> set[tuple[Family, int]]:
+    """Routing tables that deliver everything locally: those with ``local default dev lo``."""
+    found = set()
+    for body in _dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
+        family, prefix_length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
+        attributes = parse_attributes(body, 12)
+        if kind == RTN_LOCAL and prefix_length == 0 and family in FAMILIES and attributes.get(4) == _LO:
+            found.add((FAMILIES[family], _number(attributes[15]) if 15 in attributes else table))
+    return found
+
+
+_LO = struct.pack("=I", 1)
+
+
+def nft_tables() -> set[tuple[Family, str]] | None:
+    """Names of nf_tables' tables of the two IP families; None where the kernel has no nf_tables.
+
+    Raises:
+        PrivilegeError: CAP_NET_ADMIN is missing.
+    """
+    try:
+        bodies = list(_dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4)))
+    except PermissionError:
+        raise PrivilegeError(
+            "the kernel's nf_tables may not be read", fix="run as root, or with the capability NET_ADMIN"
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+            return None
+        raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
+    named = [(body[0], parse_attributes(body, 4)[1].rstrip(b"\0").decode()) for body in bodies]
+    return {(FAMILIES[family], name) for family, name in named if family in FAMILIES}
+
+
+def nft_rule_numbers() -> dict[tuple[Family, str, str, int], int]:
+    """The number in its chain, from 1, of each rule of the two IP families, by table, chain and handle."""
+    found: dict[tuple[Family, str, str, int], int] = {}
+    counts: dict[tuple[Family, str, str], int] = {}
+    for body in _dump(NETLINK_NETFILTER, NFT_GET_RULES, bytes(4)):
+        if body[0] not in FAMILIES:
+            continue
+        attributes = parse_attributes(body, 4)
+        table, chain = (attributes[kind].rstrip(b"\0").decode(errors="surrogateescape") for kind in (1, 2))
+        place = FAMILIES[body[0]], table, chain
+        counts[place] = counts.get(place, 0) + 1
+        found[*place, int.from_bytes(attributes[3], "big")] = counts[place]
+    return found
+
+
+def invalid_packets() -> int:
+    """Packets that connection tracking called invalid in this namespace, over all processors."""
+    total = 0
+    try:
+        for body in _dump(NETLINK_NETFILTER, CT_GET_STATS, bytes(4)):
+            if CTA_STATS_INVALID in (attributes := parse_attributes(body, 4)):
+                total += int.from_bytes(attributes[CTA_STATS_INVALID], "big")
+    except OSError as error:
+        raise ToolError(f"they cannot be read: {error.strerror}") from error
+    return total
+
+
+def _dump(protocol: int, request: int, header: bytes) -> Iterator[bytes]:
+    """The payload of each message that answers a dump request."""
+    with_header = struct.pack("=IHHII", 16 + len(header), request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + header
+    channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
+    try:
+        channel.send(with_header)
+        while True:
+            data = channel.recv(1 << 18)
+            offset = 0
+            while offset + 16 <= len(data):
+                length, kind = struct.unpack_from("=IH", data, offset)
+                body = data[offset + 16 : offset + length]
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", body)[0]
+                    raise OSError(number, os.strerror(number))
+                yield body
+                offset += (length + 3) & ~3
+    finally:
+        channel.close()
+
+
+def parse_attributes(body: bytes, offset: int) -> dict[int, bytes]:
+    """The attributes that stand in a message's payload from an offset on, by their kind."""
+    found = {}
+    while offset + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, offset)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = body[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _number(packed: bytes) -> int:
+    return int(struct.unpack("=I", packed)[0])

@@ -1,0 +1,164 @@
+"""The kernel's own trace of packets through nf_tables: which rules matched, as it tells over netlink.
+
+``nft monitor trace`` prints the same messages. Read here they need no parsing of text, and they are heard from the
+moment on that the socket is open. Formats: linux/netfilter/nf_tables.h, NFT_MSG_TRACE.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import TracebackType
+from typing import Self
+
+from istio_init.errors import PrivilegeError, ToolError
+from istio_init.netfilter.family import Family
+from istio_init.system.netlink import FAMILIES, parse_attributes
+from istio_init.system.nft_table import open_channel
+from istio_init.value import Value
+
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+SO_RCVBUFFORCE = 33
+NFNLGRP_NFTRACE = 9
+NFT_MSG_TRACE = (10 << 8) | 17
+TABLE, CHAIN, HANDLE, KIND, ID, NETWORK_HEADER, TRANSPORT_HEADER, IIF, OIF, MARK = 1, 2, 3, 4, 6, 8, 9, 10, 12, 14
+RULE = 3
+"""Attributes, and the kind of message that tells of a rule."""
+
+INET = 1
+BUFFER = 1 << 25
+PROTOCOLS = {6: "tcp", 17: "udp"}
+SYN, ACK = 0x02, 0x10
+
+
+class Headers(Value):
+    """What a packet looked like when a base chain began."""
+
+    protocol: str
+    source: IPv4Address | IPv6Address
+    destination: IPv4Address | IPv6Address
+    source_port: int
+    destination_port: int
+    flags: int = 0
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is a connection's first packet, as far as the packet tells."""
+        return self.protocol != "tcp" or self.flags & (SYN | ACK) == SYN
+
+
+class Passage(Value):
+    """A packet's way through one base chain and what it calls: the rules that matched, by chain and handle.
+
+    ``family`` is None for a table of both; interfaces are indices. ``number`` is the packet's, the same
+    for all its passages from one interface to the next.
+    """
+
+    number: int
+    family: Family | None
+    table: str
+    hook: str
+    headers: Headers
+    entered_by: int | None
+    leaves_by: int | None
+    mark: int
+    rules: list[tuple[str, int]]
+
+
+class Listener:
+    """Hears the trace of the current network namespace while its context lasts."""
+
+    def __enter__(self) -> Self:
+        self._socket = open_channel()
+        try:
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTRACE)
+        except PermissionError:
+            self._socket.close()
+            fix = "run as root, or with the capability NET_ADMIN"
+            raise PrivilegeError("the kernel's trace may not be read", fix=fix) from None
+        except OSError as error:
+            self._socket.close()
+            raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        except PermissionError:  # It takes a capability over the whole machine; within limits anybody may ask.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self._open: dict[int, Passage] = {}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._socket.close()
+
+    def passages(self, *, quiet: float, timeout: float = 5.0) -> list[Passage]:
+        """What was told since the last call, until nothing more came for ``quiet`` seconds.
+
+        Raises:
+            ToolError: messages were lost, as more came than were read.
+        """
+        found: list[Passage] = []
+        deadline = time.monotonic() + timeout
+        while (remaining := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(min(quiet, remaining))
+            try:
+                data = self._socket.recv(1 << 18)
+            except TimeoutError:
+                break
+            except OSError as error:
+                raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
+            self._take(data, found)
+        return found
+
+    def _take(self, data: bytes, found: list[Passage]) -> None:
+        """Add what a datagram tells."""
+        offset = 0
+        while offset + 20 <= len(data):
+            length, kind = struct.unpack_from("=IH", data, offset)
+            if kind == NFT_MSG_TRACE:
+                attributes = parse_attributes(data[offset + 16 : offset + length], 4)
+                number = int.from_bytes(attributes[ID], "big")
+                if NETWORK_HEADER in attributes and (headers := _headers(attributes)) is not None:
+                    self._open[number] = _passage(number, data[offset + 16], attributes, headers)
+                    found.append(self._open[number])
+                elif NETWORK_HEADER in attributes:
+                    self._open.pop(number, None)
+                # At the end of a base chain the kernel tells of a rule once more, but of none.
+                is_rule = HANDLE in attributes and int.from_bytes(attributes[KIND], "big") == RULE
+                if number in self._open and is_rule:
+                    rule = _text(attributes[CHAIN]), int.from_bytes(attributes[HANDLE], "big")
+                    self._open[number].rules.append(rule)
+            offset += (length + 3) & ~3
+
+
+def _passage(number: int, family: int, attributes: dict[int, bytes], headers: Headers) -> Passage:
+    numbers = {kind: int.from_bytes(attributes[kind], "big") for kind in (IIF, OIF, MARK) if kind in attributes}
+    return Passage(
+        number,
+        FAMILIES.get(family),
+        _text(attributes[TABLE]),
+        _text(attributes[CHAIN]),
+        headers,
+        numbers.get(IIF),
+        numbers.get(OIF),
+        numbers.get(MARK, 0),
+        [],
+    )
+
+
+def _headers(attributes: dict[int, bytes]) -> Headers | None:
+    """The packet's headers; None for other protocols than TCP and UDP."""
+    network, transport = attributes[NETWORK_HEADER], attributes.get(TRANSPORT_HEADER, b"")
+    is_ipv4 = network[0] >> 4 == 4
+    protocol = PROTOCOLS.get(network[9] if is_ipv4 else network[6])
+    if protocol is None or len(transport) < 4:
+        return None
+    source, destination = (network[12:16], network[16:20]) if is_ipv4 else (network[8:24], network[24:40])
+    source_port, destination_port = struct.unpack_from("!HH", transport)
+    flags = transport[13] if protocol == "tcp" and len(transport) > 13 else 0
+    return Headers(protocol, ip_address(source), ip_address(destination), source_port, destination_port, flags)
+
+
+def _text(packed: bytes) -> str:
+    return packed.rstrip(b"\0").decode(errors="surrogateescape")

@@ -1,0 +1,127 @@
+"""Network namespaces as users name them: by a process, a name, or a path, or the one that we are in.
+
+A process is pinned by a pidfd and its namespace by a descriptor before anything is decided, so that a reused process
+id can never lead to another pod.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+
+from istio_init.errors import NamespaceError, PrivilegeError
+from istio_init.value import Value
+
+CLONE_NEWNET = 0x40000000
+NS_GET_USERNS = 0xB701
+NS_GET_NSTYPE = 0xB703
+RUN_NETNS = "/run/netns"
+
+
+class Place(Value):
+    """A network namespace to work in, and whose files tell its names and name servers.
+
+    ``netns`` and ``userns`` are open descriptors; None stands for the namespace that the process is in. ``resolv_conf``
+    is the file of name servers below ``root``, ``own_files`` says that it is ours for want of a better one.
+    """
+
+    label: str
+    netns: int | None = None
+    userns: int | None = None
+    root: str = "/"
+    resolv_conf: str = "/etc/resolv.conf"
+    own_files: bool = False
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for descriptor in (self.netns, self.userns):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+HERE = Place("this namespace")
+
+
+def of_pid(pid: int) -> Place:
+    """The namespace of a process, pinned.
+
+    Raises:
+        NamespaceError: there is no such process, or it ended meanwhile.
+        PrivilegeError: its namespace may not be opened.
+    """
+    label = f"pid {pid}"
+    gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again")
+    if pid <= 0:
+        raise NamespaceError(f"{label}: not the id of a process", fix="give a number above 0")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (ProcessLookupError, OverflowError):
+        raise gone from None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):  # ENOENT since Linux 6.15
+            raise NamespaceError(f"{label}: not a process, but a thread of one", fix="give the process's id") from None
+        raise NamespaceError(f"{label}: {error.strerror}") from None
+    try:
+        netns = _open(f"/proc/{pid}/ns/net", label)
+        if select.select([pidfd], [], [], 0)[0]:
+            os.close(netns)
+            raise gone
+    finally:
+        os.close(pidfd)
+    root = f"/proc/{pid}/root"
+    return Place(label, netns, _foreign_userns(netns), root)
+
+
+def of_netns(name: str) -> Place:
+    """A namespace by its name in /run/netns, or by a path.
+
+    Raises:
+        NamespaceError: there is no such namespace, or the file is none.
+        PrivilegeError: it may not be opened.
+    """
+    label = f"netns {name}"
+    path = name if "/" in name else f"{RUN_NETNS}/{name}"
+    netns = _open(path, label)
+    try:
+        is_network = fcntl.ioctl(netns, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        is_network = False
+    if not is_network:
+        os.close(netns)
+        raise NamespaceError(f"{label}: {path} is not a network namespace", fix="list them with: ip netns list")
+    own = f"/etc/netns/{name}/resolv.conf"
+    named = "/" not in name and os.path.exists(own)
+    resolv = own if named else "/etc/resolv.conf"
+    return Place(label, netns, _foreign_userns(netns), "/", resolv, own_files=not named)
+
+
+def _open(path: str, label: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        fix = "list them with: ip netns list" if "/proc/" not in path else None
+        raise NamespaceError(f"{label}: {path} does not exist", fix=fix) from None
+    except PermissionError:
+        raise PrivilegeError(
+            f"{label}: {path} may not be opened", fix="run as root, or with SYS_ADMIN and SYS_PTRACE"
+        ) from None
+    except OSError as error:
+        raise NamespaceError(f"{label}: {path} cannot be opened: {error.strerror}") from None
+
+
+def _foreign_userns(netns: int) -> int | None:
+    """The user namespace that owns a network namespace, where it is not our own.
+
+    Rules with ``-m owner`` are accepted only from a writer in that user namespace (xt_owner, owner_check).
+    """
+    try:
+        userns = fcntl.ioctl(netns, NS_GET_USERNS)
+    except OSError:
+        return None
+    own, other = os.stat("/proc/self/ns/user"), os.fstat(userns)
+    if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino):
+        os.close(userns)
+        return None
+    return userns

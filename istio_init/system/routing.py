@@ -1,0 +1,136 @@
+"""The routing that TPROXY and IPv6 capture need: read over netlink, changed through pyroute2."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address
+
+from istio_init.errors import ToolError
+from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
+from istio_init.netfilter.family import Family
+from istio_init.system import netlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PASSTHROUGH_IPV6 = IPv6Address("::6")
+LO_INDEX = 1
+ALL_BITS = 0xFFFFFFFF
+RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
+"""Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
+
+
+def read(tables: frozenset[int]) -> LiveRouting:
+    """The routing rules by full mark, the tables that deliver locally, and whether ``::6`` is on lo.
+
+    ``tables`` are tables of interest besides those that the rules lead to; all routes are read only where there is one.
+    """
+    rules = tuple((rule.family, rule.mark, rule.table) for rule in netlink.mark_rules() if rule.mask == ALL_BITS)
+    passthrough = any(each.address == PASSTHROUGH_IPV6 and each.index == LO_INDEX for each in netlink.addresses())
+    local_tables = netlink.local_default_tables() if rules or tables else set()
+    return LiveRouting(rules, frozenset(local_tables), passthrough)
+
+
+def exactly(wanted: Routing) -> LiveRouting:
+    """What `read` gives where there is just the wanted routing."""
+    return LiveRouting(
+        tuple((route.family, route.mark, route.table) for route in wanted.mark_routes),
+        frozenset((route.family, route.table) for route in wanted.mark_routes),
+        wanted.passthrough_ipv6,
+    )
+
+
+def add(wanted: Routing, live: LiveRouting) -> None:
+    """Add what is wanted and missing.
+
+    Raises:
+        ToolError: the kernel refused; says which part and why.
+    """
+    if wanted.passthrough_ipv6 and not live.passthrough_ipv6:
+        _change("::6/128 cannot be added to lo", _passthrough, "add")
+    for route in wanted.mark_routes:
+        if (route.family, route.table) not in live.local_tables:
+            _change(f"a local default route cannot be added to table {route.table}", _route, "add", route)
+        if (route.family, route.mark, route.table) not in live.rules:
+            _change(f"the routing rule for mark {route.mark:#x} cannot be added", _rule, "add", route)
+
+
+def remove(unwanted: Routing, live: LiveRouting) -> None:
+    """Remove what is ours and not wanted; a routing rule as often as it is there, after the route that it leads to.
+
+    Raises:
+        ToolError: the kernel refused; says which part and why.
+    """
+    for route in unwanted.mark_routes:
+        place = route.family, route.table
+        if place in live.local_tables and place not in unwanted.shared_tables:
+            what = f"the local default route cannot be removed from table {route.table}"
+            _change(what, _route, "del", route)
+        for _ in range(live.rules.count((route.family, route.mark, route.table))):
+            _change(f"the routing rule for mark {route.mark:#x} cannot be removed", _rule, "del", route)
+    if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
+        _change("::6/128 cannot be removed from lo", _passthrough, "del")
+
+
+def put_back(before: LiveRouting, now: LiveRouting) -> None:
+    """Return from one state to an earlier one, as far as routing by mark and the passthrough address go.
+
+    Raises:
+        ToolError: the kernel refused.
+    """
+    gone = {key for key in before.rules if key not in now.rules}
+    lost_tables = before.local_tables - now.local_tables
+    routes = [MarkRoute(*key) for key in before.rules if key in gone or (key[0], key[2]) in lost_tables]
+    add(Routing(tuple(dict.fromkeys(routes)), before.passthrough_ipv6), now)
+    new = [MarkRoute(*key) for key in now.rules if key not in before.rules]
+    passthrough = now.passthrough_ipv6 and not before.passthrough_ipv6
+    kept = LiveRouting(now.rules, now.local_tables - before.local_tables, now.passthrough_ipv6)
+    remove(Routing(tuple(dict.fromkeys(new)), passthrough), kept)
+
+
+def _change(failure: str, change: Callable[..., None], *args: object) -> None:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as ip:
+            change(ip, *args)
+    except NetlinkError as error:
+        raise ToolError(f"{failure}: {error.args[-1]}", fix=_explain(error.code)) from error
+
+
+def _explain(code: int) -> str | None:
+    if code in (13, 95):
+        return "IPv6 is off on lo: see net.ipv6.conf.lo.disable_ipv6 and net.ipv6.conf.all.disable_ipv6"
+    if code == 1:
+        return "run as root, or with the capability NET_ADMIN"
+    return None
+
+
+def _passthrough(ip: IPRoute, verb: str) -> None:
+    ip.addr(verb, index=LO_INDEX, address=str(PASSTHROUGH_IPV6), prefixlen=128, family=10)
+
+
+def _number_of(family: Family) -> int:
+    return next(number for number, each in netlink.FAMILIES.items() if each is family)
+
+
+def _rule(ip: IPRoute, verb: str, route: MarkRoute) -> None:
+    ip.rule(verb, family=_number_of(route.family), fwmark=route.mark, table=route.table)
+
+
+def _route(ip: IPRoute, verb: str, route: MarkRoute) -> None:
+    ip.route(
+        verb,
+        family=_number_of(route.family),
+        dst="default",
+        oif=LO_INDEX,
+        table=route.table,
+        type="local",
+        proto=RTPROT_BOOT if verb == "add" else RTPROT_UNSPEC,
+        scope="host" if route.family is Family.IPV4 else "universe",
+    )
+
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute

@@ -1,0 +1,80 @@
+"""The sockets of the current network namespace, from /proc/net (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from istio_init.value import Value
+
+FILES = (("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6"))
+LISTEN, ESTABLISHED, UDP_BOUND = "0A", "01", "07"
+
+
+class Socket(Value):
+    """One line of /proc/net: who bound what."""
+
+    protocol: str
+    address: IPv4Address | IPv6Address
+    port: int
+    state: str
+    uid: int
+    inode: int
+    peer: tuple[IPv4Address | IPv6Address, int]
+    """The other end; all zeros where there is none."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether the socket waits for traffic from anybody."""
+        return self.state == (LISTEN if self.protocol == "tcp" else UDP_BOUND)
+
+
+def sockets(*, peer_port: int | None = None) -> list[Socket]:
+    """All TCP and UDP sockets, or those whose other end has a port; lines without it are passed over unread.
+
+    Families that the kernel does not have are left out.
+    """
+    mark = "" if peer_port is None else f":{peer_port:04X} "
+    found = [
+        _parse(protocol, line.split()) for protocol, name in FILES for line in _lines(name) if not mark or mark in line
+    ]
+    return found if peer_port is None else [each for each in found if each.peer[1] == peer_port]
+
+
+def peer_ports() -> frozenset[int]:
+    """The ports at which TCP sockets have a client, those in TIME_WAIT included."""
+    return frozenset(int(line.split(None, 3)[2][-4:], 16) for name in ("tcp", "tcp6") for line in _lines(name))
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        with open(f"/proc/thread-self/net/{name}") as lines:
+            return lines.readlines()[1:]
+    except FileNotFoundError:
+        return []
+
+
+def _parse(protocol: str, fields: list[str]) -> Socket:
+    address, port = _end(fields[1])
+    return Socket(protocol, address, port, fields[3], int(fields[7]), int(fields[9]), _end(fields[2]))
+
+
+def _end(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    address, _, port = text.partition(":")
+    words = bytes.fromhex(address)
+    packed = b"".join(words[offset : offset + 4][::-1] for offset in range(0, len(words), 4))
+    return ip_address(packed), int(port, 16)
+
+
+def owners(pids: list[int]) -> dict[int, int]:
+    """By the inode of a socket, a process that holds it open; of several the first."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        try:
+            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+                target = os.readlink(descriptor.path)
+                if target.startswith("socket:["):
+                    found.setdefault(int(target[8:-1]), pid)
+        except OSError:
+            continue
+    return found

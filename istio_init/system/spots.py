@@ -1,0 +1,106 @@
+"""Probes, the link and the spots that they use, and what was seen of them. Pure values."""
+
+from __future__ import annotations
+
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+
+from istio_init.netfilter.family import Family
+from istio_init.trace.engine import Outcome
+from istio_init.trace.packet import Packet
+from istio_init.value import Value
+
+IPAddress = IPv4Address | IPv6Address
+Ids = tuple[int, int]
+"""A user and a group."""
+
+
+class Side(Enum):
+    """Where a probe begins or ends: the namespace under test, or the second one, which stands for the world."""
+
+    POD = "pod"
+    NEIGHBOUR = "neighbour"
+
+    __hash__ = object.__hash__
+
+
+class Link(Value):
+    """The addresses of one family on the link between the namespace (``ours``) and the second one (``theirs``)."""
+
+    ours: IPAddress
+    theirs: IPAddress
+    prefix_length: int
+
+
+class Ground(Value):
+    """The second namespace: its link, by family, the interface in the namespace under test, and further addresses."""
+
+    interface: str
+    links: dict[Family, Link]
+    further: tuple[IPAddress, ...] = ()
+
+
+class Probe(Value):
+    """One connection, or one question over UDP, and what has to become of it.
+
+    ``who`` says in words who sends it. ``bind`` is the source that it has to have. ``waits`` is the side on which a
+    listener of ours waits at its destination, None where that belongs to others.
+    """
+
+    group: str
+    who: str
+    packet: Packet
+    expected: Outcome
+    begins: Side = Side.POD
+    waits: Side | None = None
+    bind: IPAddress | None = None
+
+    @property
+    def family(self) -> Family:
+        """The family of its addresses."""
+        return self.packet.family
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether it has to come to the proxy."""
+        return self.expected.kind in ("redirect", "tproxy")
+
+
+class Spot(Value):
+    """Where a listener waits. No address: all of them. ``owner`` is whom it has to belong to; None: no matter."""
+
+    side: Side
+    protocol: str
+    family: Family
+    port: int
+    address: IPAddress | None = None
+    owner: Ids | None = None
+    transparent: bool = False
+
+
+class Arrival(Value):
+    """Where a probe came out. ``original`` and ``peer`` are what our listener was told; None where it is not ours."""
+
+    side: Side
+    port: int
+    original: tuple[str, int] | None = None
+    peer: str | None = None
+
+
+TIMED_OUT = "timed out"
+REFUSED = "refused"
+NO_PORT = "no local port is free"
+NO_SOURCE = "its source is no address of the namespace"
+
+
+class Seen(Value):
+    """What became of a probe: its source, where it came out, how long that took, what went wrong.
+
+    ``latency`` is in seconds, from connecting to the answer; None where no answer of ours came. ``failure`` is what the
+    kernel said to the sender: `REFUSED`, `TIMED_OUT`, `NO_SOURCE`, or the error's text.
+    """
+
+    source: tuple[str, int] | None = None
+    arrival: Arrival | None = None
+    latency: float | None = None
+    failure: str | None = None

@@ -1,0 +1,1 @@
+"""One word an outcome, sentences, and commands to paste. Pure."""
