@@ -1,0 +1,100 @@
+"""What the kernel knows besides rules, as far as it decides a packet's way: addresses, routing, sockets, settings."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE = 255, 254, 253
+
+
+class Link(Value):
+    """A network interface. ``addresses`` are in the kernel's order: the first is the primary one."""
+
+    name: str
+    index: int = 0
+    is_up: bool = True
+    addresses: tuple[Address, ...] = ()
+
+
+class Route(Value):
+    """One route of a table. ``device`` is None for one that leads nowhere (unreachable, blackhole, throw)."""
+
+    table: int
+    destination: Network
+    type: AddressType
+    device: str | None = None
+    gateway: Address | None = None
+    source: Address | None = None
+    """The preferred source address of what is sent that way."""
+
+    metric: int = 0
+
+
+class RoutingRule(Value):
+    """One routing rule (ip-rule(8)). What is None is not looked at; ``action`` is None for a lookup of ``table``.
+
+    ``is_known`` is false where it also selects by something that is not listed here.
+    """
+
+    priority: int
+    table: int | None
+    action: AddressType | None = None
+    """BLACKHOLE, UNREACHABLE, PROHIBIT, or THROW for goto and nop, which are not followed."""
+
+    source: Network | None = None
+    destination: Network | None = None
+    in_interface: str | None = None
+    out_interface: str | None = None
+    mark: int | None = None
+    mask: int = 0xFFFFFFFF
+    uids: tuple[int, int] | None = None
+    protocol: int | None = None
+    sports: tuple[int, int] | None = None
+    dports: tuple[int, int] | None = None
+    tos: int | None = None
+    negated: bool = False
+    is_known: bool = True
+
+
+class Listener(Value):
+    """A socket that waits for traffic. ``is_transparent`` is None where nobody could tell."""
+
+    protocol: int
+    address: Address
+    port: int
+    is_transparent: bool | None = None
+    takes_ipv4_too: bool = False
+    """An IPv6 wildcard that is not IPV6_V6ONLY."""
+
+
+class Host(Value):
+    """A namespace besides its rules. ``routes`` and ``rules`` are None where nothing is known of the routing (a file).
+
+    ``local_marks`` then tells what is assumed of it: marks whose routing rule leads to this machine.
+    ``forwards`` and ``reverse_path_filter`` (by interface: 0, 1 or 2) are None where they are not known.
+    """
+
+    links: tuple[Link, ...] = ()
+    rules: Mapping[Family, tuple[RoutingRule, ...]] | None = None
+    routes: Mapping[Family, tuple[Route, ...]] | None = None
+    listeners: tuple[Listener, ...] | None = None
+    forwards: Mapping[Family, bool] | None = None
+    reverse_path_filter: Mapping[str, int] | None = None
+    route_localnet: Mapping[str, bool] | None = None
+    local_marks: Mapping[Family, frozenset[int]] = {}
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All addresses of all interfaces."""
+        return tuple(address for link in self.links for address in link.addresses)

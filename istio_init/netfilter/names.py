@@ -1,0 +1,32 @@
+"""Names of interfaces as numbers: 16 bytes, padded with zeros (linux/if.h, IFNAMSIZ). Order is that of the names."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.netfilter.intervals import Intervals
+
+SIZE = 16
+NO_INTERFACE = 0
+
+
+def number_of(name: str) -> int:
+    """The number of a name; longer names than the kernel's are cut, which matches nothing that exists."""
+    return int.from_bytes(name.encode(errors="surrogateescape")[:SIZE].ljust(SIZE, b"\0"))
+
+
+def name_of(number: int) -> str:
+    """The name of a number; bytes that are no text become surrogates."""
+    return number.to_bytes(SIZE).rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def with_prefix(prefix: str) -> Intervals:
+    """All names that begin with a prefix: those of ``eth+``. An empty prefix is every name, no interface included."""
+    first = number_of(prefix)
+    room = 8 * (SIZE - len(prefix.encode(errors="surrogateescape")[:SIZE]))
+    return ((first, first | ((1 << room) - 1)),)
+
+
+def exactly(name: str) -> Intervals:
+    """One name."""
+    return ((number_of(name), number_of(name)),)

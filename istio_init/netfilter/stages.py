@@ -1,0 +1,143 @@
+"""What the kernel calls at each hook, in order, over all stores."""
+
+from __future__ import annotations
+
+from enum import Enum
+from itertools import groupby, permutations, product
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.rules import BaseChain, Chain, ChainType, Hook, Store, Table
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+NFT_FAMILIES = {Family.IPV4: frozenset(["ip", "inet"]), Family.IPV6: frozenset(["ip6", "inet"])}
+"""The families of tables that see packets of an address family."""
+
+CONNTRACK_PRIORITY = -200
+NAT_PRIORITIES = {Hook.PREROUTING: -100, Hook.OUTPUT: -100, Hook.INPUT: 100, Hook.POSTROUTING: 100}
+"""Where the one nat hook of a family lies, whatever the chains' own priorities (linux/netfilter_ipv4.h)."""
+
+MOST_ORDERS = 6
+"""So many orders of chains of equal priority are followed at most."""
+
+
+class Call(Value):
+    """The evaluation of a base chain."""
+
+    table: Table
+    chain: Chain
+
+
+class Core(Enum):
+    """What the kernel does by itself between base chains."""
+
+    CONNTRACK = "connection tracking"
+    """The packet's connection is looked up, unless it is not to be tracked."""
+
+    __hash__ = object.__hash__
+
+
+class NatCalls(Value):
+    """All nat base chains of a hook, in order: asked for a connection's first packet until one translates it."""
+
+    calls: tuple[Call, ...]
+
+
+Stage = Call | Core | NatCalls
+
+Registered = tuple[Store, str, str, str]
+"""Store, family, table and base chain."""
+
+
+class Netfilter:
+    """Everything that is registered, of all stores.
+
+    ``order`` lists the base chains of a family and hook as the kernel calls them, where it told (nfnetlink_hook); a
+    missing entry means that chains of equal priority may stand in either order. ``tracks`` is whether connections are
+    tracked, by family, where that is known otherwise than from the rules.
+    """
+
+    __slots__ = ("order", "tables", "tracks")
+
+    def __init__(
+        self,
+        tables: Iterable[Table],
+        order: Mapping[tuple[Family, Hook], tuple[Registered, ...]] | None = None,
+        tracks: Mapping[Family, bool] | None = None,
+    ) -> None:
+        self.tables = tuple(tables)
+        self.order = order or {}
+        self.tracks = tracks or {}
+
+    def tracks_connections(self, family: Family) -> bool:
+        """Whether the kernel tracks connections of a family: a rule makes it do so, called or not."""
+        known = self.tracks.get(family)
+        if known is not None:
+            return known
+        return any(
+            rule.tracks
+            for table in self.tables
+            if table.family in NFT_FAMILIES[family]
+            for chain in table.chains.values()
+            for rule in chain.rules
+        )
+
+    def calls(self, family: Family, hook: Hook) -> Iterator[Call]:
+        """The base chains of a hook that are in force, unordered."""
+        for table in self.tables:
+            if table.is_dormant or table.family not in NFT_FAMILIES[family]:
+                continue
+            for chain in table.chains.values():
+                if chain.base is not None and chain.base.hook is hook:
+                    yield Call(table, chain)
+
+    def stages(self, family: Family, hook: Hook) -> list[tuple[Stage, ...]]:
+        """The possible orders in which the hook's stages are called: one, unless priorities tie and nobody told."""
+        plain = [call for call in self.calls(family, hook) if _base(call).type is not ChainType.NAT]
+        nat = [call for call in self.calls(family, hook) if _base(call).type is ChainType.NAT]
+        orders = []
+        for filters, translating in product(self._orders(family, hook, plain), self._orders(family, hook, nat)):
+            stages: list[tuple[int, Stage]] = [(_base(call).priority, call) for call in filters]
+            if hook in (Hook.PREROUTING, Hook.OUTPUT):
+                stages = _insert(stages, CONNTRACK_PRIORITY, Core.CONNTRACK)
+            if translating:
+                stages = _insert(stages, NAT_PRIORITIES[hook], NatCalls(tuple(translating)))
+            orders.append(tuple(stage for _, stage in stages))
+        return orders[:MOST_ORDERS]
+
+    def _orders(self, family: Family, hook: Hook, calls: list[Call]) -> list[list[Call]]:
+        told = {place: number for number, place in enumerate(self.order.get((family, hook), ()))}
+
+        def rank(call: Call) -> tuple[int, int]:
+            return _base(call).priority, told.get(registered(call), -1)
+
+        ranked = sorted(calls, key=rank)
+        groups = [list(group) for _, group in groupby(ranked, key=rank)]
+        if all(len(group) == 1 or _do_the_same(group) for group in groups):
+            return [ranked]
+        choices = [list(permutations(group)) if len(group) <= 3 else [tuple(group)] for group in groups]
+        return [[call for group in choice for call in group] for choice in product(*choices)]
+
+
+def registered(call: Call) -> Registered:
+    """What names a base chain."""
+    return call.table.store, call.table.family, call.table.name, call.chain.name
+
+
+def _base(call: Call) -> BaseChain:
+    assert call.chain.base is not None
+    return call.chain.base
+
+
+def _do_the_same(calls: list[Call]) -> bool:
+    """Whether no order of the chains can make a difference: all but one are empty and accept."""
+    return sum(1 for call in calls if call.chain.rules or _base(call).drops) <= 1
+
+
+def _insert(stages: list[tuple[int, Stage]], priority: int, stage: Stage) -> list[tuple[int, Stage]]:
+    """Put a stage of the kernel's own in: at its priority before chains of the same one, which came later."""
+    before = [each for each in stages if each[0] < priority]
+    return [*before, (priority, stage), *stages[len(before) :]]
