@@ -10,7 +10,7 @@ from typing import NamedTuple
 import click
 
 from istio_init.errors import IstioInitError
-from istio_init.report.plan_text import plan_lines
+from istio_init.wording.plan_text import plan_lines
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
 from istio_init.stores.programmer import Done, Manner, Wanted, program

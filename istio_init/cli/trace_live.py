@@ -11,7 +11,7 @@ from istio_init.cli.source import Source
 from istio_init.report.live_text import live_lines
 from istio_init.report.trace_json import trace_json
 from istio_init.system import namespaces
-from istio_init.system.live_trace import KINDS, TABLE_NAME, Sent, send
+from istio_init.prove.live_trace import KINDS, TABLE_NAME, Sent, send
 from istio_init.system.places import Place
 from istio_init.trace.assume import FIELDS
 from istio_init.trace.engine import Trace, Tracer

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.iptables.tables import Table
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +41,3 @@ if TYPE_CHECKING:
                 BusyError: somebody else held the lock for too long.
                 ToolError: the kernel refused; tables before the failing one are committed.
             """
-
-
-XTABLES = frozenset(table.value for table in Table)

@@ -7,18 +7,18 @@ use is preceded by a look at which tables exist: opening one creates it.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.iptables.tables import Table
-from istio_init.errors import PrivilegeError, ToolError
+from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
 from istio_init.stores.failure import LOCK_HELD_STATUS, failure
 from istio_init.system import process
 from istio_init.system.process import Completed
+from istio_init.system.xtables import existing_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,45 +29,10 @@ if TYPE_CHECKING:
 
 SAVE = {Family.IPV4: "iptables-legacy-save", Family.IPV6: "ip6tables-legacy-save"}
 RESTORE = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
-TABLE_NAMES = {Family.IPV4: "/proc/self/net/ip_tables_names", Family.IPV6: "/proc/self/net/ip6_tables_names"}
 TIMEOUT = 60.0
 CHILD = "istio_init.stores.iptc_child"
 CANNOT_WORK = 3
 """The child's exit status when python-iptables cannot work and nothing was changed."""
-
-
-_held: dict[Family, int] = {}
-
-
-def hold_table_names() -> None:
-    """Open the lists of the current namespace's tables now, for a process that will not be allowed to later.
-
-    They belong to the machine's root where the namespace was made before its user namespace had any user.
-    """
-    for family, path in TABLE_NAMES.items():
-        try:
-            _held[family] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-
-
-def existing_tables(family: Family) -> frozenset[Table]:
-    """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
-
-    Raises:
-        PrivilegeError: their list may not be read.
-    """
-    try:
-        names = os.open(TABLE_NAMES[family], os.O_RDONLY) if family not in _held else _held[family]
-    except FileNotFoundError:
-        return frozenset()
-    except PermissionError:
-        raise PrivilegeError(f"{TABLE_NAMES[family]} may not be read", fix="run as root") from None
-    try:
-        return frozenset(Table(name) for name in os.pread(names, 4096, 0).decode().split())
-    finally:
-        if family not in _held:
-            os.close(names)
 
 
 class IptablesLegacy:

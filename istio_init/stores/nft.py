@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.save import parse_save
+from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
-from istio_init.stores.base import XTABLES
 from istio_init.stores.failure import FOREIGN_NFT_RULES, failure
 from istio_init.system import netlink, process
 

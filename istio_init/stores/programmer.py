@@ -220,6 +220,6 @@ def _unwanted(plan: Plan) -> str:
 
 
 def _difference(plan: Plan) -> list[str]:
-    from istio_init.report.plan_text import plan_lines
+    from istio_init.wording.plan_text import plan_lines
 
     return plan_lines(plan, kept=False)

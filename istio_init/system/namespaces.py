@@ -146,7 +146,7 @@ def _preload() -> None:
 
 def _hold_open() -> None:
     """Open what only the machine's root may open."""
-    from istio_init.stores.legacy import hold_table_names
+    from istio_init.system.xtables import hold_table_names
 
     hold_table_names()
 

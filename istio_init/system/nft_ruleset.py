@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import NativeChain, NftRule
-from istio_init.stores.base import XTABLES
 from istio_init.system import process
 
 IPTABLES_FAMILIES = {"ip": Family.IPV4, "ip6": Family.IPV6}

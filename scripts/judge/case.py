@@ -16,7 +16,7 @@ from istio_init.inspector.arguments import arguments
 from istio_init.mesh.policy import sidecar
 from istio_init.netfilter.family import Family
 from istio_init.system import netlink
-from istio_init.system.live_trace import arrived_at, traced
+from istio_init.prove.live_trace import arrived_at, traced
 from istio_init.system.nft_trace import Passage
 from istio_init.trace.engine import Trace, Tracer
 from istio_init.trace.observed import Observed, Place, disagreement

@@ -13,14 +13,14 @@ import pytest
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import parse_save
-from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, XTABLES, Table
 from istio_init.netfilter.family import Family
 from istio_init.plan.model import Step, TableEdit
-from istio_init.stores.base import XTABLES
 from istio_init.stores.fake import Fake
-from istio_init.stores.legacy import CHILD, TABLE_NAMES, IptablesLegacy
+from istio_init.stores.legacy import CHILD, IptablesLegacy
 from istio_init.stores.nft import IptablesNft
 from istio_init.system import netlink, process
+from istio_init.system.xtables import TABLE_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ ORDER = (
     "config",
     "mesh",
     "plan",
+    "wording",
     "system",
     "stores",
     "observe",
     "inspector",
     "prove",
-    "wording",
     "report",
     "cli",
     "testing",
@@ -40,17 +40,7 @@ BASE = {"__init__", "errors", "value", "visible"}
 """The modules of the first room, which lie beside the others."""
 
 KNOWN = {
-    "inspector/findings/dropped.py": {"wording"},
-    "inspector/findings/fate.py": {"wording"},
-    "inspector/findings/model.py": {"wording"},
-    "inspector/findings/namespace.py": {"wording"},
-    "inspector/flow.py": {"wording"},
-    "prove/judge.py": {"wording"},
-    "prove/reason.py": {"wording"},
-    "stores/programmer.py": {"report"},
-    "system/live_trace.py": {"stores"},
-    "system/namespaces.py": {"stores"},
-    "system/nft_ruleset.py": {"observe", "stores"},
+    "system/nft_ruleset.py": {"observe"},
     "system/pods.py": {"observe"},
     "trace/assume.py": {"observe"},
 }
@@ -77,7 +67,7 @@ CORE = (
     "visible.py",
     "wording",
 )
-AT_THE_EDGE = {"prove/validation.py"}
+AT_THE_EDGE = {"prove/live_trace.py", "prove/validation.py"}
 """Modules in the pure rooms that touch the machine."""
 
 IMPURE = {"os", "subprocess", "socket", "_socket", "click", "rich", "psutil", "pyroute2", "iptc", "ctypes", "fcntl"}

@@ -19,10 +19,10 @@ from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
 from istio_init.netfilter.family import Family
 from istio_init.plan.make import Live, make_plan
 from istio_init.plan.model import BackendPlan, Plan
-from istio_init.report.plan_text import plan_lines
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
 from istio_init.stores.programmer import Done
+from istio_init.wording.plan_text import plan_lines
 
 from .strategies import configs, planted, rule_set, surroundings
 

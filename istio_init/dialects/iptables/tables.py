@@ -25,3 +25,6 @@ BUILTIN_CHAINS: dict[Table, tuple[str, ...]] = {
     Table.SECURITY: ("INPUT", "FORWARD", "OUTPUT"),
 }
 """Chains that the kernel itself calls, by table (iptables(8), TABLES)."""
+
+XTABLES = frozenset(table.value for table in Table)
+"""The names of its tables, also in nf_tables."""

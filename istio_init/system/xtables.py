@@ -1,0 +1,44 @@
+"""The legacy tables that exist in a namespace. Looking into one that does not would create it."""
+
+from __future__ import annotations
+
+import os
+
+from istio_init.dialects.iptables.tables import Table
+from istio_init.errors import PrivilegeError
+from istio_init.netfilter.family import Family
+
+TABLE_NAMES = {Family.IPV4: "/proc/self/net/ip_tables_names", Family.IPV6: "/proc/self/net/ip6_tables_names"}
+
+_held: dict[Family, int] = {}
+
+
+def hold_table_names() -> None:
+    """Open the lists of the current namespace's tables now, for a process that will not be allowed to later.
+
+    They belong to the machine's root where the namespace was made before its user namespace had any user.
+    """
+    for family, path in TABLE_NAMES.items():
+        try:
+            _held[family] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+
+
+def existing_tables(family: Family) -> frozenset[Table]:
+    """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
+
+    Raises:
+        PrivilegeError: their list may not be read.
+    """
+    try:
+        names = os.open(TABLE_NAMES[family], os.O_RDONLY) if family not in _held else _held[family]
+    except FileNotFoundError:
+        return frozenset()
+    except PermissionError:
+        raise PrivilegeError(f"{TABLE_NAMES[family]} may not be read", fix="run as root") from None
+    try:
+        return frozenset(Table(name) for name in os.pread(names, 4096, 0).decode().split())
+    finally:
+        if family not in _held:
+            os.close(names)
