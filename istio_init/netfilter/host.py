@@ -39,6 +39,11 @@ class Route(Value):
     """The preferred source address of what is sent that way."""
 
     metric: int = 0
+    is_one_of_several: bool = False
+    """Whether the kernel chooses between this and other routes of the table with the same destination and metric."""
+
+    is_known: bool = True
+    """False where something that is not listed here decides, too: a TOS, a source prefix, an encapsulation."""
 
 
 class RoutingRule(Value):
@@ -64,6 +69,9 @@ class RoutingRule(Value):
     dports: tuple[int, int] | None = None
     tos: int | None = None
     negated: bool = False
+    suppressed_prefix_length: int | None = None
+    """Routes whose prefix is no longer than that do not count, and the next rule is asked."""
+
     is_known: bool = True
 
 
@@ -92,6 +100,10 @@ class Host(Value):
     forwards: Mapping[Family, bool] | None = None
     reverse_path_filter: Mapping[str, int] | None = None
     route_localnet: Mapping[str, bool] | None = None
+    accept_local: Mapping[str, bool] | None = None
+    src_valid_mark: Mapping[str, bool] | None = None
+    """Whether the route back is asked with the packet's mark (net.ipv4.conf.*.src_valid_mark)."""
+
     local_marks: Mapping[Family, frozenset[int]] = {}
 
     @property

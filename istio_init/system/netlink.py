@@ -18,13 +18,10 @@ from istio_init.errors import PrivilegeError, ToolError
 from istio_init.netfilter.family import Family
 from istio_init.value import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 AF_NETLINK = 16
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
@@ -62,7 +59,7 @@ class MarkRule(Value):
 def addresses() -> list[LocalAddress]:
     """Every address of every interface of the current network namespace."""
     found = []
-    for body in _dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
+    for body in dump(NETLINK_ROUTE, RTM_GETADDR, bytes(8)):
         _, prefix_length, _, _, index = struct.unpack_from("=BBBBI", body)
         attributes = parse_attributes(body, 8)
         packed = attributes.get(2) or attributes.get(1)
@@ -74,7 +71,7 @@ def addresses() -> list[LocalAddress]:
 def mark_rules() -> list[MarkRule]:
     """The routing rules of both families that select by mark."""
     found = []
-    for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+    for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
         family, table = body[0], body[4]
         attributes = parse_attributes(body, 12)
         if FRA_FWMARK in attributes and family in FAMILIES:
@@ -87,7 +84,7 @@ def mark_rules() -> list[MarkRule]:
 def unusual_rules() -> list[tuple[Family, int]]:
     """The routing rules, by family and priority, that are neither the kernel's own three nor a mark's alone."""
     found = []
-    for body in _dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
+    for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
         family, destination, source, tos, table, _, _, action = struct.unpack_from("=8B", body)
         flags = _number(body[8:12])
         attributes = parse_attributes(body, 12)
@@ -107,7 +104,7 @@ def unusual_rules() -> list[tuple[Family, int]]:
 def local_default_tables() -> set[tuple[Family, int]]:
     """Routing tables that deliver everything locally: those with ``local default dev lo``."""
     found = set()
-    for body in _dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
+    for body in dump(NETLINK_ROUTE, RTM_GETROUTE, bytes(12)):
         family, prefix_length, _, _, table, _, _, kind = struct.unpack_from("=8B", body)
         attributes = parse_attributes(body, 12)
         if kind == RTN_LOCAL and prefix_length == 0 and family in FAMILIES and attributes.get(4) == _LO:
@@ -125,7 +122,7 @@ def nft_tables() -> set[tuple[Family, str]] | None:
         PrivilegeError: CAP_NET_ADMIN is missing.
     """
     try:
-        bodies = list(_dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4)))
+        bodies = dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4))
     except PermissionError:
         raise PrivilegeError(
             "the kernel's nf_tables may not be read", fix="run as root, or with the capability NET_ADMIN"
@@ -142,7 +139,7 @@ def nft_rule_numbers() -> dict[tuple[Family, str, str, int], int]:
     """The number in its chain, from 1, of each rule of the two IP families, by table, chain and handle."""
     found: dict[tuple[Family, str, str, int], int] = {}
     counts: dict[tuple[Family, str, str], int] = {}
-    for body in _dump(NETLINK_NETFILTER, NFT_GET_RULES, bytes(4)):
+    for body in dump(NETLINK_NETFILTER, NFT_GET_RULES, bytes(4)):
         if body[0] not in FAMILIES:
             continue
         attributes = parse_attributes(body, 4)
@@ -157,7 +154,7 @@ def invalid_packets() -> int:
     """Packets that connection tracking called invalid in this namespace, over all processors."""
     total = 0
     try:
-        for body in _dump(NETLINK_NETFILTER, CT_GET_STATS, bytes(4)):
+        for body in dump(NETLINK_NETFILTER, CT_GET_STATS, bytes(4)):
             if CTA_STATS_INVALID in (attributes := parse_attributes(body, 4)):
                 total += int.from_bytes(attributes[CTA_STATS_INVALID], "big")
     except OSError as error:
@@ -165,24 +162,42 @@ def invalid_packets() -> int:
     return total
 
 
-def _dump(protocol: int, request: int, header: bytes) -> Iterator[bytes]:
-    """The payload of each message that answers a dump request."""
+def dump(protocol: int, request: int, header: bytes) -> list[bytes]:
+    """The payload of each message that answers a dump request.
+
+    It is asked again, a few times, where something changed meanwhile and the kernel says that the answer is no whole.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    for _ in range(ATTEMPTS):
+        bodies, is_whole = _dump_once(protocol, request, header)
+        if is_whole:
+            break
+    return bodies
+
+
+def _dump_once(protocol: int, request: int, header: bytes) -> tuple[list[bytes], bool]:
     with_header = struct.pack("=IHHII", 16 + len(header), request, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + header
     channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
+    bodies: list[bytes] = []
+    is_whole = True
     try:
         channel.send(with_header)
         while True:
             data = channel.recv(1 << 18)
             offset = 0
             while offset + 16 <= len(data):
-                length, kind = struct.unpack_from("=IH", data, offset)
+                length, kind, flags = struct.unpack_from("=IHH", data, offset)
                 body = data[offset + 16 : offset + length]
-                if kind == NLMSG_DONE:
-                    return
-                if kind == NLMSG_ERROR:
+                is_whole = is_whole and not flags & NLM_F_DUMP_INTR
+                if kind == NLMSG_ERROR or (kind == NLMSG_DONE and len(body) >= 4):
                     number = -struct.unpack_from("=i", body)[0]
-                    raise OSError(number, os.strerror(number))
-                yield body
+                    if number > 0:
+                        raise OSError(number, os.strerror(number))
+                if kind == NLMSG_DONE:
+                    return bodies, is_whole
+                bodies.append(body)
                 offset += (length + 3) & ~3
     finally:
         channel.close()
