@@ -95,6 +95,37 @@ def new_network() -> int:
         os.close(home)
 
 
+def apart(function: Callable[[], T]) -> T:
+    """Call a function in a child process, in a network namespace that is made for it, without root if need be.
+
+    The result comes back pickled.
+
+    Raises:
+        PrivilegeError: no such namespace may be made.
+    """
+    from istio_init.system.workers import in_child
+
+    return in_child(lambda: _apart(function))
+
+
+def _apart(function: Callable[[], T]) -> T:
+    user, group = os.geteuid(), os.getegid()
+    try:
+        if user == 0:
+            _unshare(CLONE_NEWNET)
+        else:
+            _unshare(CLONE_NEWUSER | CLONE_NEWNET)
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(text)
+    except OSError as error:
+        raise PrivilegeError(
+            f"a network namespace of our own cannot be made: {error.strerror}",
+            fix="run as root, or where user namespaces are allowed",
+        ) from None
+    return function()
+
+
 def _unshare(kind: int) -> None:
     if hasattr(os, "unshare"):
         os.unshare(kind)

@@ -121,6 +121,16 @@ def nft_tables() -> set[tuple[Family, str]] | None:
     Raises:
         PrivilegeError: CAP_NET_ADMIN is missing.
     """
+    tables = all_nft_tables()
+    return None if tables is None else {(FAMILIES[family], name) for family, name in tables if family in FAMILIES}
+
+
+def all_nft_tables() -> list[tuple[int, str]] | None:
+    """nf_tables' tables of all families, by number (linux/netfilter.h, NFPROTO_…) and name; None without nf_tables.
+
+    Raises:
+        PrivilegeError: CAP_NET_ADMIN is missing.
+    """
     try:
         bodies = dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4))
     except PermissionError:
@@ -131,8 +141,7 @@ def nft_tables() -> set[tuple[Family, str]] | None:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
             return None
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
-    named = [(body[0], parse_attributes(body, 4)[1].rstrip(b"\0").decode()) for body in bodies]
-    return {(FAMILIES[family], name) for family, name in named if family in FAMILIES}
+    return [(body[0], parse_attributes(body, 4)[1].rstrip(b"\0").decode(errors="surrogateescape")) for body in bodies]
 
 
 def nft_rule_numbers() -> dict[tuple[Family, str, str, int], int]:
