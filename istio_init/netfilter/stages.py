@@ -11,7 +11,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 NFT_FAMILIES = {Family.IPV4: frozenset(["ip", "inet"]), Family.IPV6: frozenset(["ip6", "inet"])}
 """The families of tables that see packets of an address family."""
@@ -37,6 +37,9 @@ class Core(Enum):
     CONNTRACK = "connection tracking"
     """The packet's connection is looked up, unless it is not to be tracked."""
 
+    NAT = "translation"
+    """Where the nat base chains are called; a stage has them as `NatCalls`, this names the place in an order."""
+
     __hash__ = object.__hash__
 
 
@@ -55,8 +58,9 @@ Registered = tuple[Store, str, str, str]
 class Netfilter:
     """Everything that is registered, of all stores.
 
-    ``order`` lists the base chains of a family and hook as the kernel calls them, where it told (nfnetlink_hook); a
-    missing entry means that chains of equal priority may stand in either order. ``tracks`` is whether connections are
+    ``order`` lists the base chains of a family and hook as the kernel calls them, and what it does by itself, where it
+    told (nfnetlink_hook); a missing entry means that what has the same priority may stand in either order. (What was
+    registered last comes first then.) ``tracks`` is whether connections are
     tracked, by family, where that is known otherwise than from the rules.
     """
 
@@ -65,7 +69,7 @@ class Netfilter:
     def __init__(
         self,
         tables: Iterable[Table],
-        order: Mapping[tuple[Family, Hook], tuple[Registered, ...]] | None = None,
+        order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]] | None = None,
         tracks: Mapping[Family, bool] | None = None,
     ) -> None:
         self.tables = tuple(tables)
@@ -98,28 +102,41 @@ class Netfilter:
         """The possible orders in which the hook's stages are called: one, unless priorities tie and nobody told."""
         plain = [call for call in self.calls(family, hook) if _base(call).type is not ChainType.NAT]
         nat = [call for call in self.calls(family, hook) if _base(call).type is ChainType.NAT]
-        orders = []
-        for filters, translating in product(self._orders(family, hook, plain), self._orders(family, hook, nat)):
-            stages: list[tuple[int, Stage]] = [(_base(call).priority, call) for call in filters]
+        orders: list[tuple[Stage, ...]] = []
+        for translating in self._orders(family, hook, nat):
+            stages: list[Stage] = list(plain)
             if hook in (Hook.PREROUTING, Hook.OUTPUT):
-                stages = _insert(stages, CONNTRACK_PRIORITY, Core.CONNTRACK)
+                stages.append(Core.CONNTRACK)
             if translating:
-                stages = _insert(stages, NAT_PRIORITIES[hook], NatCalls(tuple(translating)))
-            orders.append(tuple(stage for _, stage in stages))
+                stages.append(NatCalls(tuple(call for call in translating if isinstance(call, Call))))
+            orders += [tuple(each) for each in self._orders(family, hook, stages)]
         return orders[:MOST_ORDERS]
 
-    def _orders(self, family: Family, hook: Hook, calls: list[Call]) -> list[list[Call]]:
+    def _orders(self, family: Family, hook: Hook, stages: Sequence[Stage]) -> list[list[Stage]]:
         told = {place: number for number, place in enumerate(self.order.get((family, hook), ()))}
 
-        def rank(call: Call) -> tuple[int, int]:
-            return _base(call).priority, told.get(registered(call), -1)
+        def rank(stage: Stage) -> tuple[int, int]:
+            return _priority(stage, hook), told.get(_place(stage), -1)
 
-        ranked = sorted(calls, key=rank)
+        ranked = sorted(stages, key=rank)
         groups = [list(group) for _, group in groupby(ranked, key=rank)]
         if all(len(group) == 1 or _do_the_same(group) for group in groups):
             return [ranked]
         choices = [list(permutations(group)) if len(group) <= 3 else [tuple(group)] for group in groups]
-        return [[call for group in choice for call in group] for choice in product(*choices)]
+        return [[stage for group in choice for stage in group] for choice in product(*choices)]
+
+
+def _priority(stage: Stage, hook: Hook) -> int:
+    if isinstance(stage, Call):
+        return _base(stage).priority
+    return CONNTRACK_PRIORITY if stage is Core.CONNTRACK else NAT_PRIORITIES[hook]
+
+
+def _place(stage: Stage) -> Registered | Core:
+    """What an order calls a stage."""
+    if isinstance(stage, Call):
+        return registered(stage)
+    return stage if isinstance(stage, Core) else Core.NAT
 
 
 def registered(call: Call) -> Registered:
@@ -132,12 +149,7 @@ def _base(call: Call) -> BaseChain:
     return call.chain.base
 
 
-def _do_the_same(calls: list[Call]) -> bool:
-    """Whether no order of the chains can make a difference: all but one are empty and accept."""
-    return sum(1 for call in calls if call.chain.rules or _base(call).drops) <= 1
-
-
-def _insert(stages: list[tuple[int, Stage]], priority: int, stage: Stage) -> list[tuple[int, Stage]]:
-    """Put a stage of the kernel's own in: at its priority before chains of the same one, which came later."""
-    before = [each for each in stages if each[0] < priority]
-    return [*before, (priority, stage), *stages[len(before) :]]
+def _do_the_same(stages: list[Stage]) -> bool:
+    """Whether no order of the stages can make a difference: all but one are chains that are empty and accept."""
+    matter = [each for each in stages if not isinstance(each, Call) or each.chain.rules or _base(each).drops]
+    return len(matter) <= 1

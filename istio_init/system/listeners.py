@@ -1,0 +1,74 @@
+"""The sockets that wait for traffic, with what decides whether TPROXY gives them a packet (sock_diag(7)).
+
+Asking may load the kernel modules tcp_diag and udp_diag, so that it is done only for rules that depend on it.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+from istio_init.netfilter.host import Listener
+from istio_init.system.netlink import dump, parse_attributes
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from istio_init.system.sockets import Socket
+
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+AF_INET, AF_INET6 = 2, 10
+PROTOCOLS = {"tcp": 6, "udp": 17}
+STATES = {6: 1 << 10, 17: 1 << 7}
+"""TCP_LISTEN, and TCP_CLOSE, which is that of a UDP socket that has no peer (net/tcp_states.h)."""
+
+MESSAGE = 72
+"""Bytes of struct inet_diag_msg."""
+
+SKV6ONLY, SOCKOPT = 11, 22
+TRANSPARENT = 1 << 5 if sys.byteorder == "little" else 1 << 2
+"""In the first byte of struct inet_diag_sockopt (linux/inet_diag.h; since Linux 5.10)."""
+
+
+class Options(Value):
+    """What a socket was told. ``is_transparent`` is None where the kernel does not say."""
+
+    is_transparent: bool | None
+    is_ipv6_only: bool
+
+
+def options() -> dict[int, Options]:
+    """The options of all sockets that wait for traffic, by inode; none where the kernel cannot tell."""
+    found = {}
+    for family in (AF_INET, AF_INET6):
+        for protocol, states in STATES.items():
+            body = struct.pack("=BBBxI", family, protocol, 0, states) + bytes(48)
+            try:
+                bodies = dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, body)
+            except OSError:
+                continue
+            for each in bodies:
+                (inode,) = struct.unpack_from("=I", each, MESSAGE - 4)
+                attributes = parse_attributes(each, MESSAGE)
+                told = attributes.get(SOCKOPT)
+                transparent = bool(told[0] & TRANSPARENT) if told else None
+                found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")))
+    return found
+
+
+def listeners(sockets: Iterable[Socket], known: Mapping[int, Options]) -> tuple[Listener, ...]:
+    """Those of the sockets that wait for traffic; without options an IPv6 wildcard takes IPv4's, too."""
+    nothing = Options(None, False)
+    return tuple(
+        Listener(
+            PROTOCOLS[each.protocol],
+            each.address,
+            each.port,
+            (told := known.get(each.inode, nothing)).is_transparent,
+            takes_ipv4_too=each.address.version == 6 and each.address.is_unspecified and not told.is_ipv6_only,
+        )
+        for each in sockets
+        if each.listens
+    )
