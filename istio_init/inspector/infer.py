@@ -15,7 +15,7 @@ from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import Redirect, Tproxy
 from istio_init.dialects.role import Role
 from istio_init.inspector.release import is_older, release_span
-from istio_init.mesh.policy import sidecar
+from istio_init.mesh.policy import native, sidecar
 from istio_init.mesh.policy.builder import OUTPUT
 from istio_init.mesh.roles.recognise import is_istio_chain, recognise, resembles
 from istio_init.netfilter.family import Family
@@ -25,10 +25,13 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from istio_init.dialects.iptables.rules import Entry, Rule
+    from istio_init.mesh.native import Raised
     from istio_init.mesh.routing import LiveRouting
+
+    Policy = Callable[[Config, Surroundings], Mapping[Family, RuleSet]]
 
 ANY_PORT = PortRange(0, 65535)
 ANYWHERE: dict[Family, IPNetwork] = {Family.IPV4: IPv4Network("0.0.0.0/0"), Family.IPV6: IPv6Network("::/0")}
@@ -47,31 +50,39 @@ class Inferred(Value):
     exact: bool
 
 
-def infer(live: Mapping[Family, RuleSet], routing: LiveRouting | None = None) -> Inferred | None:
+def infer_native(found: Raised, routing: LiveRouting | None = None) -> Inferred | None:
+    """The configuration of native nftables rules, raised; None where there is no sidecar's redirection."""
+    return infer(found.captured, routing, native.sidecar_rules)
+
+
+def infer(
+    live: Mapping[Family, RuleSet], routing: LiveRouting | None = None, policy: Policy = sidecar.rules
+) -> Inferred | None:
     """The configuration of the recognised rules of one backend; None where there is no sidecar's redirection.
 
-    ``routing`` tells the routing table of TPROXY mode, which no rule names.
+    ``routing`` tells the routing table of TPROXY mode, which no rule names; ``policy`` gives the rules that a
+    configuration means, as what was read would have them.
     """
     captured = {family: live[family] for family in Family if family in live and _has_chains(live[family])}
     if not any(_entries(rules, Role.OUTBOUND_REDIRECT) for rules in captured.values()):
         return None
     readings = []
-    for distance, reading in _readings(captured, captured, routing):
+    for distance, reading in _readings(captured, captured, routing, policy):
         if not distance:
             return reading.replace(exact=True)
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    return min([*_readings(unrepeated, captured, routing), *readings], key=lambda each: each[0])[1]
+    return min([*_readings(unrepeated, captured, routing, policy), *readings], key=lambda each: each[0])[1]
 
 
 def _readings(
-    source: Mapping[Family, RuleSet], live: Mapping[Family, RuleSet], routing: LiveRouting | None
+    source: Mapping[Family, RuleSet], live: Mapping[Family, RuleSet], routing: LiveRouting | None, policy: Policy
 ) -> Iterator[tuple[int, Inferred]]:
     """The configuration as each family tells it, the most telling first, and how far that is from what is live."""
     for main in sorted(source.values(), key=_known_rules, reverse=True):
         reading = _read(main, source, routing)
-        yield _distance(live, reading), reading
+        yield _distance(live, reading, policy), reading
 
 
 def _read(main: RuleSet, live: Mapping[Family, RuleSet], routing: LiveRouting | None) -> Inferred:
@@ -90,10 +101,12 @@ def _read(main: RuleSet, live: Mapping[Family, RuleSet], routing: LiveRouting | 
     return Inferred(Config(**fields), around, exact=False)  # type: ignore[arg-type]
 
 
-def _distance(live: Mapping[Family, RuleSet], reading: Inferred) -> int:
+def _distance(live: Mapping[Family, RuleSet], reading: Inferred, policy: Policy) -> int:
     """How many rules the policy would change to make its own of the live ones; 0 where it gives just these."""
     distance = 0
-    for family, built in sidecar.rules(reading.config, reading.around).items():
+    for family, built in policy(reading.config, reading.around).items():
+        if family not in reading.around.families:
+            continue  # What native rules without an address do to a family that nobody asked for.
         plan = diff(live.get(family, RuleSet(family)), built)
         if plan.edits:
             distance += max(1, sum(change.kind not in (Kind.KEEP, Kind.FOREIGN) for change in plan.changes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.family import Family
+from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.value import Value
 
 
@@ -12,9 +12,13 @@ class MarkRoute(Value):
     family: Family
     mark: int
     table: int
+    mask: int = MAX_MARK
+    preference: int | None = None
+    """Where it stands among the rules; None: where the kernel puts it."""
 
     def __str__(self) -> str:
-        return f"{self.family.value} fwmark {self.mark:#x} lookup {self.table}, local default dev lo"
+        mark = f"{self.mark:#x}" if self.mask == MAX_MARK else f"{self.mark:#x}/{self.mask:#x}"
+        return f"{self.family.value} fwmark {mark} lookup {self.table}, local default dev lo"
 
 
 class Routing(Value):

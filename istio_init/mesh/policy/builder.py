@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 INBOUND = "ISTIO_INBOUND"
 IN_REDIRECT = "ISTIO_IN_REDIRECT"
 OUTPUT = "ISTIO_OUTPUT"
+PRERT = "ISTIO_PRERT"
 REDIRECT = "ISTIO_REDIRECT"
 OUTPUT_DNS = "ISTIO_OUTPUT_DNS"
 DIVERT = "ISTIO_DIVERT"
@@ -38,6 +39,7 @@ LOOPBACK = Interface("lo")
 TCP = Protocol("tcp")
 UDP = Protocol("udp")
 
+LOOPBACK_ADDRESS_V4 = IPv4Network("127.0.0.1/32")
 LOOPBACK_ADDRESS_V6 = IPv6Network("::1/128")
 PASSTHROUGH: dict[Family, IPNetwork] = {
     Family.IPV4: IPv4Network("127.0.0.6/32"),
@@ -55,6 +57,10 @@ class Builder:
 
     def _chain(self, table: Table, chain: str) -> list[Entry]:
         return self._tables.setdefault(table, {}).setdefault(chain, [])
+
+    def declare(self, table: Table, chain: str) -> None:
+        """Create a chain, where no rule may follow, like ``iptables -N``."""
+        self._chain(table, chain)
 
     def append(self, table: Table, chain: str, role: Role, rule: Rule) -> None:
         """Add a rule at the end of a chain, like ``iptables -A``."""

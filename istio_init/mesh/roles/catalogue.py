@@ -7,7 +7,7 @@ from istio_init.value import Value
 
 
 class Reason(Value):
-    """One sentence, and the flags or variables behind the rule; none where every configuration has it."""
+    """One sentence, and the flags, variables or annotations behind the rule; none where every configuration has it."""
 
     why: str
     options: tuple[str, ...] = ()
@@ -15,6 +15,9 @@ class Reason(Value):
 
 _OWNER_IDS = ("--proxy-uid", "--proxy-gid")
 _DNS = ("--redirect-dns", "--capture-all-dns")
+_AMBIENT_DNS = ("--redirect-dns", "ambient.istio.io/dns-capture")
+_BYPASS = ("--bypass-inbound-capture", "ambient.istio.io/bypass-inbound-capture")
+_VIRTUAL = ("--kube-virt-interfaces", "istio.io/reroute-virtual-interfaces")
 
 CATALOGUE: dict[Role, Reason] = {
     Role.EXCLUDED_INTERFACE_IN: Reason("What enters by this interface is left alone.", ("--istio-exclude-interfaces",)),
@@ -148,11 +151,23 @@ CATALOGUE: dict[Role, Reason] = {
     Role.AMBIENT_JUMP: Reason("Traffic of a pod in an ambient mesh is looked at; ztunnel on the node is its proxy."),
     Role.AMBIENT_MARK_SAVE: Reason("Connections that ztunnel opened are remembered by its mark."),
     Role.AMBIENT_MARK_RESTORE: Reason("Answers of such connections get the mark, so that they go back to ztunnel."),
-    Role.AMBIENT_PROBE: Reason("The kubelet's health probes, from a host-side address, bypass ztunnel."),
-    Role.AMBIENT_INBOUND: Reason("Inbound connections go to ztunnel: plain text to port 15006, tunnels to 15008."),
+    Role.AMBIENT_PROBE: Reason(
+        "The kubelet's health probes, which the node sends from this address, bypass ztunnel.", _BYPASS
+    ),
+    Role.AMBIENT_PROBE_ANSWER: Reason("Traffic to the address that health probes come from bypasses ztunnel."),
+    Role.AMBIENT_VIRTUAL_INTERFACE: Reason(
+        "What enters from this virtual machine's interface is its outbound traffic and goes to ztunnel's port 15001.",
+        _VIRTUAL,
+    ),
+    Role.AMBIENT_VIRTUAL_INTERFACE_RETURN: Reason(
+        "What enters from this virtual machine's interface is not inbound traffic of the pod.", _VIRTUAL
+    ),
+    Role.AMBIENT_INBOUND: Reason(
+        "Inbound connections go to ztunnel: plain text to port 15006, tunnels to 15008.", _BYPASS
+    ),
     Role.AMBIENT_OUTBOUND: Reason("Outbound connections go to ztunnel's port 15001."),
-    Role.AMBIENT_DNS: Reason("DNS queries go to ztunnel's port 15053."),
-    Role.AMBIENT_DNS_ZONE: Reason("ztunnel's own DNS queries are tracked apart from the application's."),
+    Role.AMBIENT_DNS: Reason("DNS queries go to ztunnel's port 15053.", _AMBIENT_DNS),
+    Role.AMBIENT_DNS_ZONE: Reason("ztunnel's own DNS queries are tracked apart from the application's.", _AMBIENT_DNS),
     Role.AMBIENT_ANSWER: Reason("Answers to connections that ztunnel opened are not captured again."),
     Role.AMBIENT_SELF: Reason("The application talking to its own pod over lo bypasses ztunnel."),
 }

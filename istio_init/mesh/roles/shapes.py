@@ -188,6 +188,7 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
     (Table.MANGLE, "PREROUTING"): {
         "-i RETURN": Role.EXCLUDED_INTERFACE_IN,
         "ctstate=INVALID >ISTIO_DROP": Role.DROP_INVALID_JUMP,
+        "-p tcp ctstate=INVALID >ISTIO_DROP": Role.DROP_INVALID_JUMP,  # Native nftables looks at TCP alone.
         "ctstate=INVALID DROP": Role.OLDER_DROP_INVALID,
         "-p tcp >ISTIO_INBOUND": Role.INBOUND_JUMP,
         "-p tcp mark SAVE": Role.TPROXY_SAVE_MARK,
@@ -256,13 +257,15 @@ AMBIENT_SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
     },
     (Table.MANGLE, "ISTIO_OUTPUT"): {"connmark RESTORE": Role.AMBIENT_MARK_RESTORE},
     (Table.NAT, "ISTIO_PRERT"): {
+        "-i -p tcp REDIRECT": Role.AMBIENT_VIRTUAL_INTERFACE,
+        "-i -p tcp RETURN": Role.AMBIENT_VIRTUAL_INTERFACE_RETURN,
         "-s -p tcp ACCEPT": Role.AMBIENT_PROBE,
         "-s -p tcp tcp ACCEPT": Role.AMBIENT_PROBE,
         "!-d -p tcp !dport !mark REDIRECT": Role.AMBIENT_INBOUND,
     },
     (Table.NAT, "ISTIO_OUTPUT"): {
-        "-d -p tcp ACCEPT": Role.AMBIENT_PROBE,
-        "-d -p tcp tcp ACCEPT": Role.AMBIENT_PROBE,
+        "-d -p tcp ACCEPT": Role.AMBIENT_PROBE_ANSWER,
+        "-d -p tcp tcp ACCEPT": Role.AMBIENT_PROBE_ANSWER,
         "!-o -p udp !mark dport REDIRECT": Role.AMBIENT_DNS,
         "!-o -p udp dport !mark REDIRECT": Role.AMBIENT_DNS,
         "!-d -p tcp dport !mark REDIRECT": Role.AMBIENT_DNS,
