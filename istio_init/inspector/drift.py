@@ -7,7 +7,8 @@ from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.findings.fate import strays
 from istio_init.inspector.release import is_older, release_span
-from istio_init.mesh.policy import sidecar
+from istio_init.mesh.meaning import Meaning, resolve, settle
+from istio_init.mesh.policy import ambient, native, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Change, Kind
@@ -15,8 +16,12 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
     from istio_init.inspector.findings.model import View
+    from istio_init.mesh.native import Raised
 
 
 class FamilyDrift(Value):
@@ -42,11 +47,31 @@ def drift(view: View, expected: Config) -> Drift:
             lost = ", but connections go astray: see the findings" if strays(view) else ""
             return Drift(False, note=f"programmed by an older release ({span}) with the expected configuration{lost}")
         return Drift(False, note=f"programmed by an older release ({span}), with: {live}")
-    built = sidecar.rules(_decided(view, expected), _around(view, expected))
+    meaning = _meaning(view, expected)
+    return compare(view.rules, sidecar.rules(meaning.config, meaning.around))
+
+
+def native_drift(found: Raised, meaning: Meaning) -> Drift:
+    """Compare a sidecar's native nftables rules, raised, with those that a configuration means."""
+    return compare(found.rules, native.sidecar_rules(meaning.config, meaning.around))
+
+
+def ambient_drift(live: Mapping[Family, RuleSet], expected: AmbientConfig) -> Drift:
+    """Compare the recognised rules of an ambient pod, in one store, with those that a configuration means."""
+    return compare(live, ambient.rules(expected))
+
+
+def native_ambient_drift(found: Raised, expected: AmbientConfig) -> Drift:
+    """The same for native nftables rules, raised."""
+    return compare(found.rules, native.ambient_rules(expected))
+
+
+def compare(live: Mapping[Family, RuleSet], built: Mapping[Family, RuleSet]) -> Drift:
+    """Compare recognised rules with wanted ones, in iptables' words."""
     families = []
     equal = True
     for family in Family:
-        plan = diff(view.rules.get(family, RuleSet(family)), built.get(family, RuleSet(family)))
+        plan = diff(live.get(family, RuleSet(family)), built.get(family, RuleSet(family)))
         equal &= not plan.edits
         changes = tuple(change for change in plan.changes if change.kind is not Kind.KEEP)
         if changes:
@@ -54,17 +79,9 @@ def drift(view: View, expected: Config) -> Drift:
     return Drift(equal, tuple(families))
 
 
-def _around(view: View, expected: Config) -> Surroundings:
-    """The surroundings as the namespace has them; for a file, as its rules tell."""
-    inferred = view.inferred.around if view.inferred else Surroundings()
-    if not view.snapshot.is_live:
-        return inferred
-    ipv6 = sidecar.captures_ipv6(view.snapshot.addresses, dual_stack=expected.dual_stack)
-    return Surroundings(bool(ipv6), view.snapshot.dns_servers if expected.redirect_dns else ())
-
-
-def _decided(view: View, expected: Config) -> Config:
-    """DNS capture is off where no server is named, as in programming."""
-    if expected.redirect_dns and not expected.capture_all_dns and not _around(view, expected).dns_servers:
-        return expected.replace(redirect_dns=False)
-    return expected
+def _meaning(view: View, expected: Config) -> Meaning:
+    """What the configuration means in the namespace; for a file, as its rules tell."""
+    if view.snapshot.is_live:
+        return resolve(expected, view.snapshot.addresses, view.snapshot.dns_servers)
+    around = view.inferred.around if view.inferred else Surroundings()
+    return settle(expected, around.dns_servers, ipv6=around.ipv6)

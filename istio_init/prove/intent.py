@@ -6,7 +6,7 @@ from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
 from istio_init.inspector.findings.rules import half_applied
 from istio_init.inspector.release import is_older, release_span
-from istio_init.mesh.policy import sidecar
+from istio_init.mesh.meaning import Note, resolve
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -34,18 +34,16 @@ def expected(config: Config, snapshot: Snapshot) -> Intent:
     Raises:
         IstioInitError: no address of the namespace could be captured.
     """
-    ipv6 = sidecar.captures_ipv6(snapshot.addresses, dual_stack=config.dual_stack)
-    if ipv6 is None:
+    meaning = resolve(config, snapshot.addresses, snapshot.dns_servers)
+    if Note.NO_ADDRESS in meaning.notes:
         found = ", ".join(map(str, snapshot.addresses)) or "none"
         raise IstioInitError(
             f"{snapshot.label}: no local address that could be captured (addresses: {found})",
             fix="verify after the network is set up; loopback and link-local addresses do not count",
         )
-    servers = snapshot.dns_servers if config.redirect_dns else ()
-    if config.redirect_dns and not servers and not config.capture_all_dns:
-        notes = ("DNS capture is off: resolv.conf names no server",)
-        return Intent(config.replace(redirect_dns=False), Surroundings(ipv6), "expect", notes)
-    return Intent(config, Surroundings(ipv6, servers), "expect")
+    off = ("DNS capture is off: resolv.conf names no server",)
+    notes = off if Note.DNS_CAPTURE_OFF in meaning.notes else ()
+    return Intent(meaning.config, meaning.around, "expect", notes)
 
 
 def inferred(view: View) -> Intent | None:

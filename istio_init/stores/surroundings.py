@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.config.model import Surroundings
 from istio_init.errors import IstioInitError
+from istio_init.mesh.meaning import Meaning, Note, resolve
 from istio_init.mesh.policy import sidecar
 from istio_init.stores.programmer import Wanted
 from istio_init.system import netlink
@@ -27,26 +27,24 @@ def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
         IstioInitError: no address of the namespace can be used.
     """
     addresses = [each.address for each in netlink.addresses()]
-    ipv6 = sidecar.captures_ipv6(addresses, dual_stack=config.dual_stack)
-    if ipv6 is None:
+    servers = name_servers(place.resolv_conf, place.root) if config.redirect_dns else ()
+    meaning = resolve(config, addresses, servers)
+    if Note.NO_ADDRESS in meaning.notes:
         found = ", ".join(map(str, addresses)) or "none"
         raise IstioInitError(
             f"{place.label}: no local address that could be captured (addresses: {found})",
             fix="run after the network is set up; loopback and link-local addresses do not count",
         )
-    servers = name_servers(place.resolv_conf, place.root) if config.redirect_dns else ()
-    if config.redirect_dns and not servers and not config.capture_all_dns:
+    if Note.DNS_CAPTURE_OFF in meaning.notes:
         warn(f"DNS capture is off: {place.resolv_conf} names no server; --capture-all-dns captures without one")
-        config = config.replace(redirect_dns=False)
     elif config.redirect_dns and place.own_files and not config.capture_all_dns:
         warn(f"{place.label}: DNS servers are taken from {place.resolv_conf}, which may not be the pod's")
-    around = Surroundings(ipv6, servers)
-    key = (config, around)
-    if key not in _LAST:
+    if meaning not in _LAST:
+        config, around = meaning.config, meaning.around
         _LAST.clear()
-        _LAST[key] = Wanted(sidecar.rules(config, around), sidecar.routing(config, around), config)
-    return _LAST[key]
+        _LAST[meaning] = Wanted(sidecar.rules(config, around), sidecar.routing(config, around), config)
+    return _LAST[meaning]
 
 
-_LAST: dict[tuple[Config, Surroundings], Wanted] = {}
+_LAST: dict[Meaning, Wanted] = {}
 """The last answer: many namespaces programmed in one run mostly want the same."""
