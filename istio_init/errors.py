@@ -75,6 +75,10 @@ class ToolError(IstioInitError):
     """The kernel or a tool refused; the tool's own words are in the message."""
 
 
+class ForeignRulesError(ToolError):
+    """A table of iptables' holds rules that nft wrote and iptables cannot print."""
+
+
 class BusyError(ToolError):
     """Somebody else kept the lock, or kept writing, for longer than we were told to wait."""
 

@@ -11,17 +11,18 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.expect import expected_config
-from istio_init.config.model import Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save, with_texts
 from istio_init.dialects.iptables.sections import is_refusal, sections
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.others import other_rules
+from istio_init.mesh.meaning import Note, settle
 from istio_init.mesh.policy import sidecar
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Interface, Snapshot
+from istio_init.observe.unread import RULES_OF, Unread, Why
 from istio_init.system import namespaces, places
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
@@ -76,7 +77,7 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
     if file == file6 == "-":
         raise click.UsageError("only one of --file and --file6 can be standard input")
     rules = {}
-    unread: list[str] = []
+    unread: list[Unread] = []
     partial: set[Family] = set()
     for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
         if path is None:
@@ -87,7 +88,11 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
             )
             for (backend, each), part in sections(text, family).items():
                 document = parse_save(part, each)
-                refused = [f"{path}: {line.strip('# ')}" for line in document.comments if is_refusal(line)]
+                refused = [
+                    Unread(RULES_OF[backend], line.strip("# "), each, Why.NOT_EXPRESSIBLE, path)
+                    for line in document.comments
+                    if is_refusal(line)
+                ]
                 if not document.rules.tables and not refused:
                     raise InputError(f"{path}: it holds no table", fix="give what iptables-save printed, run as root")
                 rules[backend, each] = recognise(document.rules)
@@ -109,11 +114,11 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
     config, warnings = expected_config(line, FileNames())
     for warning in warnings:
         click.secho(f"warning: {warning}", fg="yellow", err=True)
-    if config.redirect_dns and not (config.capture_all_dns or servers):
+    meaning = settle(config, servers, ipv6=config.dual_stack)
+    if Note.DNS_CAPTURE_OFF in meaning.notes:
         warning = "no name server is known here, so --redirect-dns captures none"
         click.secho(f"warning: {warning}", fg="yellow", err=True)
-    around = Surroundings(config.dual_stack, servers)
-    built = sidecar.rules(config, around)
+    built = sidecar.rules(meaning.config, meaning.around)
     rules = {("nft", family): with_texts(each) for family, each in built.items()}
     return Snapshot(f"configuration {line!r}", rules, interfaces=(Interface("lo", True),), is_live=False)
 
@@ -161,10 +166,10 @@ def refuse_unread(snapshot: Snapshot) -> None:
     """Raise where rules could not be read, or not be saved: none is not the same as not known."""
     if not snapshot.partial:
         return
-    what = f"{snapshot.label}: its rules cannot all be read: {visible('; '.join(snapshot.unread))}"
+    what = f"{snapshot.label}: its rules cannot all be read: {visible('; '.join(map(str, snapshot.unread)))}"
     if not snapshot.is_live:
         raise InputError(what, fix="such a table is missing from the file: ask about the namespace itself")
-    if "NET_ADMIN" in capabilities() and "may not be read" not in what:
+    if "NET_ADMIN" in capabilities() and not any(each.why is Why.DENIED for each in snapshot.unread):
         raise NoBackendError(what, fix="install what is missing; iptables and nftables read the rules")
     raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")
 
@@ -176,8 +181,8 @@ def _caveats(snapshot: Snapshot, backend: str) -> Iterator[str]:
         yield f"{family.value}: the routing rule {priority} (ip rule) counts, too, and is not followed"
     for rule in snapshot.nft_rules:
         yield f"not written by iptables, and perhaps not what it prints: {visible(str(rule))}"
-    for line in snapshot.unread:
-        yield f"not read: {visible(line)}"
+    for each in snapshot.unread:
+        yield f"not read: {visible(str(each))}"
 
 
 def snapshot_of(

@@ -17,6 +17,8 @@ from istio_init.mesh.roles.recognise import recognise
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Interface, Listener, Process, Snapshot
+from istio_init.observe.unread import RULES_OF, Part, Unread
+from istio_init.observe.unread import unread as not_read
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
 from istio_init.system import netlink, nft_ruleset, process, routing, sockets
@@ -51,29 +53,29 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
 
     ``known`` are its processes where the caller has them; ``versions`` asks the reading programs for theirs.
     """
-    unread: list[str] = []
+    unread: list[Unread] = []
 
-    def attempt(what: str, read: Callable[[], T], otherwise: T) -> T:
+    def attempt(part: Part, read: Callable[[], T], otherwise: T) -> T:
         try:
             return read()
         except (IstioInitError, OSError, psutil.Error) as error:
-            unread.append(f"{what}: {_reason(error)}")
+            unread.append(not_read(part, error))
             return otherwise
 
     no_processes: tuple[Process, ...] = ()
     no_sockets: list[sockets.Socket] = []
     no_native: nft_ruleset.Native = ((), ())
-    processes, unseen = attempt("processes", _processes, (no_processes, 0)) if known is None else (known, 0)
-    found_sockets = attempt("sockets", sockets.sockets, no_sockets)
+    processes, unseen = attempt(Part.PROCESSES, _processes, (no_processes, 0)) if known is None else (known, 0)
+    found_sockets = attempt(Part.SOCKETS, sockets.sockets, no_sockets)
     listeners = _listeners(found_sockets, processes)
-    native, nft_rules = attempt("native nftables", nft_ruleset.read, no_native)
+    native, nft_rules = attempt(Part.NATIVE, nft_ruleset.read, no_native)
     rules, partial = _rules(unread)
     return Snapshot(
         label=place.label,
         rules=rules,
-        routing=attempt("routing", lambda: routing.read(frozenset([133])), LiveRouting()),
-        unusual_routing=tuple(attempt("routing rules", netlink.unusual_rules, [])),
-        interfaces=attempt("interfaces", _interfaces, ()),
+        routing=attempt(Part.ROUTING, lambda: routing.read(frozenset([133])), LiveRouting()),
+        unusual_routing=tuple(attempt(Part.ROUTING_RULES, netlink.unusual_rules, [])),
+        interfaces=attempt(Part.INTERFACES, _interfaces, ()),
         listeners=listeners,
         connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
         processes=processes,
@@ -81,7 +83,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         native=native,
         nft_rules=nft_rules,
         sysctls=_sysctls(),
-        invalid_packets=attempt("connection tracking statistics", netlink.invalid_packets, 0),
+        invalid_packets=attempt(Part.CONNTRACK_STATISTICS, netlink.invalid_packets, 0),
         dns_servers=name_servers(place.resolv_conf, place.root),
         knows_servers=not place.own_files,
         is_host=is_host(),
@@ -91,7 +93,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
     )
 
 
-def _rules(unread: list[str]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
+def _rules(unread: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
     """The rules of both backends, and the families of which not all could be read."""
     found: dict[tuple[str, Family], RuleSet] = {}
     partial: set[Family] = set()
@@ -99,14 +101,14 @@ def _rules(unread: list[str]) -> tuple[dict[tuple[str, Family], RuleSet], frozen
         try:
             families = backend.families()
         except (IstioInitError, OSError) as error:
-            unread.append(f"{backend.name} rules: {_reason(error)}")
+            unread.append(not_read(RULES_OF[backend.name], error))
             partial.update(Family)
             continue
         for family in families:
             try:
                 rules = backend.read(family, counters=True)
             except (IstioInitError, OSError, SaveError) as error:
-                unread.append(f"{backend.name} rules of {family.value}: {_reason(error)}")
+                unread.append(not_read(RULES_OF[backend.name], error, family))
                 partial.add(family)
                 rules = _what_can_be_read(backend.name, family)
             found[backend.name, family] = recognise(rules)
@@ -122,14 +124,6 @@ def _what_can_be_read(backend: str, family: Family) -> RuleSet:
         except (IstioInitError, SaveError):
             pass
     return RuleSet(family)
-
-
-def _reason(error: Exception) -> str:
-    """What an error says, in a line."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-    text = error.message if isinstance(error, IstioInitError) else str(error)
-    return text.partition("\n")[0]
 
 
 def _processes() -> tuple[tuple[Process, ...], int]:

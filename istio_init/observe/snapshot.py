@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
+from istio_init.observe.unread import Unread
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -81,7 +82,7 @@ class NftRule(Value):
 
 
 class Snapshot(Value):
-    """A namespace. What could not be read is missing, and ``unread`` says so in words.
+    """A namespace. What could not be read is missing, and ``unread`` says so.
 
     ``rules`` are recognised rule sets by backend and family, with counters; ``partial`` are the families of which not
     all rules could be read. ``sysctls`` are by their dotted names. ``is_live`` is false for rules from a file, of which
@@ -114,7 +115,7 @@ class Snapshot(Value):
     is_host: bool = False
     is_live: bool = True
     programs: Mapping[str, str] = {}
-    unread: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()
     partial: frozenset[Family] = frozenset()
 
     @property
@@ -125,10 +126,11 @@ class Snapshot(Value):
     @property
     def not_read(self) -> tuple[str, ...]:
         """What could not be read, in words, processes included; those matter to findings, not to what rules do."""
+        said = tuple(map(str, self.unread))
         if not self.unseen_owners:
-            return self.unread
+            return said
         what = f"whose {self.unseen_owners} of the listening sockets are, which takes the capability SYS_PTRACE"
-        return (*self.unread, what)
+        return (*said, what)
 
     @property
     def has_native_redirection(self) -> bool:

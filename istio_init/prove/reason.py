@@ -9,6 +9,7 @@ from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.targets import Jump
 from istio_init.inspector.findings.model import View
 from istio_init.netfilter.family import Family
+from istio_init.observe.unread import Part
 from istio_init.system.spots import NO_SOURCE
 from istio_init.trace.assume import local_marks
 from istio_init.trace.engine import Outcome, Tracer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST_LINKS = 8
 UNKNOWN = Outcome("unknown")
+DECIDING = frozenset([Part.RULES_NFT, Part.RULES_LEGACY, Part.ROUTING_RULES])
+"""Without these nothing can be said of what decided."""
 
 
 class Live:
@@ -54,7 +57,7 @@ class Live:
             for each in snapshot.native
             if each.hook is not None and each.rules
         )
-        unread = any("rules" in line.partition(":")[0] for line in snapshot.unread)
+        unread = any(each.part in DECIDING for each in snapshot.unread)
         self.blind = "the rules cannot be read here" if snapshot.partial or unread else None
 
     def reason(self, probe: Probe, seen: Seen) -> str:

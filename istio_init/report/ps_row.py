@@ -49,7 +49,7 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
         state,
         len(explanation.findings),
         tuple(finding.kind.code for finding in explanation.findings),
-        "; ".join(unread) or None,
+        "; ".join(map(str, unread)) or None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from istio_init.errors import BusyError, PrivilegeError, ToolError
+from istio_init.errors import BusyError, ForeignRulesError, PrivilegeError, ToolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
     if "resource temporarily unavailable" in lowered:
         return BusyError(f"{name}: another program keeps changing the rules", fix="try again, or give a longer --wait")
     if "incompatible" in lowered:
-        return ToolError(f"{name}: {said}", fix=FOREIGN_NFT_RULES)
+        return ForeignRulesError(f"{name}: {said}", fix=FOREIGN_NFT_RULES)
     message = f"{name} failed with status {completed.status}: {said}"
     if (line := _refused_line(said, text)) is not None:
         message += f"\n  refused: {line}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.iptables.tables import XTABLES
-from istio_init.errors import ToolError
+from istio_init.errors import ForeignRulesError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
 from istio_init.stores.failure import FOREIGN_NFT_RULES, failure
@@ -43,7 +43,7 @@ class IptablesNft:
         document = parse_save(completed.stdout, family, known)
         for comment in document.comments:
             if "incompatible" in comment:
-                raise ToolError(
+                raise ForeignRulesError(
                     f"{SAVE[family]}: {comment.strip('# ')}",
                     fix=FOREIGN_NFT_RULES,
                 )

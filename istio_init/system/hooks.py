@@ -32,8 +32,10 @@ ORDER = (Hook.PREROUTING, Hook.INPUT, Hook.FORWARD, Hook.OUTPUT, Hook.POSTROUTIN
 """By their number (linux/netfilter.h, NF_INET_…)."""
 
 LEGACY = {-450: "raw", -300: "raw", -150: "mangle", 0: "filter", 50: "security"}
-"""The tables of x_tables by priority (linux/netfilter_ipv4.h); its nat chains are called by the one nat hook. raw lies at -450
-where iptable_raw was loaded with raw_before_defrag."""
+"""The tables of x_tables by priority (linux/netfilter_ipv4.h); its nat chains are called by the one nat hook.
+
+raw lies at -450 where iptable_raw was loaded with raw_before_defrag.
+"""
 
 LEGACY_FUNCTIONS = frozenset(["ipt_do_table", "ip6t_do_table", "iptable_mangle_hook", "ip6table_mangle_hook"])
 NAT_FUNCTIONS = ("nf_nat_ipv4_", "nf_nat_ipv6_", "nf_nat_inet_")

@@ -39,6 +39,7 @@ from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.observe.namespace import observe
 from istio_init.observe.snapshot import Snapshot
+from istio_init.observe.unread import Part
 from istio_init.report.explain_html import explanation_html
 from istio_init.report.explain_json import explanation_json
 from istio_init.report.explain_text import explanation_text
@@ -763,7 +764,7 @@ class TestPrivilege:
     def test_an_ordinary_user_is_told_what_was_not_read(self, pod: Sidecar) -> None:
         said = pod.inside.call(lambda: explain(observe(places.HERE)), User(65534, 65534))
 
-        assert {line.partition(":")[0] for line in said.snapshot.unread} >= {"nft rules", "native nftables"}
+        assert {each.part for each in said.snapshot.unread} >= {Part.RULES_NFT, Part.NATIVE}
         assert set(map(str, said.snapshot.addresses)) >= {HOSTS[V4].pod, HOSTS[V6].pod}
         assert {15001, 15006} <= {each.port for each in said.snapshot.listeners}
         assert said.findings == ()

@@ -17,6 +17,7 @@ from istio_init.errors import NamespaceError
 from istio_init.inspector.explain import explain
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Process, Snapshot
+from istio_init.observe.unread import Part, Unread
 from istio_init.report.ps_row import ps_row
 from istio_init.system import pods
 from istio_init.system.pods import PodNamespace, find, parse_cgroup
@@ -121,7 +122,7 @@ class TestList:
         assert (row.mode, row.backend, row.state, row.container) == ("ambient", "nft", "captured", ID)
 
     def test_rules_that_could_not_be_read_leave_the_state_open(self) -> None:
-        snapshot = Snapshot("x", {}, unread=("nft rules: refused",), partial=frozenset(Family))
+        snapshot = Snapshot("x", {}, unread=(Unread(Part.RULES_NFT, "refused"),), partial=frozenset(Family))
 
         row = ps_row(PodNamespace(1, (Process(7, "app", 1000, 1000),), None), explain(snapshot))
 

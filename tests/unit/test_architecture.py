@@ -56,6 +56,7 @@ CORE = (
     "mesh",
     "netfilter",
     "observe/snapshot.py",
+    "observe/unread.py",
     "options.py",
     "plan",
     "prove",

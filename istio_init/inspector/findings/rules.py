@@ -17,6 +17,7 @@ from istio_init.inspector.shadow import shadows
 from istio_init.mesh.policy import sidecar
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.netfilter.family import Family
+from istio_init.observe.unread import Why
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
 
@@ -241,7 +242,7 @@ def guardrails(view: View) -> Iterator[Finding]:
 
 def unfaithful_reader(view: View) -> Iterator[Finding]:
     """The reader said that it cannot show a table, or printed a rule that it does not understand."""
-    said = [line for line in view.snapshot.unread if "incompatible" in line]
+    said = [str(each) for each in view.snapshot.unread if each.why is Why.NOT_EXPRESSIBLE]
     odd = [str(place) for place in view.places if "unsupported revision" in (place.entry.text or "")]
     left_out = [f"{rule}; iptables prints: {_printed(view, rule)}" for rule in view.snapshot.nft_rules]
     if said or odd or left_out:
