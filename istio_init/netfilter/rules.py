@@ -225,11 +225,11 @@ class Tproxy(Value):
 
 
 class Untrack(Value):
-    """No connection is looked up for the packet."""
+    """No connection is looked up for the packet; without effect where it has one, a zone, or this already (xt_CT.c)."""
 
 
 class Zone(Value):
-    """Connections are looked up in a zone."""
+    """Connections are looked up in a zone; without effect where the packet has a connection or a zone already."""
 
     zone: int
 

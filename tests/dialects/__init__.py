@@ -1,0 +1,1 @@
+"""What each program writes of its rules: read, written, and lowered to the model of netfilter."""
