@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from istio_init.dialects.iptables.ipset import Element, IpSet, parse_ipset_save
-from istio_init.dialects.iptables.protocols import protocol_number
 from istio_init.errors import PrivilegeError
+from istio_init.netfilter.protocols import protocol_number
 from istio_init.system import ipsets
 from istio_init.testing.entering import User
 from istio_init.testing.namespaces import Namespace

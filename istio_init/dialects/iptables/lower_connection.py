@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.lower_extension import masked_test, network, number_range
-from istio_init.dialects.iptables.protocols import protocol_number
 from istio_init.netfilter.fields import CtState, CtStatus, Field
 from istio_init.netfilter.intervals import EMPTY
+from istio_init.netfilter.protocols import protocol_number
 from istio_init.netfilter.rules import Openness, Test
 
 TYPE_CHECKING = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from istio_init.dialects.iptables.protocols import protocol_number
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import exactly, with_prefix
+from istio_init.netfilter.protocols import protocol_number
 from istio_init.netfilter.rules import Cause, Never, Openness, Test, Undecided
 
 TYPE_CHECKING = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.icmp import ICMP_TYPES, ICMPV6_TYPES, icmp_type
 from istio_init.dialects.iptables.lower_extension import address_range, masked_test, number, number_range
-from istio_init.dialects.iptables.protocols import ICMP_TYPES, ICMPV6_TYPES, icmp_type
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import union

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.icmp import ICMP_TYPES, ICMPV6_TYPES, icmp_type
 from istio_init.dialects.iptables.lower_extension import address_range, masked, network, number, number_range
-from istio_init.dialects.iptables.protocols import (
-    DCCP,
-    ICMP,
-    ICMP_TYPES,
-    ICMPV6,
-    ICMPV6_TYPES,
-    WITH_PORTS,
-    icmp_type,
-    protocol_number,
-)
 from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import EMPTY, difference, size, union
 from istio_init.netfilter.names import exactly, with_prefix
+from istio_init.netfilter.protocols import DCCP, ICMP, ICMPV6, WITH_PORTS, protocol_number
 from istio_init.netfilter.rules import (
     AnyOf,
     AssignFrom,

@@ -92,7 +92,7 @@ def parse_rule(text: str) -> Rule:
             value = rest.pop(0)
             try:
                 fields[_HEADER_FLAGS[word]] = _header(word, value, bool(negation))
-            except ValueError:
+            except (LookupError, ValueError):
                 matches.append(OpaqueMatch(None, (*negation, word, value)))
         else:
             matches.append(OpaqueMatch(None, (*negation, word)))

@@ -1,23 +1,6 @@
-"""Numbers of the protocols that iptables prints by name, and of the types of ICMP that people write by name."""
+"""The types of ICMP that people write by name; iptables-save prints their numbers."""
 
 from __future__ import annotations
-
-ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 58, 132, 136
-
-WITH_PORTS = frozenset([TCP, UDP, DCCP, SCTP, UDPLITE])
-"""What xt_multiport.c takes."""
-
-_NAMES = (
-    "all 0 ip 0 hopopt 0 icmp 1 igmp 2 ggp 3 ipencap 4 ip-encap 4 ipv4 4 st 5 tcp 6 egp 8 igp 9 pup 12 udp 17 hmp 20 "
-    "xns-idp 22 rdp 27 iso-tp4 29 dccp 33 xtp 36 ddp 37 idpr-cmtp 38 ipv6 41 ipv6-route 43 ipv6-frag 44 idrp 45 "
-    "rsvp 46 gre 47 esp 50 ipsec-esp 50 ah 51 ipsec-ah 51 skip 57 ipv6-icmp 58 icmpv6 58 icmp6 58 ipv6-nonxt 59 "
-    "ipv6-opts 60 rspf 73 vmtp 81 eigrp 88 ospf 89 ospfigp 89 ax.25 93 ipip 94 etherip 97 encap 98 pim 103 ipcomp 108 "
-    "vrrp 112 l2tp 115 isis 124 sctp 132 fc 133 mobility-header 135 ipv6-mh 135 mh 135 udplite 136 mpls-in-ip 137 "
-    "manet 138 hip 139 shim6 140 wesp 141 rohc 142 ethernet 143"
-).split()
-
-NUMBERS = dict(zip(_NAMES[::2], map(int, _NAMES[1::2]), strict=True))
-"""By name (/etc/protocols, and libxtables' own)."""
 
 ICMP_TYPES: dict[str, tuple[int, int | None]] = {
     "echo-reply": (0, None),
@@ -67,22 +50,6 @@ ICMPV6_TYPES: dict[str, tuple[int, int | None]] = {
     "redirect": (137, None),
 }
 """The same for IPv6 (ip6tables -p icmpv6 -h)."""
-
-
-def protocol_number(text: str) -> int:
-    """The number of a protocol, from its name or number.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    number = NUMBERS.get(text)
-    if number is None:
-        number = NUMBERS.get(text.lower())
-    if number is None:
-        number = int(text)
-    if not 0 <= number <= 255:
-        raise ValueError(text)
-    return number
 
 
 def icmp_type(text: str, names: dict[str, tuple[int, int | None]]) -> tuple[int, int | None]:
