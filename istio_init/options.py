@@ -8,7 +8,8 @@ from istio_init.value import Value
 class Option(Value):
     """One option of ``istio-iptables``.
 
-    ``kind`` names its grammar (see `istio_init.config.parse`). ``field`` is the field of `Config` that it sets, None
+    ``kind`` names its grammar (see `istio_init.config.parse`). ``field`` is the field of `Config` (of `AmbientConfig`
+    for those of an ambient mesh) that it sets, None
     where it makes the drop-in act otherwise. ``default`` is ``istio-iptables``' own; ``apply_default`` that of Istio's
     injection template where it differs. An option without ``short`` has only its long flag, one without ``flag`` only
     its environment variables, which are read in order.
@@ -109,6 +110,22 @@ OPTIONS: tuple[Option, ...] = (
             "Drop packets that the connection tracker calls invalid.", env=("DROP_INVALID", "INVALID_DROP")),
 )
 """Options that shape the rules: `apply` and the drop-in both have them."""
+
+AMBIENT_OPTIONS: tuple[Option, ...] = (
+    _option("--redirect-dns", None, "boolean", "redirect_dns", "true", DNS,
+            "Send the pod's DNS queries to ztunnel.", env=()),
+    _option("--bypass-inbound-capture", None, "boolean", "bypass_inbound_capture", "false", INBOUND,
+            "Leave inbound connections to the pod.", env=()),
+    _option("--ipv6", None, "boolean", "ipv6", "true", NETWORK,
+            "Capture IPv6 beside IPv4.", env=()),
+    _option("--kube-virt-interfaces", "-k", "interfaces", "virtual_interfaces", "", NETWORK,
+            "Interfaces whose inbound traffic is treated as outbound (virtual machines).", env=()),
+    Option(None, None, ("HOST_PROBE_SNAT_IP",), "ipv4", "probe_ipv4", "169.254.7.127", INBOUND,
+           "Address that the kubelet's probes come from."),
+    Option(None, None, ("HOST_PROBE_SNAT_IPV6",), "ipv6", "probe_ipv6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",
+           INBOUND, "The same of IPv6."),
+)
+"""Options that shape the rules of a pod in an ambient mesh, with the environment of Istio's CNI agent."""
 
 DROPIN_OPTIONS: tuple[Option, ...] = (
     _option("--dry-run", "-n", "boolean", None, "false", BEHAVIOUR,

@@ -195,6 +195,8 @@ _SINGLE: dict[str, tuple[Callable[..., object], Callable[[Names], object]]] = {
     "port": (values.port, lambda names: names.service),
     "mode": (_mode, _nothing),
     "loopback": (values.loopback_network, _nothing),
+    "ipv4": (values.ipv4_address, _nothing),
+    "ipv6": (values.ipv6_address, _nothing),
     "mark": (values.mark, _nothing),
     "table": (values.routing_table, _nothing),
     "boolean": (values.boolean, _nothing),

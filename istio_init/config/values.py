@@ -5,7 +5,7 @@ A parser takes the text of one item, stripped, and returns its value; it raises 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 from istio_init.dialects.iptables.matches import IdRange, IPNetwork, PortRange
 from istio_init.netfilter.family import MAX_MARK
@@ -97,6 +97,25 @@ def loopback_network(text: str, _: object = None) -> IPv4Network:
     if not isinstance(value, IPv4Network) or not value.is_loopback:
         raise BadValue("not an IPv4 loopback range", "give a part of 127.0.0.0/8, such as 127.0.0.1/32")
     return value
+
+
+def ipv4_address(text: str, _: object = None) -> IPv4Address:
+    """One IPv4 address."""
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise BadValue("not an IPv4 address", "write for example 169.254.7.127") from None
+
+
+def ipv6_address(text: str, _: object = None) -> IPv6Address:
+    """One IPv6 address, without a zone."""
+    try:
+        address = IPv6Address(text)
+    except ValueError:
+        address = None
+    if address is None or address.scope_id is not None:
+        raise BadValue("not an IPv6 address", "write for example fd16:9254:7127:1337:ffff:ffff:ffff:ffff")
+    return address
 
 
 def interface_name(text: str, _: object = None) -> str:

@@ -1,9 +1,10 @@
-"""A configuration as the arguments and environment of ``istio-iptables`` that give it."""
+"""A configuration as the arguments and environment that give it: of ``istio-iptables``, or of ``istio-init apply``."""
 
 from __future__ import annotations
 
+from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import ALL, Config, InterceptionMode
-from istio_init.options import OPTIONS
+from istio_init.options import AMBIENT_OPTIONS, OPTIONS
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -29,20 +30,33 @@ class Arguments(Value):
 
 def arguments(config: Config) -> Arguments:
     """The arguments that ``istio-iptables`` needs for this configuration."""
+    return _arguments(config, Config(), OPTIONS, always=("proxy_uids", "proxy_gids"))
+
+
+def ambient_arguments(config: AmbientConfig) -> Arguments:
+    """The arguments that ``istio-init apply`` needs for this configuration of a pod in an ambient mesh."""
+    found = _arguments(config, AmbientConfig(), AMBIENT_OPTIONS)
+    return found.replace(argv=("--ambient", *found.argv))
+
+
+def _arguments(
+    config: Config | AmbientConfig,
+    default: Config | AmbientConfig,
+    options: tuple[Option, ...],
+    always: tuple[str, ...] = (),
+) -> Arguments:
     argv: list[str] = []
     env: list[tuple[str, str]] = []
-    default = Config()
-    for option in OPTIONS:
+    for option in options:
         if option.field is None:
             continue
         value = getattr(config, option.field)
-        always = option.field in ("proxy_uids", "proxy_gids")
-        if value == getattr(default, option.field) and not always:
+        if value == getattr(default, option.field) and option.field not in always:
             continue
         if option.flag is None:
             env.append((option.env[0], _text(value)))
         elif option.is_flag:
-            argv.append(option.flag)
+            argv.append(option.flag if value else f"{option.flag}=false")
         else:
             argv += [_flag(option), _text(value)]
     return Arguments(tuple(argv), tuple(env))

@@ -16,10 +16,25 @@ if TYPE_CHECKING:
 OLDEST, NEWEST = 14, 99
 """Minor versions of Istio 1: the oldest whose rules are known, and no end."""
 
+OLDEST_AMBIENT = 21
+"""The first that captures within the pod of an ambient mesh."""
 
-def release_span(live: Mapping[Family, RuleSet]) -> str:
-    """For example ``Istio 1.14 to 1.22``, ``Istio 1.25 or later``."""
-    oldest, newest = OLDEST, NEWEST
+OLDEST_NATIVE, OLDEST_AMBIENT_NATIVE = 27, 28
+"""The first with native nftables, for sidecars and for ambient pods."""
+
+
+def release_span(live: Mapping[Family, RuleSet], *, native: bool = False) -> str:
+    """For example ``Istio 1.14 to 1.22``, ``Istio 1.25 or later``; ``native`` rules are those of nftables, raised."""
+    return _span(live, OLDEST_NATIVE if native else OLDEST)
+
+
+def ambient_release_span(live: Mapping[Family, RuleSet], *, native: bool = False) -> str:
+    """The same for the rules of a pod in an ambient mesh."""
+    return _span(live, OLDEST_AMBIENT_NATIVE if native else OLDEST_AMBIENT)
+
+
+def _span(live: Mapping[Family, RuleSet], oldest: int) -> str:
+    newest = NEWEST
     for rules in live.values():
         for low, high in _bounds(rules):
             oldest, newest = max(oldest, low), min(newest, high)
@@ -57,6 +72,8 @@ def _bounds(rules: RuleSet) -> list[tuple[int, int]]:
             case Role.OLDER_DNS_REDIRECT | Role.OLDER_DNS_PROXY_BYPASS | Role.OLDER_DNS_ZONE:
                 built_in = not chain.name.startswith("ISTIO_")
                 bounds.append((OLDEST, 22) if built_in else (24, 24))
+            case Role.AMBIENT_INBOUND:
+                bounds.append((OLDEST_AMBIENT, 24) if table is Table.MANGLE else (25, NEWEST))
             case Role.DNS_REDIRECT if (table, chain.name) == (Table.NAT, "ISTIO_OUTPUT"):
                 bounds.append((OLDEST, 24))
             case _:

@@ -10,7 +10,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from json import dumps
 
 from istio_init.dialects.iptables.matches import (
-    CTSTATES,
     Address,
     Connmark,
     Ctstate,
@@ -41,6 +40,7 @@ from istio_init.dialects.iptables.targets import (
     SetMark,
     Tproxy,
 )
+from istio_init.mesh.nft_values import Unread, bounds, interface, key_of, network_text, number, states, text
 from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.value import Value
 
@@ -108,10 +108,6 @@ def _rank(match: Match) -> int:
     return _ORDER.index(type(match)) if type(match) in _ORDER else len(_ORDER)
 
 
-class _Unread(Exception):
-    """An expression that iptables has no word for here."""
-
-
 class _Lifting:
     """The tests of a rule, collected."""
 
@@ -133,9 +129,9 @@ class _Lifting:
         try:
             operator = content["op"]
             if operator not in ("==", "!=", "in"):
-                raise _Unread
+                raise Unread
             self._test(content["left"], content["right"], negated=operator == "!=", operator=operator)
-        except (_Unread, KeyError, TypeError, ValueError, StopIteration):
+        except (Unread, KeyError, TypeError, ValueError, StopIteration):
             self.opaque.append(OpaqueMatch(None, (dumps(content),)))
 
     def of(self, family: Family) -> None:
@@ -146,63 +142,63 @@ class _Lifting:
         kind, content = next(iter(left.items()))
         if kind == "payload":
             self._payload(content["protocol"], content["field"], right, negated=negated)
-        elif kind == "&" and (mark := _MARKS.get(_key(content[0]))):
-            self.matches.append(mark(_number(right), _number(content[1]), negated))
-        elif mark := _MARKS.get(_key(left)):
-            self.matches.append(mark(_number(right), MAX_MARK, negated))
-        elif _key(left) == ("ct", "state"):
-            self.matches.append(_states(right, negated=negated, operator=operator))
+        elif kind == "&" and (mark := _MARKS.get(key_of(content[0]))):
+            self.matches.append(mark(number(right), number(content[1]), negated))
+        elif mark := _MARKS.get(key_of(left)):
+            self.matches.append(mark(number(right), MAX_MARK, negated))
+        elif key_of(left) == ("ct", "state"):
+            self.matches.append(states(right, negated=negated, operator=operator))
         elif kind == "meta":
             self._meta(content["key"], right, negated=negated)
         else:
-            raise _Unread
+            raise Unread
 
     def _meta(self, key: str, right: Any, *, negated: bool) -> None:
         match key:
             case "l4proto":
-                self._header("protocol", Protocol(_text(right), negated))
+                self._header("protocol", Protocol(text(right), negated))
             case "iifname":
-                self._header("in_interface", Interface(_interface(right), negated))
+                self._header("in_interface", Interface(interface(right), negated))
             case "oifname":
-                self._header("out_interface", Interface(_interface(right), negated))
+                self._header("out_interface", Interface(interface(right), negated))
             case "skuid":
-                self.matches.append(Owner(uid=IdRange(*_range(right)), uid_negated=negated))
+                self.matches.append(Owner(uid=IdRange(*bounds(right)), uid_negated=negated))
             case "skgid":
-                self.matches.append(Owner(gid=IdRange(*_range(right)), gid_negated=negated))
+                self.matches.append(Owner(gid=IdRange(*bounds(right)), gid_negated=negated))
             case "nfproto" | "protocol" if not negated:
                 self.of(_NAMED[right])
             case _:
-                raise _Unread
+                raise Unread
 
     def _payload(self, protocol: str, field: str, right: Any, *, negated: bool) -> None:
         if protocol in ("ip", "ip6") and field in ("saddr", "daddr"):
-            network = ip_network(_network(right))
+            network = ip_network(network_text(right))
             if network.prefixlen or negated:
                 self._header("source" if field == "saddr" else "destination", Address(network, negated))
             self.of(_NAMED[protocol])
         elif protocol in ("tcp", "udp") and field in ("sport", "dport"):
             self._ports(protocol, field, right, negated=negated)
         else:
-            raise _Unread
+            raise Unread
 
     def _ports(self, protocol: str, field: str, right: Any, *, negated: bool) -> None:
         many = right.get("set") if isinstance(right, dict) else None
         if many is not None:
-            ports = tuple(PortRange(*_range(each)) for each in many)
+            ports = tuple(PortRange(*bounds(each)) for each in many)
             side = "source" if field == "sport" else "destination"
             self._header("protocol", Protocol(protocol))
             self.matches.append(Multiport(side, ports, negated))
             return
-        tested = PortRange(*_range(right))
+        tested = PortRange(*bounds(right))
         self._header("protocol", Protocol(protocol))
         if field in self.ports:
-            raise _Unread
+            raise Unread
         every = tested == PortRange(0, 65535) and not negated
         self.ports[field] = None if every else PortTest(tested, negated)
 
     def _header(self, name: str, value: object) -> None:
         if self.headers.setdefault(name, value) != value:
-            raise _Unread
+            raise Unread
 
 
 def _target(effects: Sequence[Mapping[str, Any]], lifting: _Lifting) -> Target | None:
@@ -214,7 +210,7 @@ def _target(effects: Sequence[Mapping[str, Any]], lifting: _Lifting) -> Target |
             return _tproxy({kind: each[kind] for kind, each in zip(kinds, effects, strict=True)}, lifting)
         if len(kinds) == 1:
             return _ENDS.get(kinds[0]) or _one(kinds[0], effects[0][kinds[0]])
-    except (_Unread, KeyError, TypeError, ValueError, IndexError):
+    except (Unread, KeyError, TypeError, ValueError, IndexError):
         pass
     return OpaqueTarget("nft", tuple(dumps(each) for each in effects))
 
@@ -227,106 +223,52 @@ def _one(kind: str, content: Any) -> Target:
             return Goto(content["target"])
         case "redirect" if content is None or not content.keys() - {"port"}:
             port = (content or {}).get("port")
-            return Redirect(None if port is None else PortRange(*_range(port)))
+            return Redirect(None if port is None else PortRange(*bounds(port)))
         case "mangle":
-            return _mangle(_key(content["key"]), content["value"])
+            return _mangle(key_of(content["key"]), content["value"])
         case _:
-            raise _Unread
+            raise Unread
 
 
 def _mangle(key: tuple[str, str], value: Any) -> Target:
     if key == ("ct", "zone"):
-        return CtZone(_number(value))
+        return CtZone(number(value))
     if key not in _MARKS:
-        raise _Unread
+        raise Unread
     is_packet = key == ("meta", "mark")
-    if isinstance(value, dict) and _key(value) in _MARKS and _key(value) != key:
+    if isinstance(value, dict) and key_of(value) in _MARKS and key_of(value) != key:
         return RestoreMark() if is_packet else SaveMark()
-    number, mask = _new_mark(key, value)
-    return SetMark(number, mask) if is_packet else SetConnmark(number, mask)
+    given, mask = _new_mark(key, value)
+    return SetMark(given, mask) if is_packet else SetConnmark(given, mask)
 
 
 def _new_mark(key: tuple[str, str], value: Any) -> tuple[int, int]:
     """Value and mask of ``--set-xmark``, which gives ``(mark & ~mask) ^ value``."""
     if not isinstance(value, dict):
-        return _number(value), MAX_MARK
+        return number(value), MAX_MARK
     operator, (left, right) = next(iter(value.items()))
     if operator in ("|", "^") and isinstance(left, dict) and "&" in left:
-        of, kept = left["&"][0], _number(left["&"][1])
+        of, kept = left["&"][0], number(left["&"][1])
     elif operator in ("|", "^"):
         of, kept = left, MAX_MARK
     else:
-        of, kept, right = left, _number(right), 0
-    if _key(of) != key:
-        raise _Unread
-    given = _number(right)
+        of, kept, right = left, number(right), 0
+    if key_of(of) != key:
+        raise Unread
+    given = number(right)
     return given, MAX_MARK ^ (kept & ~given if operator == "|" else kept)
 
 
 def _tproxy(parts: Mapping[str, Any], lifting: _Lifting) -> Target:
     """Hand over, mark, accept: what TPROXY does at once."""
     how = parts["tproxy"]
-    mark = _mangle(_key(parts["mangle"]["key"]), parts["mangle"]["value"])
+    mark = _mangle(key_of(parts["mangle"]["key"]), parts["mangle"]["value"])
     if not isinstance(mark, SetMark) or how.keys() - {"family", "port", "addr"}:
-        raise _Unread
+        raise Unread
     if "family" in how:
         lifting.of(_NAMED[how["family"]])
     (family,) = lifting.families
     address = ANY_ADDRESS[family]
     if "addr" in how:
         address = type(address)(how["addr"])
-    return Tproxy(_number(how["port"]), address, mark.value, mark.mask)
-
-
-def _key(expression: Any) -> tuple[str, str]:
-    """``("meta", "mark")`` of ``{"meta": {"key": "mark"}}``; nothing of what has no such key."""
-    if isinstance(expression, dict) and len(expression) == 1:
-        kind, content = next(iter(expression.items()))
-        if isinstance(content, dict) and content.keys() == {"key"}:
-            return kind, content["key"]
-    return "", ""
-
-
-def _number(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unread
-    return value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _Unread
-    return str(value)
-
-
-def _range(value: Any) -> tuple[int, int]:
-    if isinstance(value, dict):
-        first, last = value["range"]
-        return _number(first), _number(last)
-    return _number(value), _number(value)
-
-
-def _network(value: Any) -> str:
-    if isinstance(value, dict):
-        prefix = value["prefix"]
-        return f"{prefix['addr']}/{prefix['len']}"
-    return _text(value)
-
-
-def _interface(value: Any) -> str:
-    """nft's ``eth*`` is iptables' ``eth+``; a star of the name itself is written ``\\*``."""
-    name = _text(value)
-    if name.endswith("\\*"):
-        return name.removesuffix("\\*") + "*"
-    return name.removesuffix("*") + "+" if name.endswith("*") else name
-
-
-def _states(right: Any, *, negated: bool, operator: str) -> Ctstate:
-    many: Any = right["set"] if isinstance(right, dict) else right
-    named = [many] if isinstance(many, str) else list(many)
-    if len(named) > 1 and isinstance(right, list) and operator != "in":
-        raise _Unread  # A comparison of the whole bitmask.
-    states = [each.upper() for each in named]
-    if not set(states) <= set(CTSTATES):
-        raise _Unread
-    return Ctstate(tuple(state for state in CTSTATES if state in states), negated)
+    return Tproxy(number(how["port"]), address, mark.value, mark.mask)

@@ -9,17 +9,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from istio_init.cli.pflag import parse_flags
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
+from istio_init.config.parse import Names, gather
+from istio_init.config.parse_ambient import parse_ambient
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import entry_text, parse_save, render_save
 from istio_init.dialects.iptables.tables import Table
+from istio_init.errors import ConfigError
+from istio_init.inspector.arguments import Arguments, ambient_arguments
 from istio_init.inspector.infer_ambient import infer_ambient
+from istio_init.inspector.release import ambient_release_span
 from istio_init.mesh.mode import Mode, mode_of
 from istio_init.mesh.native import AMBIENT, raised
 from istio_init.mesh.policy import ambient, native, sidecar
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
+from istio_init.options import AMBIENT_OPTIONS
 
 from .nft import ACCEPT, TCP, Expression, jump, on, put, redirect, ruleset
 
@@ -200,6 +207,74 @@ class TestInference:
         inferred = infer_ambient(found.captured, native.ambient_rules)
         assert inferred is not None
         assert inferred.config == AmbientConfig(redirect_dns=False, ipv6=False, bypass_inbound_capture=True)
+
+
+class TestRelease:
+    @pytest.mark.parametrize(
+        ("config", "native_rules", "span"),
+        [
+            (AmbientConfig(), False, "Istio 1.25 or later"),
+            (AmbientConfig(), True, "Istio 1.28 or later"),
+            (AmbientConfig(bypass_inbound_capture=True), False, "Istio 1.21 or later"),
+        ],
+    )
+    def test_the_release_is_told_by_how_inbound_connections_are_captured(
+        self, config: AmbientConfig, native_rules: bool, span: str
+    ) -> None:
+        assert ambient_release_span(live(ambient.rules(config)), native=native_rules) == span
+
+    def test_up_to_1_24_inbound_connections_were_handed_over_by_tproxy(self) -> None:
+        text = "\n".join(
+            [
+                "*mangle",
+                ":ISTIO_PRERT - [0:0]",
+                "-A ISTIO_PRERT ! -d 127.0.0.1/32 -p tcp -m mark ! --mark 0x539/0xfff -j TPROXY --on-port 15006"
+                " --on-ip 0.0.0.0 --tproxy-mark 0x111/0xfff",
+                "COMMIT",
+                "",
+            ]
+        )
+        rules = recognise(parse_save(text, V4).rules)
+
+        assert ambient_release_span({V4: rules}) == "Istio 1.21 to 1.24"
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("config", "argv"),
+        [
+            (AmbientConfig(), ["--ambient"]),
+            (AmbientConfig(redirect_dns=False, ipv6=False), ["--ambient", "--redirect-dns=false", "--ipv6=false"]),
+            (
+                AmbientConfig(bypass_inbound_capture=True, virtual_interfaces=("a", "b+")),
+                ["--ambient", "--bypass-inbound-capture", "-k", "a,b+"],
+            ),
+        ],
+    )
+    def test_what_differs_from_the_defaults_is_named(self, config: AmbientConfig, argv: list[str]) -> None:
+        assert ambient_arguments(config) == Arguments(tuple(argv))
+
+    @law
+    @given(configs)
+    def test_the_arguments_give_the_configuration(self, config: AmbientConfig) -> None:
+        told = ambient_arguments(config)
+
+        given = parse_flags(list(told.argv[1:]), AMBIENT_OPTIONS)
+        gathered = gather(given, dict(told.env), apply=True, options=AMBIENT_OPTIONS)
+        assert parse_ambient(gathered, Names()) == config
+
+    def test_every_problem_is_listed(self) -> None:
+        environ = {"HOST_PROBE_SNAT_IP": "fd00::1", "HOST_PROBE_SNAT_IPV6": "fe80::1%eth0"}
+        gathered = gather({"--ipv6": "perhaps"}, environ, apply=True, options=AMBIENT_OPTIONS)
+
+        with pytest.raises(ConfigError) as error:
+            parse_ambient(gathered, Names())
+
+        assert [problem.split(":")[0].split(" ")[0] for problem in error.value.problems] == [
+            "--ipv6",
+            "environment",
+            "environment",
+        ]
 
 
 @pytest.mark.parametrize(

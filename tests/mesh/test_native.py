@@ -15,6 +15,7 @@ from istio_init.dialects.iptables.rules import Counters, RuleSet
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.role import Role
 from istio_init.inspector.infer import infer, infer_native
+from istio_init.inspector.release import release_span
 from istio_init.mesh.native import SIDECAR, Raised, Spot, raised
 from istio_init.mesh.policy import native, sidecar
 from istio_init.mesh.raising import lift
@@ -229,6 +230,9 @@ class TestInference:
         assert found is not None
         assert found.config == Config(inbound_ports=ALL, outbound_ranges=ALL)
         assert found.exact
+
+    def test_the_release_is_one_that_has_native_nftables(self) -> None:
+        assert release_span(sidecar_of().captured, native=True) == "Istio 1.27 or later"
 
     def test_invalid_packets_are_dropped_among_tcp_alone(self) -> None:
         mangle = {
