@@ -7,8 +7,10 @@ use is preceded by a look at which tables exist: opening one creates it.
 
 from __future__ import annotations
 
+import os
 import sys
 
+import istio_init
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.iptables.tables import Table
@@ -31,6 +33,18 @@ SAVE = {Family.IPV4: "iptables-legacy-save", Family.IPV6: "ip6tables-legacy-save
 RESTORE = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
 TIMEOUT = 60.0
 CHILD = "istio_init.stores.iptc_child"
+PACKAGES = os.path.dirname(os.path.dirname(istio_init.__file__))
+START = """\
+import runpy, sys
+sys.path.append(sys.argv.pop(1))
+try:
+    runpy.run_module(sys.argv.pop(1), run_name="__main__")
+except ImportError as error:
+    sys.exit(print(f"ImportError: {error}", file=sys.stderr) or 3)
+"""
+"""What the isolated interpreter runs: neither the current directory nor a variable says what it imports. Where we were
+imported from comes last, for packages that lie outside of its own directories."""
+
 CANNOT_WORK = 3
 """The child's exit status when python-iptables cannot work and nothing was changed."""
 
@@ -50,6 +64,8 @@ class IptablesLegacy:
     @property
     def means(self) -> str:
         """How rules are reached, as far as it is known."""
+        if process.needs_owner():
+            return "iptables-legacy-restore (the pod has a user namespace of its own)"
         return "python-iptables" if all(self._binding.values()) else f"iptables-legacy-restore ({self.doubts})"
 
     def families(self) -> tuple[Family, ...]:
@@ -84,7 +100,7 @@ class IptablesLegacy:
         completed = self._through_binding(family, "commit", f"{self.wait:g}", stdin=text)
         if completed is None:
             argv = [RESTORE[family], "--noflush", "--wait", str(max(1, round(self.wait)))]
-            completed = process.run(argv, stdin=text, timeout=TIMEOUT + self.wait)
+            completed = process.run(argv, stdin=text, timeout=TIMEOUT + self.wait, writing=True)
         if completed.status != 0:
             raise failure(completed, text)
 
@@ -92,12 +108,14 @@ class IptablesLegacy:
         """Ask the child; None where python-iptables cannot work, which is then not tried again."""
         if not self._binding[family]:
             return None
-        argv = [sys.executable, "-m", CHILD, family.value, *args]
+        if args[0] == "commit" and process.needs_owner():
+            return None  # An interpreter is not to be had there without our files.
+        argv = [sys.executable, "-I", "-c", START, PACKAGES, CHILD, family.value, *args]
         try:
-            completed = process.run(argv, stdin=stdin, timeout=TIMEOUT + self.wait)
+            completed = process.run(argv, stdin=stdin, timeout=TIMEOUT + self.wait, writing=args[0] == "commit")
         except ToolError as error:
             completed = Completed(tuple(argv), CANNOT_WORK, "", error.message)
-        if completed.status in (0, 1, LOCK_HELD_STATUS):
+        if completed.status in ((0,) if args[0] == "read" else (0, 1, LOCK_HELD_STATUS)):
             return completed.replace(argv=("python-iptables",))
         self.doubts = completed.stderr.strip().rpartition("\n")[2] or f"it ended with status {completed.status}"
         self._binding[family] = False

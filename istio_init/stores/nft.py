@@ -51,6 +51,6 @@ class IptablesNft:
 
     def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
         text = render_restore(edits)
-        completed = process.run([RESTORE[family], "--noflush"], stdin=text, timeout=TIMEOUT + self.wait)
+        completed = process.run([RESTORE[family], "--noflush"], stdin=text, timeout=TIMEOUT + self.wait, writing=True)
         if completed.status != 0:
             raise failure(completed, text)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
 import time
-from importlib import import_module
 
 from istio_init.errors import BusyError, NamespaceError, PrivilegeError
+from istio_init.system import process
 from istio_init.system.places import CLONE_NEWNET
 
 TYPE_CHECKING = False
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
 
 CLONE_NEWUSER = 0x10000000
 
-PRELOADED = (
-    "istio_init.dialects.iptables.parse",
-    "istio_init.mesh.policy.sidecar",
-    "istio_init.stores.programmer",
-    "pyroute2",
-)
-"""Modules that work in another user namespace needs, imported while our files can still be read."""
+LOCK_FILE = "/run/istio-init.lock"
+"""Root's own, so that only root can lock a part of it."""
+
+UNSURE = 2.0
+"""Seconds to wait for a lock that others can hold, too."""
+
+NOBODY = 0xFFFFFFFF
+"""What an id is shown as that has no name here (user_namespaces(7))."""
 
 HOST_SIGN = "/proc/sys/net/core/netdev_max_backlog"
 """A setting of the machine, not of a namespace: the kernel shows it in the initial network namespace alone."""
@@ -53,26 +56,27 @@ def refuse_host(label: str) -> None:
 
 
 def call_in(place: Place, function: Callable[[], T]) -> T:
-    """Call a function inside a namespace and come back.
+    """Call a function inside a network namespace and come back.
 
-    Where the namespace belongs to another user namespace, that one is entered too, in a child process, as there is no
-    way back from it; the result then comes back pickled.
+    The user namespace that owns it is not entered: there is no way back from it, and whoever owns it has power over
+    what is in it. Only a program that writes rules has to be there, and ``process.run`` sees to that.
 
     Raises:
         PrivilegeError: the namespace may not be entered.
     """
     if place.netns is None:
         return function()
-    if place.userns is not None:
-        from istio_init.system.workers import in_child
-
-        return in_child(lambda: _in_owner(place, function))
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    before = process.foreign
+    if before is None:
+        _maps.clear()
     try:
         _setns(place.netns, CLONE_NEWNET, place.label)
+        process.foreign = place
         try:
             return function()
         finally:
+            process.foreign = before
             _setns(home, CLONE_NEWNET, "the namespace that we came from")
     finally:
         os.close(home)
@@ -138,17 +142,21 @@ def _unshare(kind: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def _call_setns(descriptor: int, kind: int) -> None:
+    if hasattr(os, "setns"):
+        os.setns(descriptor, kind)
+        return
+    import ctypes  # Python 3.11
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def _setns(descriptor: int, kind: int, label: str) -> None:
     try:
-        if hasattr(os, "setns"):
-            os.setns(descriptor, kind)
-        else:  # Python 3.11
-            import ctypes
-
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(descriptor, kind) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+        _call_setns(descriptor, kind)
     except PermissionError:
         fix = "run as root, or with the capability SYS_ADMIN"
         raise PrivilegeError(f"{label}: it may not be entered", fix=fix) from None
@@ -156,70 +164,89 @@ def _setns(descriptor: int, kind: int, label: str) -> None:
         raise NamespaceError(f"{label}: it cannot be entered: {error.strerror}") from None
 
 
-def _in_owner(place: Place, function: Callable[[], T]) -> T:
-    """Call a function inside a namespace and inside the user namespace that owns it."""
-    assert place.netns is not None and place.userns is not None
-    _preload()
-    _setns(place.netns, CLONE_NEWNET, place.label)
-    _hold_open()
-    _setns(place.userns, CLONE_NEWUSER, place.label)
-    _become_root(place.label)
-    return function()
+def enter_user(userns: int) -> None:
+    """Enter a user namespace for good. Only a child that nobody there can get hold of may do so (see ``confined``).
+
+    Raises:
+        OSError: it may not be entered.
+    """
+    _call_setns(userns, CLONE_NEWUSER)
 
 
-def _preload() -> None:
-    """Import now what is imported when needed: the user about to be taken may not be allowed to read our files."""
-    for name in PRELOADED:
-        import_module(name)
-    # The lock that the programs share belongs to the host's root. The user namespace's own file serves as its lock.
-    os.environ["XTABLES_LOCKFILE"] = "/proc/self/ns/user"
-
-
-def _hold_open() -> None:
-    """Open what only the machine's root may open."""
-    from istio_init.system.xtables import hold_table_names
-
-    hold_table_names()
-
-
-def _become_root(label: str) -> None:
-    """Take user and group 0 of the user namespace just entered: programs started otherwise lose the capabilities."""
-    try:
-        os.setgroups([])
-    except PermissionError:
-        pass  # Denied where the namespace was made without privilege (user_namespaces(7)); it changes nothing here.
-    try:
-        os.setgid(0)
-        os.setuid(0)
-    except OSError:
-        raise NamespaceError(f"{label}: its user namespace has no user 0", fix="map user and group 0 in it") from None
-
-
-def lock(seconds: float) -> int:
+def lock(seconds: float, warn: Callable[[str], None] | None = None) -> int:
     """Keep other runs of ours out of the current network namespace until the descriptor is closed.
 
-    The lock is on the namespace's own file, so that it needs no directory that all would have to share.
+    It is a range of a file of root's own, numbered as the namespace is, so that nobody of the pod's can hold it. Where
+    there can be no such file, as without a directory to write to, it is the namespace's own file instead. Anybody in
+    the namespace can lock that, so it is not waited for beyond ``UNSURE`` seconds: whatever another run changes
+    meanwhile is noticed when rules are read back.
 
     Raises:
         BusyError: another run kept it for longer than ``seconds``.
     """
-    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    deadline = time.monotonic() + seconds
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        own = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        deadline = time.monotonic() + min(seconds, UNSURE)
+        if not _try_until(deadline, lambda: fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)) and warn is not None:
+            warn("somebody holds the lock of this network namespace, perhaps another run: not waiting any longer")
+        return here
+    span = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, os.fstat(here).st_ino, 1, 0)
+    os.close(here)
+    if _try_until(time.monotonic() + seconds, lambda: fcntl.fcntl(own, fcntl.F_OFD_SETLK, span)):
+        return own
+    os.close(own)
+    raise BusyError("another run of istio-init is at work in this namespace", fix="try again, or give a longer --wait")
+
+
+def _try_until(deadline: float, take: Callable[[], object]) -> bool:
+    """Whether a lock could be taken in time."""
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
+            take()
+            return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                os.close(descriptor)
-                raise BusyError(
-                    "another run of istio-init is at work in this namespace", fix="try again, or give a longer --wait"
-                ) from None
+                return False
             time.sleep(0.01)
 
 
 def unmapped_ids(ids: list[tuple[int, int]], *, groups: bool = False) -> list[tuple[int, int]]:
-    """Those ranges of user (or group) ids that do not exist in the current user namespace."""
-    with open("/proc/self/gid_map" if groups else "/proc/self/uid_map") as file:
-        spans = [(int(words[0]), int(words[0]) + int(words[2]) - 1) for line in file if (words := line.split())]
+    """Those ranges of user (or group) ids that do not exist in the user namespace that owns the current network."""
+    spans = [(inside, inside + count - 1) for inside, _, count in _id_map(groups=groups)]
     return [(low, high) for low, high in ids if not any(first <= low and high <= last for first, last in spans)]
+
+
+def outside_id(number: int, *, groups: bool = False) -> int:
+    """The id by which we know a user (or group) of the namespace that we work in.
+
+    Raises:
+        OSError: there is none.
+    """
+    if process.foreign is None or process.foreign.userns is None:
+        return number
+    for inside, outside, count in _id_map(groups=groups):
+        if inside <= number < inside + count and outside != NOBODY:
+            return number - inside + outside
+    raise OSError(errno.EINVAL, "it is not mapped in the pod's user namespace")
+
+
+_maps: dict[int, tuple[str, str]] = {}
+"""By the number of a user namespace, what it maps."""
+
+
+def _id_map(*, groups: bool) -> list[tuple[int, int, int]]:
+    """The ids inside, those that we know them by, and how many of them, in the owner of the current namespace."""
+    place = process.foreign
+    if place is None or place.userns is None:
+        with open("/proc/self/gid_map" if groups else "/proc/self/uid_map") as file:
+            text = file.read()
+    else:
+        from istio_init.system import confined
+
+        number = os.fstat(place.userns).st_ino
+        if number not in _maps:
+            _maps[number] = confined.id_maps(place.userns)
+        text = _maps[number][groups]
+    return [(int(words[0]), int(words[1]), int(words[2])) for line in text.splitlines() if (words := line.split())]

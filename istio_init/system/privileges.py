@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from istio_init.system import namespaces
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +25,14 @@ def capabilities() -> frozenset[str]:
 def acting_as(ids: tuple[int, int] | None) -> Iterator[None]:
     """Make sockets as this user and group, which is whom ``-m owner`` asks for; None: as we are.
 
+    In a pod with a user namespace of its own the ids are the pod's.
+
     Raises:
         OSError: the ids are not mapped here, or may not be taken.
     """
     before = os.geteuid(), os.getegid()
+    if ids is not None:
+        ids = namespaces.outside_id(ids[0]), namespaces.outside_id(ids[1], groups=True)
     if ids is None or ids == before:
         yield
         return

@@ -1,12 +1,14 @@
-"""Runs functions in child processes and brings their results back: the only one of the program that forks.
+"""Runs functions of ours in child processes and brings their results back.
 
-A child is needed where there is no way back, as out of another user namespace, and used where there is much to do.
+Such a child never enters a user namespace of others: what it sends is taken for our own word.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import select
+import time
 
 from istio_init.errors import IstioInitError, ToolError
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-SIGTERM = 15
+SIGKILL, SIGTERM = 9, 15
 DIED = "the child process died"
 
 
@@ -54,6 +56,53 @@ def spread(count: int, function: Callable[[int], T], *, workers: int) -> Iterato
         for pid, pipe in pipes:
             pipe.close()
             os.waitpid(pid, 0)
+
+
+def bytes_within(seconds: float, function: Callable[[], bytes | None], *, most: int) -> bytes | None:
+    """What a function gives in a child, but not more than ``most``; None where it raises, dies or takes longer.
+
+    A child that even SIGKILL cannot end, as it waits for somebody's file system, is left to its fate.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            if (data := function()) is not None:
+                with os.fdopen(writing, "wb") as pipe:
+                    pipe.write(b"+" + data)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        data = _within(seconds, reading, most + 1)
+    finally:
+        os.close(reading)
+        os.kill(pid, SIGKILL)
+        _reap(pid)
+    return data[1:] if data[:1] == b"+" else None
+
+
+def _within(seconds: float, reading: int, most: int) -> bytes:
+    """What comes through a pipe until its end; nothing where that does not come in time."""
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+    data = b""
+    while len(data) < most:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return b""
+        more = os.read(reading, most - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _reap(pid: int) -> None:
+    for _ in range(100):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return
+        time.sleep(0.001)
 
 
 def _start(numbers: range, function: Callable[[int], T]) -> tuple[int, BinaryIO]:

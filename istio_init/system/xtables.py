@@ -10,20 +10,6 @@ from istio_init.netfilter.family import Family
 
 TABLE_NAMES = {Family.IPV4: "/proc/self/net/ip_tables_names", Family.IPV6: "/proc/self/net/ip6_tables_names"}
 
-_held: dict[Family, int] = {}
-
-
-def hold_table_names() -> None:
-    """Open the lists of the current namespace's tables now, for a process that will not be allowed to later.
-
-    They belong to the machine's root where the namespace was made before its user namespace had any user.
-    """
-    for family, path in TABLE_NAMES.items():
-        try:
-            _held[family] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-
 
 def existing_tables(family: Family) -> frozenset[Table]:
     """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
@@ -32,7 +18,7 @@ def existing_tables(family: Family) -> frozenset[Table]:
         PrivilegeError: their list may not be read.
     """
     try:
-        names = os.open(TABLE_NAMES[family], os.O_RDONLY) if family not in _held else _held[family]
+        names = os.open(TABLE_NAMES[family], os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return frozenset()
     except PermissionError:
@@ -40,5 +26,4 @@ def existing_tables(family: Family) -> frozenset[Table]:
     try:
         return frozenset(Table(name) for name in os.pread(names, 4096, 0).decode().split())
     finally:
-        if family not in _held:
-            os.close(names)
+        os.close(names)

@@ -216,7 +216,7 @@ class Namespace:
         made = {**(os.environ if env is None else env), SAYING_SO: leftovers.token()}
         if self._keeper is not None:
             # The lock that the iptables programs share belongs to the machine's root.
-            made.setdefault("XTABLES_LOCKFILE", "/proc/self/ns/user")
+            made.setdefault("XTABLES_LOCKFILE", str(leftovers.directory() / "xtables.lock"))
         return made
 
 

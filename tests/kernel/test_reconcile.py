@@ -53,6 +53,11 @@ def programmed(backend: str) -> Iterator[Pod]:
         yield made
 
 
+def forbid_python_iptables(directory: Path) -> None:
+    """Have runs with this directory in PYTHONPATH look for the child that uses it where there is none."""
+    (directory / "sitecustomize.py").write_text("from istio_init.stores import legacy\nlegacy.CHILD = 'no_such'\n")
+
+
 @contextmanager
 def held_lock() -> Iterator[None]:
     """Hold the lock that all legacy programs take for a change."""
@@ -361,14 +366,14 @@ class TestFailure:
 
     @pytest.fixture
     def broken(self, tmp_path: Path) -> Callable[..., dict[str, str]]:
-        """An environment in which these programs fail and python-iptables cannot be imported."""
+        """An environment in which these programs fail and python-iptables cannot work."""
 
         def make(*names: str) -> dict[str, str]:
             for name in names:
                 script = tmp_path / name
                 script.write_text("#!/bin/sh\necho it shall not be >&2\nexit 1\n")
                 script.chmod(0o755)
-            (tmp_path / "iptc.py").write_text("raise ImportError('python-iptables shall not be')\n")
+            forbid_python_iptables(tmp_path)
             return {"PATH": f"{tmp_path}:{environment()['PATH']}", "PYTHONPATH": str(tmp_path)}
 
         return make
@@ -426,7 +431,7 @@ class TestLock:
         """An environment in which python-iptables works, and one in which it does not."""
         if request.param == "python-iptables":
             return {}
-        (tmp_path / "iptc.py").write_text("raise ImportError('python-iptables shall not be')\n")
+        forbid_python_iptables(tmp_path)
         return {"PYTHONPATH": str(tmp_path)}
 
     @staticmethod

@@ -90,8 +90,27 @@ def test_an_interruption_kills_the_program_before_it_goes_on(tmp_path: Path) -> 
         os.kill(int(note.read_text()), 0)
 
 
-def test_variables_are_added_and_messages_are_in_english() -> None:
-    assert shell('echo "$GREETING $LC_ALL $PATH"', GREETING="hello").stdout == f"hello C {os.environ['PATH']}\n"
+def test_variables_are_added_and_nothing_of_the_callers_environment_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "XTABLES_LIBDIR", "LD_LIBRARY_PATH", "IPTABLES_X", "BASH_ENV"):
+        monkeypatch.setenv(name, "/tmp")
+    monkeypatch.setenv("PATH", f"relative:{os.environ['PATH']}")
+
+    seen = dict(line.split("=", 1) for line in shell("env", GREETING="hello").stdout.splitlines())
+
+    assert {name for name in seen if name not in ("PWD", "SHLVL", "OLDPWD", "_")} == {"GREETING", "LC_ALL", "PATH"}
+    assert (seen["GREETING"], seen["LC_ALL"], seen["PATH"]) == ("hello", "C", process.PATH)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_passed"),
+    [("/tmp/lock", True), ("lock", False), ("/proc/self/ns/user", False), ("/tmp/../proc/self/ns/net", False)],
+)
+def test_where_the_lock_of_iptables_lies_is_the_callers_choice_but_for_what_anybody_may_lock(
+    value: str, is_passed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", value)
+
+    assert (f"XTABLES_LOCKFILE={value}" in shell("env").stdout) == is_passed
 
 
 def test_a_missing_program_is_named() -> None:
@@ -141,3 +160,40 @@ def test_what_cannot_be_executed_is_not_found(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert find_binary("plain-file-for-a-test") is None
+
+
+def test_a_relative_directory_of_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    mine = tmp_path / "bin" / "a-program-for-a-test"
+    mine.write_text("#!/bin/sh\n")
+    mine.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    for path in ("bin", ".:bin", ":bin", "./bin"):
+        monkeypatch.setenv("PATH", path)
+        assert find_binary("a-program-for-a-test") is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to take care")
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, 0), (0o1777, 0), (0o755, 65534)])
+def test_root_takes_no_program_from_where_others_can_put_one(
+    mode: int, owner: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "a-program-for-a-test"
+    mine.write_text("#!/bin/sh\n")
+    mine.chmod(0o755)
+    os.chown(tmp_path, owner, 0)
+    tmp_path.chmod(mode)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert find_binary("a-program-for-a-test") is None
+
+
+def test_a_program_that_prints_too_much_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LARGEST", 1000)
+
+    with pytest.raises(ToolError, match="printed"):
+        shell("head -c 1000 /dev/zero")
+
+
+def test_a_pipe_that_nobody_reads_ends_a_program_as_usual() -> None:
+    assert shell("yes | head -n 1").stderr == ""
