@@ -59,6 +59,9 @@ ANY_ADDRESS: dict[Family, IPv4Address | IPv6Address] = {
 _NAMED = {"ip": Family.IPV4, "ipv4": Family.IPV4, "ip6": Family.IPV6, "ipv6": Family.IPV6}
 _MARKS: dict[tuple[str, str], type[Mark] | type[Connmark]] = {("meta", "mark"): Mark, ("ct", "mark"): Connmark}
 _ORDER = (PortMatch, Multiport, Ctstate, Mark, Connmark, Owner, OpaqueMatch)
+_BAD = (Unread, KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration)
+"""What an expression of another form than nft prints leads to."""
+
 _ENDS: dict[str, Target] = {"accept": ACCEPT, "drop": DROP, "return": RETURN}
 
 
@@ -131,7 +134,7 @@ class _Lifting:
             if operator not in ("==", "!=", "in"):
                 raise Unread
             self._test(content["left"], content["right"], negated=operator == "!=", operator=operator)
-        except (Unread, KeyError, TypeError, ValueError, StopIteration):
+        except _BAD:
             self.opaque.append(OpaqueMatch(None, (dumps(content),)))
 
     def of(self, family: Family) -> None:
@@ -210,7 +213,7 @@ def _target(effects: Sequence[Mapping[str, Any]], lifting: _Lifting) -> Target |
             return _tproxy({kind: each[kind] for kind, each in zip(kinds, effects, strict=True)}, lifting)
         if len(kinds) == 1:
             return _ENDS.get(kinds[0]) or _one(kinds[0], effects[0][kinds[0]])
-    except (Unread, KeyError, TypeError, ValueError, IndexError):
+    except _BAD:
         pass
     return OpaqueTarget("nft", tuple(dumps(each) for each in effects))
 
@@ -218,9 +221,9 @@ def _target(effects: Sequence[Mapping[str, Any]], lifting: _Lifting) -> Target |
 def _one(kind: str, content: Any) -> Target:
     match kind:
         case "jump":
-            return Jump(content["target"])
+            return Jump(text(content["target"]))
         case "goto":
-            return Goto(content["target"])
+            return Goto(text(content["target"]))
         case "redirect" if content is None or not content.keys() - {"port"}:
             port = (content or {}).get("port")
             return Redirect(None if port is None else PortRange(*bounds(port)))

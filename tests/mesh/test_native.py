@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from unit.strategies import configs, surroundings
 
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
@@ -18,7 +19,7 @@ from istio_init.inspector.infer import infer, infer_native
 from istio_init.inspector.release import release_span
 from istio_init.mesh.native import SIDECAR, Raised, Spot, raised
 from istio_init.mesh.policy import native, sidecar
-from istio_init.mesh.raising import lift
+from istio_init.mesh.raising import Lifted, lift
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 
@@ -127,6 +128,26 @@ def test_what_iptables_has_no_word_for_stays_in_the_rule_and_makes_it_no_known_o
 
     assert not lifted.is_whole
     assert "{" in rule_text(lifted.rule)
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["==", "in", "tcp", "mark", "lo", "10.0.0.0", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from("op left right meta ct payload key protocol field set range prefix addr len & |".split()),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+kinds = st.sampled_from("match counter jump goto redirect mangle tproxy accept return vmap comment".split())
+
+
+@law
+@given(st.lists(st.dictionaries(kinds, nested, min_size=1, max_size=1), max_size=4))
+def test_nothing_that_a_rule_can_hold_is_an_error(expressions: list[Expression]) -> None:
+    assert isinstance(lift(expressions), Lifted)
 
 
 NAT: Mapping[str, list[list[Expression]]] = {
