@@ -133,7 +133,7 @@ class SocketDecider(Value):
 
     hop: Hop
     address: int | None
-    port: int
+    port: int | None
 
 
 Decider = Hop | PolicyDecider | RoutingDecider | ReversePathDecider | SocketDecider
@@ -170,7 +170,8 @@ class Trace:
     ``outcome`` is what the first leg makes of it and ``decided_by`` what decided that, None where no rule did;
     ``delivered`` is what becomes of it in the end, which a second leg may decide otherwise. Where both ways of a test
     that cannot be told end differently they are UNKNOWN, ``causes`` says what would have to be known, and ``ways`` what
-    is possible. ``legs`` and ``state`` are those of the way on which no such test holds.
+    is possible; what decided is then the first of those tests. ``legs`` and ``state`` are those of the way on which no
+    such test holds. ``ways`` has several elements only then.
     """
 
     __slots__ = ("causes", "decided_by", "delivered", "delivered_by", "legs", "outcome", "packet", "state", "ways")
@@ -179,21 +180,19 @@ class Trace:
         self,
         packet: Packet,
         legs: list[Leg],
+        answer: Way,
         ways: tuple[Way, ...],
-        outcome: Outcome,
-        delivered: Outcome,
         state: Ended,
-        causes: tuple[Cause, ...],
     ) -> None:
         self.packet = packet
         self.legs = legs
+        self.outcome = answer.outcome
+        self.decided_by = answer.decided_by
+        self.delivered = answer.delivered
+        self.delivered_by = answer.delivered_by
+        self.causes = answer.causes
         self.ways = ways
-        self.outcome = outcome
-        self.decided_by = ways[0].decided_by
-        self.delivered = delivered
-        self.delivered_by = ways[0].delivered_by
         self.state = state
-        self.causes = causes
 
     def __repr__(self) -> str:
         return f"Trace({self.outcome!r}, {self.delivered!r}, {self.decided_by!r})"

@@ -1,0 +1,150 @@
+"""What statements do to a packet and its connection, but for verdicts."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.fields import CtState, CtStatus, Field
+from istio_init.netfilter.names import name_of
+from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
+from istio_init.trace.evaluate import few_values, points
+from istio_init.trace.state import Unsure, anything, not_given
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.netfilter.rules import Assign, Forget, Nat
+    from istio_init.trace.facts import Facts
+    from istio_init.trace.state import Number, State, Values
+
+LOOPBACK = {32: 0x7F000001, 128: 1}
+"""Where REDIRECT sends what starts here, by the length of addresses: 127.0.0.1, ::1 (nf_nat_redirect.c)."""
+
+DESTINATION_KINDS = frozenset([NatKind.DNAT, NatKind.REDIRECT])
+
+
+def assign(values: Values, statement: Assign, facts: Facts) -> None:
+    """Give a field its new value. What a packet without a connection, or without ports, lacks stays absent."""
+    field, number = statement.field, statement.constant
+    if values[field] is None:
+        return
+    unsure: list[tuple[Unsure, int]] = []
+    for part, mask in statement.parts:
+        value = facts.derived[part](values) if part in facts.derived else values[part]
+        if isinstance(value, Unsure):
+            if mask:
+                unsure.append((value, mask))
+        elif value is not None:
+            number ^= value & mask
+    if not unsure:
+        values[field] = number
+        return
+    [(first, mask), *others] = unsure
+    few = None if others else few_values(first)
+    if few is None:
+        values[field] = anything(field, facts.family.bits, first.cause)
+    else:
+        values[field] = Unsure(points(number ^ (each & mask) for each in few), first.cause)
+
+
+def forget(values: Values, statement: Forget, facts: Facts) -> None:
+    """Leave a field with a value that nobody can tell."""
+    if values[statement.field] is not None:
+        values[statement.field] = anything(statement.field, facts.family.bits, statement.cause)
+
+
+class Translation:
+    """What a nat statement makes of a packet's source or destination (nf_nat_core.c)."""
+
+    def __init__(self, nat: Nat, hook: Hook, facts: Facts) -> None:
+        self.nat = nat
+        self.hook = hook
+        self.facts = facts
+        self.bits = facts.family.bits
+        self.is_destination = nat.kind in DESTINATION_KINDS
+
+    def apply(self, state: State) -> bool:
+        """Translate; false where the kernel drops the packet instead: there is no address to give it."""
+        values = state.values
+        fields = (Field.DESTINATION, Field.DPORT) if self.is_destination else (Field.SOURCE, Field.SPORT)
+        before = values[fields[0]], values[fields[1]]
+        address = self._address(values, before[0])
+        if address is None:
+            return False
+        values[fields[0]] = address
+        if before[1] is not None:
+            values[fields[1]] = self._port(before[1])
+        state.is_mapped = True
+        if (values[fields[0]], values[fields[1]]) != before:
+            self._remember(values)
+        return True
+
+    def _address(self, values: Values, old: Number) -> Number:
+        nat = self.nat
+        if nat.kind is NatKind.REDIRECT:
+            return LOOPBACK[self.bits] if self.hook is Hook.OUTPUT else self._of_interface(values, old)
+        if nat.kind is NatKind.MASQUERADE:
+            return self._of_leaving(values)
+        if nat.cause is not None:
+            return anything(Field.DESTINATION, self.bits, nat.cause)
+        if nat.addresses is None:
+            return old
+        low, high = nat.addresses
+        if nat.netmap:
+            hosts = high - low
+            return low | old & hosts if isinstance(old, int) else Unsure(((low, high),), _random("NETMAP", low, high))
+        if low == high:
+            return low
+        if nat.kind is NatKind.SNAT and isinstance(old, int) and low <= old <= high and not nat.random:
+            return old
+        return Unsure(((low, high),), _random("address", low, high))
+
+    def _of_interface(self, values: Values, old: Number) -> Number:
+        """The first address of the incoming interface; of IPv6 one whose scope fits (nf_nat_redirect_ipv6)."""
+        known = self.facts.addresses.get(name_of(values[Field.IN_INTERFACE]))
+        if known is None:
+            return anything(Field.DESTINATION, self.bits, not_given("the addresses of the incoming interface"))
+        if self.bits == 128 and isinstance(old, int) and old >> 118 == _LINK_LOCAL:
+            known = [each for each in known if each >> 118 == _LINK_LOCAL]
+        return known[0] if known else None
+
+    def _of_leaving(self, values: Values) -> Number:
+        """The address that the outgoing interface has for a neighbour: one of its own, where it has any."""
+        known = self.facts.addresses.get(name_of(values[Field.OUT_INTERFACE]), [])
+        cause = not_given("the address of the outgoing interface")
+        if len(known) == 1:
+            return known[0]
+        return Unsure(points(known), cause) if known else anything(Field.SOURCE, self.bits, cause)
+
+    def _port(self, old: Number) -> Number:
+        """The new port: a destination's is the first of the range, a source's any, unless the old one is within."""
+        nat = self.nat
+        if nat.ports is None:
+            return old
+        low, high = nat.ports
+        if low == high:
+            return low
+        within: Intervals = ((low, high),)
+        if nat.random or not isinstance(old, int):
+            return Unsure(within, _random("port", low, high))
+        if low <= old <= high:
+            return old
+        return low if self.is_destination else Unsure(within, _random("port", low, high))
+
+    def _remember(self, values: Values) -> None:
+        """Have the connection know: its status and the tuple of its answers."""
+        state, status = values[Field.CT_STATE], values[Field.CT_STATUS]
+        if isinstance(state, int):
+            values[Field.CT_STATE] = state | int(CtState.DNAT if self.is_destination else CtState.SNAT)
+        if isinstance(status, int):
+            values[Field.CT_STATUS] = status | int(CtStatus.DNAT if self.is_destination else CtStatus.SNAT)
+        if self.is_destination:
+            values[Field.CT_REPLY_SOURCE], values[Field.CT_REPLY_SPORT] = values[Field.DESTINATION], values[Field.DPORT]
+        else:
+            values[Field.CT_REPLY_DESTINATION], values[Field.CT_REPLY_DPORT] = values[Field.SOURCE], values[Field.SPORT]
+
+
+_LINK_LOCAL = 0xFE80 >> 6
+"""The first ten bits of IPv6's link-local addresses."""
+
+
+def _random(what: str, low: int, high: int) -> Cause:
+    return Cause(Openness.OPEN, f"which {what} of several is chosen")

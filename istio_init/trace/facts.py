@@ -1,0 +1,184 @@
+"""What the host makes of a packet: types of addresses, routes back, sockets. Asked only where a rule looks at it."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType, CtState, Field
+from istio_init.netfilter.host import LOCAL_TABLE
+from istio_init.netfilter.names import NO_INTERFACE, name_of
+from istio_init.trace.routing import LOOPBACK_DEVICE, Query, Tables
+from istio_init.trace.state import Unsure, interface_number, not_given
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from istio_init.netfilter.host import Host, Listener
+    from istio_init.netfilter.rules import Cause
+    from istio_init.trace.state import Number, Values
+
+LIMITED_BROADCAST = 0xFFFFFFFF
+LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
+TCP = 6
+ROUTING = not_given("the namespace's routing")
+
+
+class Facts:
+    """What is known of the host for one family. ``tables`` is None where nothing is known of the routing."""
+
+    def __init__(self, host: Host, family: Family) -> None:
+        self.host = host
+        self.family = family
+        self.tables = Tables(host, family) if host.routes is not None else None
+        self.local = frozenset(int(each) for each in host.addresses if each.version == (4, 6)[family is Family.IPV6])
+        self.addresses = {
+            link.name: [int(each) for each in link.addresses if each.version == (4, 6)[family is Family.IPV6]]
+            for link in host.links
+        }
+        self.derived: dict[Field, Callable[[Values], Number]] = {
+            Field.SOURCE_TYPE: lambda values: self._type(values, Field.SOURCE, None),
+            Field.DESTINATION_TYPE: lambda values: self._type(values, Field.DESTINATION, None),
+            Field.SOURCE_TYPE_IN: lambda values: self._type(values, Field.SOURCE, Field.IN_INTERFACE),
+            Field.DESTINATION_TYPE_IN: lambda values: self._type(values, Field.DESTINATION, Field.IN_INTERFACE),
+            Field.SOURCE_TYPE_OUT: lambda values: self._type(values, Field.SOURCE, Field.OUT_INTERFACE),
+            Field.DESTINATION_TYPE_OUT: lambda values: self._type(values, Field.DESTINATION, Field.OUT_INTERFACE),
+            Field.RETURN_INTERFACE: lambda values: self._back(values, here=False, mark=False),
+            Field.RETURN_INTERFACE_MARK: lambda values: self._back(values, here=False, mark=True),
+            Field.RETURN_INTERFACE_HERE: lambda values: self._back(values, here=True, mark=False),
+            Field.RETURN_INTERFACE_HERE_MARK: lambda values: self._back(values, here=True, mark=True),
+            Field.SOCKET_FOUND: lambda values: self._socket(values, transparent=False, wildcards=False),
+            Field.SOCKET_FOUND_ANY: lambda values: self._socket(values, transparent=False, wildcards=True),
+            Field.SOCKET_TRANSPARENT: lambda values: self._socket(values, transparent=True, wildcards=False),
+            Field.SOCKET_TRANSPARENT_ANY: lambda values: self._socket(values, transparent=True, wildcards=True),
+        }
+
+    def is_loopback(self, address: int) -> bool:
+        """Whether it is an address of the loopback network."""
+        return address >> 24 == 127 if self.family is Family.IPV4 else address == 1
+
+    def is_local(self, address: int) -> bool:
+        """Whether it is an address of this machine, as far as its interfaces tell."""
+        return self.is_loopback(address) or address in self.local
+
+    def is_multicast(self, address: int) -> bool:
+        """Whether it is a group's address."""
+        return address >> 28 == 14 if self.family is Family.IPV4 else address >> 120 == 0xFF
+
+    def type_of(self, address: int, device: str | None = None) -> AddressType | None:
+        """What the routing tables call an address (inet_dev_addr_type; nft_fib6_eval_type); None is not known."""
+        if self.is_multicast(address):
+            return AddressType.MULTICAST
+        if self.family is Family.IPV4:
+            if address >> 24 == 0 or address == LIMITED_BROADCAST:
+                return AddressType.BROADCAST
+        elif address == 0:
+            return AddressType.UNSPEC
+        if self.tables is None:
+            return self._type_by_links(address, device)
+        if self.family is Family.IPV6:
+            return self._type_of_ipv6(address, device, self.tables)
+        found, _ = self.tables.search(LOCAL_TABLE, Query(address))
+        result = found[0]
+        if result is None:
+            return AddressType.UNICAST
+        if device is not None:
+            routes = list(self.tables.candidates(LOCAL_TABLE, address))
+            return result.type if routes[0].device == device else AddressType.UNICAST
+        return result.type
+
+    def _type_of_ipv6(self, address: int, device: str | None, tables: Tables) -> AddressType | None:
+        if device is not None and address in self.addresses.get(device, ()):
+            return AddressType.LOCAL
+        found, causes = tables.look_up(Query(address, out_interface=device, in_interface=""))
+        if causes:
+            return None
+        kind = found[0].type
+        return AddressType.UNICAST if kind is AddressType.LOCAL and device is not None else kind
+
+    def _type_by_links(self, address: int, device: str | None) -> AddressType | None:
+        if self.is_loopback(address):
+            return AddressType.LOCAL if device in (None, LOOPBACK_DEVICE) else AddressType.UNICAST
+        if not self.host.links:
+            return None
+        local = self.addresses.get(device, ()) if device is not None else self.local
+        return AddressType.LOCAL if address in local else AddressType.UNICAST
+
+    def _type(self, values: Values, field: Field, interface: Field | None) -> Number:
+        address = values[field]
+        if isinstance(address, Unsure):
+            return Unsure(((0, 11),), address.cause)
+        device = None if interface is None or values[interface] == NO_INTERFACE else name_of(values[interface])
+        found = self.type_of(address, device)
+        return found.value if found is not None else Unsure(((0, 11),), ROUTING)
+
+    def _back(self, values: Values, *, here: bool, mark: bool) -> Number:
+        """The interface of an answer (nft_fib4_eval, nft_fib6_eval). What came by lo would go by lo."""
+        incoming, source, destination = values[Field.IN_INTERFACE], values[Field.SOURCE], values[Field.DESTINATION]
+        if incoming == LOOPBACK_INTERFACE:
+            return LOOPBACK_INTERFACE
+        if self.tables is None:
+            return _any_interface(ROUTING)
+        unsure = next((each for each in (source, destination) if isinstance(each, Unsure)), None)
+        if unsure is not None:
+            return _any_interface(unsure.cause)
+        is_link_local = self.family is Family.IPV6 and source >> 118 == 0x3FA
+        device = name_of(incoming) if (here or is_link_local) and incoming != NO_INTERFACE else None
+        query = Query(
+            source,
+            destination,
+            mark=values[Field.MARK] if mark else 0,
+            out_interface=device if self.family is Family.IPV6 else None,
+            tos=values[Field.TOS],
+        )
+        found, causes = self.tables.look_up(query)
+        if causes:
+            return _any_interface(causes[0])
+        if found[0].type is not AddressType.UNICAST or found[0].device is None:
+            return NO_INTERFACE
+        return interface_number(found[0].device) if device in (None, found[0].device) else NO_INTERFACE
+
+    def _socket(self, values: Values, *, transparent: bool, wildcards: bool) -> Number:
+        """Whether a socket would take the packet (nf_sk_lookup_slow_v4). Of established connections none is known."""
+        bits, port = values[Field.CT_STATE], values[Field.DPORT]
+        if port is None:
+            return 0
+        listeners = self.host.listeners
+        if listeners is None or not isinstance(bits, int) or bits & (CtState.ESTABLISHED | CtState.RELATED):
+            return Unsure(((0, 1),), not_given("the namespace's sockets"))
+        destination = values[Field.DESTINATION]
+        if isinstance(destination, Unsure) or isinstance(port, Unsure):
+            return Unsure(((0, 1),), not_given("the packet's destination"))
+        found = list(self.listening(values[Field.PROTOCOL], destination, port))
+        if not found or (not wildcards and int(found[0].address) == 0):
+            return 0
+        if not transparent:
+            return 1
+        answers = {listener.is_transparent for listener in found}
+        if len(answers) > 1 or None in answers:
+            return Unsure(((0, 1),), not_given(f"whether the socket on port {port} is transparent"))
+        return int(answers == {True})
+
+    def listening(self, protocol: int, address: int, port: int) -> Iterator[Listener]:
+        """The sockets that would take a packet to an address: those bound to it, else those bound to every one."""
+        same = [each for each in self.host.listeners or () if (each.protocol, each.port) == (protocol, port)]
+        exact = [each for each in same if self._is_bound(each, address)]
+        wanted = IPv4Address if self.family is Family.IPV4 else IPv6Address
+        wild = [
+            each for each in same if int(each.address) == 0 and (isinstance(each.address, wanted) or self._takes(each))
+        ]
+        yield from exact or wild
+
+    def _is_bound(self, listener: Listener, address: int) -> bool:
+        bound = listener.address
+        if isinstance(bound, IPv6Address) and bound.ipv4_mapped is not None:
+            return self.family is Family.IPV4 and int(bound.ipv4_mapped) == address
+        return int(bound) == address != 0 and (bound.version == 4) == (self.family is Family.IPV4)
+
+    def _takes(self, listener: Listener) -> bool:
+        return self.family is Family.IPV4 and listener.takes_ipv4_too
+
+
+def _any_interface(cause: Cause) -> Unsure:
+    return Unsure(((0, (1 << 128) - 1),), cause)

@@ -1,0 +1,56 @@
+"""Where routing sends what starts here, asked again when rules changed it (ip_route_me_harder)."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType, Field
+from istio_init.trace.result import Kind
+from istio_init.trace.routing import LOOPBACK_DEVICE, Found, Query
+from istio_init.trace.state import Unsure, not_given
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.trace.facts import Facts
+    from istio_init.trace.routing import Finds
+    from istio_init.trace.state import State
+
+ROUTING = not_given("the namespace's routing")
+TO_LOOPBACK = Found(AddressType.LOCAL, LOOPBACK_DEVICE)
+
+
+def leaving(facts: Facts, state: State) -> Finds:
+    """The routes that the packet may take now; none at all where its destination cannot be told."""
+    values = state.values
+    destination, source, uid = values[Field.DESTINATION], values[Field.SOURCE], values[Field.UID]
+    if isinstance(destination, Unsure):
+        return (), (destination.cause,)
+    if facts.tables is None:
+        return _without_tables(facts, state, destination)
+    is_ipv6 = facts.family is Family.IPV6
+    query = Query(
+        destination,
+        source if isinstance(source, int) else None,
+        out_interface=state.device if is_ipv6 and destination >> 118 == 0x3FA else None,
+        mark=values[Field.MARK],
+        uid=(uid if isinstance(uid, int) else 0) if is_ipv6 else 0,
+        tos=values[Field.TOS],
+        protocol=values[Field.PROTOCOL],
+        sport=values[Field.SPORT],
+        dport=values[Field.DPORT],
+    )
+    return facts.tables.look_up(query)
+
+
+def _without_tables(facts: Facts, state: State, destination: int) -> Finds:
+    """What is assumed of a namespace whose routing is not known: its own addresses, and marks that lead to it."""
+    if facts.is_local(destination):
+        return (TO_LOOPBACK,), ()
+    mark, marks = state.values[Field.MARK], facts.host.local_marks.get(facts.family, frozenset())
+    if isinstance(mark, int) and mark in marks:
+        return (TO_LOOPBACK,), ()
+    is_astray = state.device == LOOPBACK_DEVICE and state.outcome.kind is Kind.DNAT
+    is_here = state.device == LOOPBACK_DEVICE and not is_astray
+    elsewhere = TO_LOOPBACK if is_here else Found(AddressType.UNICAST, None if is_astray else state.device)
+    if isinstance(mark, Unsure) and marks:
+        return (elsewhere, TO_LOOPBACK), (mark.cause,)
+    return (elsewhere,), ()

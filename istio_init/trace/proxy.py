@@ -1,0 +1,74 @@
+"""TPROXY: which socket takes a packet, and what it is then (net/netfilter/nf_tproxy_core.c, xt_TPROXY.c)."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.fields import CtState, Field
+from istio_init.netfilter.names import name_of
+from istio_init.trace.result import Kind, Outcome
+from istio_init.trace.state import Unsure, anything, not_given
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.netfilter.rules import Cause, Tproxy
+    from istio_init.trace.facts import Facts
+    from istio_init.trace.state import State, Values
+
+PROXIED = frozenset([6, 17])
+"""TCP and UDP: nothing else is handed to a socket."""
+
+
+def target_of(facts: Facts, proxy: Tproxy, values: Values) -> tuple[int | None, int | None]:
+    """The address and port of the socket that is looked for, as far as they are known.
+
+    Where no address is given, it is the first of the incoming interface, else the packet's own (nf_tproxy_laddr4).
+    """
+    address = proxy.address
+    if address is None:
+        known = facts.addresses.get(name_of(values[Field.IN_INTERFACE]))
+        own = values[Field.DESTINATION]
+        if known is None:
+            address = None
+        elif known:
+            address = known[0]
+        else:
+            address = own if isinstance(own, int) else None
+    port = proxy.port if proxy.port is not None else values[Field.DPORT]
+    return address, port if isinstance(port, int) else None
+
+
+def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
+    """Whether there is a transparent socket for the packet. Where sockets are not known one is taken to be there."""
+    if values[Field.PROTOCOL] not in PROXIED:
+        return False
+    if facts.host.listeners is None:
+        return True
+    address, port = target_of(facts, proxy, values)
+    if port is None:
+        return not_given("the packet's port")
+    state = values[Field.CT_STATE]
+    if isinstance(state, Unsure) or state & CtState.ESTABLISHED:
+        return True  # The connection has a socket of its own, which is looked for first.
+    if address is None:
+        bound = {each.address for each in facts.host.listeners if each.port == port and int(each.address) != 0}
+        if bound:
+            return not_given("the addresses of the incoming interface")
+        address = 0
+    answers = {listener.is_transparent for listener in facts.listening(values[Field.PROTOCOL], address, port)}
+    if len(answers) > 1 or None in answers:
+        return not_given(f"whether the socket on port {port} is transparent")
+    return answers == {True}
+
+
+def hand_over(state: State, proxy: Tproxy, facts: Facts) -> None:
+    """Give the packet its mark and its socket."""
+    values = state.values
+    mark = values[Field.MARK]
+    if isinstance(mark, int):
+        values[Field.MARK] = mark & ~proxy.mask ^ proxy.mark
+    elif proxy.mask == 0xFFFFFFFF:
+        values[Field.MARK] = proxy.mark
+    values[Field.SOCKET] = 1
+    for field in (Field.UID, Field.GID):
+        values[field] = anything(field, facts.family.bits, not_given(f"the {field.value} that takes the packet"))
+    port = proxy.port if proxy.port is not None else values[Field.DPORT]
+    state.outcome = Outcome(Kind.TPROXY, port if isinstance(port, int) else None, proxy.address)

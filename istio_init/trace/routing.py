@@ -1,0 +1,198 @@
+"""Routing as a function: where the rules and tables of a host send a packet (net/core/fib_rules.c, ip-rule(8))."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType
+from istio_init.netfilter.host import DEFAULT_TABLE, LOCAL_TABLE, MAIN_TABLE, RoutingRule
+from istio_init.netfilter.rules import Cause, Openness
+from istio_init.trace.state import Unsure
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.netfilter.host import Host, Network, Route
+    from istio_init.trace.state import Number
+
+LOOPBACK_DEVICE = "lo"
+
+FAILURES = {
+    AddressType.UNREACHABLE: "unreachable",
+    AddressType.BLACKHOLE: "blackhole",
+    AddressType.PROHIBIT: "prohibit",
+}
+"""Routes and rules that end the search, and lead nowhere (fib_props)."""
+
+DEFAULT_RULES = tuple(
+    RoutingRule(priority, table) for priority, table in ((0, LOCAL_TABLE), (32766, MAIN_TABLE), (32767, DEFAULT_TABLE))
+)
+
+
+class Query(Value):
+    """What routing is asked. ``in_interface`` is lo for what this machine sends (LOOPBACK_IFINDEX)."""
+
+    destination: int
+    source: int | None = 0
+    in_interface: str = LOOPBACK_DEVICE
+    out_interface: str | None = None
+    mark: Number = 0
+    uid: int | None = 0
+    tos: Number = 0
+    protocol: int | None = 0
+    sport: Number = 0
+    dport: Number = 0
+
+
+class Found(Value):
+    """A route. ``type`` is UNREACHABLE where there is none, and ``words`` say so."""
+
+    type: AddressType
+    device: str | None = None
+    words: str = ""
+
+
+NO_ROUTE = Found(AddressType.UNREACHABLE, None, "no route")
+
+Finds = tuple[tuple[Found, ...], tuple[Cause, ...]]
+"""The routes that are possible, the first of them the likeliest, and why it is not one alone."""
+
+
+class Tables:
+    """The routing tables of a family, sorted for look-ups."""
+
+    def __init__(self, host: Host, family: Family) -> None:
+        self.bits = family.bits
+        self.rules = (host.rules or {}).get(family, DEFAULT_RULES)
+        self.has_custom_rules = [(rule.priority, rule.table) for rule in self.rules] != [
+            (rule.priority, rule.table) for rule in DEFAULT_RULES
+        ]
+        self.tables: dict[int, dict[int, dict[int, list[Route]]]] = {}
+        for route in (host.routes or {}).get(family, ()):
+            length, network = route.destination.prefixlen, int(route.destination.network_address)
+            by_network = self.tables.setdefault(route.table, {}).setdefault(length, {})
+            by_network.setdefault(network, []).append(route)
+        for table, by_length in self.tables.items():
+            for by_network in by_length.values():
+                for routes in by_network.values():
+                    routes.sort(key=lambda route: route.metric)
+            self.tables[table] = dict(sorted(by_length.items(), reverse=True))
+
+    def candidates(self, table: int, destination: int) -> Iterator[Route]:
+        """The routes of a table for an address, the most special first."""
+        for length, by_network in self.tables.get(table, {}).items():
+            shift = self.bits - length
+            yield from by_network.get(destination >> shift << shift, ())
+
+    def look_up(self, query: Query) -> Finds:
+        """Where the rules lead: to one route, or to several of which nobody can say which."""
+        found: list[Found] = []
+        causes: list[Cause] = []
+        for rule in self.rules:
+            matches = _matches(rule, query)
+            if matches is False:
+                continue
+            ends, why = self._follow(rule, query)
+            causes += why
+            found += (end for end in ends if end is not None)
+            if isinstance(matches, Cause):
+                causes.append(matches)
+            elif None not in ends:
+                break
+        else:
+            found.append(NO_ROUTE)
+        distinct = tuple(dict.fromkeys(found))
+        return distinct, tuple(dict.fromkeys(causes)) if len(distinct) > 1 else ()
+
+    def _follow(self, rule: RoutingRule, query: Query) -> tuple[list[Found | None], list[Cause]]:
+        """What a rule that matches leads to; None where the next rule is asked."""
+        if rule.action is not None:
+            if rule.action in FAILURES:
+                return [Found(rule.action, None, FAILURES[rule.action])], []
+            if rule.action is AddressType.THROW:  # goto and nop: where they go on is not followed.
+                return [None], []
+        if rule.table is None:
+            return [None], []
+        least = -1 if rule.suppressed_prefix_length is None else rule.suppressed_prefix_length
+        return self.search(rule.table, query, least)
+
+    def search(self, table: int, query: Query, least: int = -1) -> tuple[list[Found | None], list[Cause]]:
+        """The route of a table; None where it has none, or says so by itself (throw)."""
+        found: list[Found | None] = []
+        causes: list[Cause] = []
+        several: Route | None = None
+        for route in self.candidates(table, query.destination):
+            if several is not None and (route.destination, route.metric) != (several.destination, several.metric):
+                return found, causes
+            if query.out_interface is not None and route.device not in (query.out_interface, None):
+                continue
+            if route.destination.prefixlen <= least:
+                found.append(None)
+                return found, causes
+            found.append(_result(route))
+            if route.is_one_of_several:
+                several = route
+                causes.append(Cause(Openness.OPEN, f"which of the routes to {route.destination} is taken"))
+            elif route.is_known:
+                return found, causes
+            else:
+                causes.append(Cause(Openness.NOT_MODELLED, f"the route to {route.destination} of table {table}"))
+        if several is None:
+            found.append(None)
+        return found, causes
+
+
+def _result(route: Route) -> Found | None:
+    if route.type is AddressType.THROW:
+        return None
+    if route.type in FAILURES:
+        return Found(route.type, None, FAILURES[route.type])
+    device = LOOPBACK_DEVICE if route.type is AddressType.LOCAL else route.device
+    return Found(route.type, device)
+
+
+def _matches(rule: RoutingRule, query: Query) -> bool | Cause:
+    """Whether a rule selects what is asked for (fib_rule_match); ``not`` turns around all of it."""
+    answers = [*_selectors(rule, query)]
+    if False in answers:
+        return rule.negated
+    undecided = next((answer for answer in answers if isinstance(answer, Cause)), None)
+    if undecided is not None:
+        return undecided
+    if not rule.is_known:
+        return Cause(Openness.NOT_MODELLED, f"the routing rule of priority {rule.priority}")
+    return not rule.negated
+
+
+def _selectors(rule: RoutingRule, query: Query) -> Iterable[bool | Cause]:
+    if rule.in_interface is not None:
+        yield rule.in_interface == query.in_interface
+    if rule.out_interface is not None:
+        yield rule.out_interface == query.out_interface
+    if rule.mark is not None:
+        yield _equal(query.mark, rule.mark & rule.mask, rule.mask)
+    if rule.source is not None:
+        yield query.source is not None and _within(query.source, rule.source)
+    if rule.destination is not None:
+        yield _within(query.destination, rule.destination)
+    if rule.uids is not None:
+        yield query.uid is not None and rule.uids[0] <= query.uid <= rule.uids[1]
+    if rule.protocol is not None:
+        yield rule.protocol == query.protocol
+    if rule.tos is not None:
+        yield _equal(query.tos, rule.tos, 0xFC if rule.tos & 0xE0 else 0x1C)
+    for wanted, port in ((rule.sports, query.sport), (rule.dports, query.dport)):
+        if wanted is not None:
+            yield port.cause if isinstance(port, Unsure) else port is not None and wanted[0] <= port <= wanted[1]
+
+
+def _equal(number: Number, wanted: int, mask: int) -> bool | Cause:
+    if isinstance(number, Unsure):
+        return number.cause
+    return number is not None and number & mask == wanted
+
+
+def _within(address: int, network: Network) -> bool:
+    shift = network.max_prefixlen - network.prefixlen
+    return address >> shift == int(network.network_address) >> shift

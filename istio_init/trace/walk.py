@@ -1,0 +1,176 @@
+"""One packet's way from hook to hook, with what the kernel does between them.
+
+Outbound: OUTPUT and POSTROUTING; what leaves by lo comes in again, through PREROUTING and INPUT, but not through nat,
+whose translation is decided. Inbound: PREROUTING, and then as routing says INPUT, or FORWARD and POSTROUTING.
+"""
+
+from __future__ import annotations
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.names import NO_INTERFACE
+from istio_init.netfilter.packet import Direction
+from istio_init.netfilter.rules import Hook
+from istio_init.trace.arrival import IS_HERE, Arrival, End
+from istio_init.trace.body import DROP
+from istio_init.trace.leaving import ROUTING
+from istio_init.trace.result import Kind, Leg, Outcome, RoutingDecider
+from istio_init.trace.routing import LOOPBACK_DEVICE
+from istio_init.trace.stages import Stages
+from istio_init.trace.state import NAT_DONE, State, Unsure, anything, confirm, interface_number
+from istio_init.trace.ways import Finish
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.netfilter.packet import Packet
+    from istio_init.netfilter.rules import Cause
+    from istio_init.trace.arrival import Arrivals
+    from istio_init.trace.state import DecidedBy
+    from istio_init.trace.tracer import FamilyTracer
+
+LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
+PRIORITIES = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
+"""The priority that IPv4 gives what it forwards, by four bits of the TOS (ip_tos2prio)."""
+
+
+class Walk:
+    """All ways of one packet, followed to their ends: ``finishes``."""
+
+    __slots__ = ("arriving", "facts", "finishes", "packet", "stages")
+
+    def __init__(self, tracer: FamilyTracer, packet: Packet) -> None:
+        self.packet = packet
+        self.facts = tracer.facts
+        self.arriving = tracer.arriving
+        self.finishes: list[Finish] = []
+        self.stages = Stages(packet, tracer.plan, tracer.facts, tracer.evaluator, self.finish)
+
+    def run(self) -> None:
+        """Follow the packet."""
+        state = State(self.packet)
+        if self.packet.direction is Direction.OUTBOUND:
+            self._leave(state)
+        elif self.packet.interface == LOOPBACK_DEVICE:
+            state.nat_done = NAT_DONE[Hook.PREROUTING] | NAT_DONE[Hook.INPUT]
+            self._come_back([state])
+        else:
+            self._come_in(state)
+
+    def finish(self, state: State, outcome: Outcome, decided_by: DecidedBy, cause: Cause | None) -> None:
+        """Take a way that has ended."""
+        first = state.first or (outcome, decided_by)
+        self.finishes.append(Finish(state, *first, outcome, decided_by, cause))
+
+    def _leave(self, state: State) -> None:
+        self._leg(Hook.OUTPUT, self.packet.interface)
+        left = self._out(self.stages.hook([state], Hook.OUTPUT), NO_INTERFACE)
+        returning = []
+        for state in left:
+            state.first = state.outcome, state.decided_by
+            if state.device == LOOPBACK_DEVICE:
+                values = state.values
+                values[Field.SOCKET], values[Field.UID], values[Field.GID] = 0, None, None
+                state.has_returned = True
+                returning.append(state)
+            else:
+                self.finish(state, *state.first, None)
+        if returning:
+            self._come_back(returning)
+
+    def _out(self, states: list[State], incoming: int) -> list[State]:
+        """Leave by the interface that routing chose, which POSTROUTING is the first to see."""
+        for state in states:
+            state.values[Field.IN_INTERFACE] = incoming
+            if state.device is None:
+                state.values[Field.OUT_INTERFACE] = anything(Field.OUT_INTERFACE, 32, ROUTING)
+            else:
+                state.values[Field.OUT_INTERFACE] = interface_number(state.device)
+        states = self.stages.hook(states, Hook.POSTROUTING)
+        for state in states:
+            confirm(state)
+        return states
+
+    def _come_back(self, states: list[State]) -> None:
+        """Enter by lo; the route is the one that led there (skb_dst_force in loopback_xmit)."""
+        if any(state.steps is not None for state in states):
+            self._leg(Hook.PREROUTING, LOOPBACK_DEVICE)
+        for state in states:
+            state.values[Field.IN_INTERFACE], state.values[Field.OUT_INTERFACE] = LOOPBACK_INTERFACE, NO_INTERFACE
+        here = []
+        for state in self.stages.hook(states, Hook.PREROUTING):
+            if state.is_local:
+                here.append(state)
+            else:
+                self.finish(state, DROP, RoutingDecider("a route sends it to lo that is none to this machine"), None)
+        self._deliver(here)
+
+    def _come_in(self, state: State) -> None:
+        """Enter by an interface, and go on as routing says."""
+        self._leg(Hook.PREROUTING, self.packet.interface)
+        values = state.values
+        if self.facts.family is Family.IPV6 and 1 in (values[Field.SOURCE], values[Field.DESTINATION]):
+            words = f"{self.packet.interface} takes no packets of ::1"  # ip6_rcv_core drops them before any hook.
+            self.finish(state, DROP, RoutingDecider(words), None)
+            return
+        here, onwards = [], []
+        arrived = self.stages.hook([state], Hook.PREROUTING)
+        for state in arrived:
+            found, causes = self._arrivals(state)
+            for each, arrival in self.stages.either(state, found, causes, "arrival"):
+                if arrival.end is End.HERE:
+                    here.append(each)
+                elif arrival.end is End.ONWARDS:
+                    each.device = arrival.device
+                    onwards.append(each)
+                else:
+                    self.finish(each, DROP, arrival.decided_by, None)
+        self._deliver(here)
+        self._forward(onwards)
+
+    def _arrivals(self, state: State) -> Arrivals:
+        """Where routing sends what came in; where nobody knows, it stays here unless it was translated."""
+        destination, kind = state.values[Field.DESTINATION], state.outcome.kind
+        if isinstance(destination, Unsure) and kind is Kind.REDIRECT:
+            return (IS_HERE,), ()
+        if self.arriving is not None:
+            return self.arriving.arrive(state.values, self.packet.interface, has_socket=state.values[Field.SOCKET] == 1)
+        if kind is not Kind.DNAT or (isinstance(destination, int) and self.facts.is_local(destination)):
+            return (IS_HERE,), ()
+        return (Arrival(End.ONWARDS), IS_HERE), (ROUTING,)
+
+    def _deliver(self, states: list[State]) -> None:
+        if states:
+            for state in self.stages.hook(states, Hook.INPUT):
+                confirm(state)
+                state.device = None
+                self.finish(state, state.outcome, state.decided_by, None)
+
+    def _forward(self, states: list[State]) -> None:
+        """Go through FORWARD, one hop nearer to the end, and out."""
+        going = []
+        for state in states:
+            values = state.values
+            ttl, tos = values[Field.TTL], values[Field.TOS]
+            if isinstance(ttl, int):
+                if ttl <= 1:
+                    self.finish(state, DROP, RoutingDecider("its TTL ends here"), None)
+                    continue
+                values[Field.TTL] = ttl - 1
+            if self.facts.family is Family.IPV4:
+                is_known = isinstance(tos, int)
+                values[Field.PRIORITY] = (
+                    PRIORITIES[tos >> 1 & 15] if is_known else anything(Field.PRIORITY, 32, tos.cause)
+                )
+            values[Field.OUT_INTERFACE] = (
+                interface_number(state.device) if state.device else anything(Field.OUT_INTERFACE, 32, ROUTING)
+            )
+            if state.outcome.kind is Kind.DIRECT:
+                state.outcome = Outcome(Kind.FORWARD)
+            going.append(state)
+        if going:
+            for state in self._out(self.stages.hook(going, Hook.FORWARD), interface_number(self.packet.interface)):
+                words = f"routing sends it on by {state.device}"
+                self.finish(state, state.outcome, state.decided_by or RoutingDecider(words), None)
+
+    def _leg(self, hook: Hook, interface: str) -> None:
+        self.stages.legs.append(Leg(hook, interface))
