@@ -12,18 +12,17 @@ import click
 
 from istio_init.cli.expect import expected_config
 from istio_init.dialects.iptables.rules import RuleSet
-from istio_init.dialects.iptables.save import SaveError, parse_save, with_texts
-from istio_init.dialects.iptables.sections import is_refusal, sections
+from istio_init.dialects.iptables.save import with_texts
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.others import other_rules
 from istio_init.mesh.meaning import Note, settle
 from istio_init.mesh.policy import sidecar
-from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
+from istio_init.observe.files import File, from_files
 from istio_init.observe.snapshot import Interface, Snapshot
-from istio_init.observe.unread import RULES_OF, Unread, Why
-from istio_init.system import namespaces, places
+from istio_init.observe.unread import Why
+from istio_init.system import namespaces, nft_ruleset, places, ruleset
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
 from istio_init.system.privileges import capabilities
@@ -69,41 +68,35 @@ def place_of(pid: int | None, netns: str | None, target: str | None = None) -> P
 
 
 def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
-    """A snapshot of the rules in files; one file may hold the saves of both families and backends.
+    """A snapshot of the rules in files, in any form that programs print them in.
 
     Raises:
-        InputError: a file cannot be read, or is no text of iptables-save.
+        InputError: a file cannot be read, or holds no rules.
     """
     if file == file6 == "-":
         raise click.UsageError("only one of --file and --file6 can be standard input")
-    rules = {}
-    unread: list[Unread] = []
-    partial: set[Family] = set()
-    for path, family in ((file, Family.IPV4), (file6, Family.IPV6)):
-        if path is None:
-            continue
-        try:
-            text = (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode(
-                errors="surrogateescape"
-            )
-            for (backend, each), part in sections(text, family).items():
-                document = parse_save(part, each)
-                refused = [
-                    Unread(RULES_OF[backend], line.strip("# "), each, Why.NOT_EXPRESSIBLE, path)
-                    for line in document.comments
-                    if is_refusal(line)
-                ]
-                if not document.rules.tables and not refused:
-                    raise InputError(f"{path}: it holds no table", fix="give what iptables-save printed, run as root")
-                rules[backend, each] = recognise(document.rules)
-                unread += refused
-                partial |= {each} if refused else set()
-        except OSError as error:
-            raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
-        except SaveError as error:
-            raise InputError(f"{path}: {error}", fix="give what iptables-save printed") from None
+    found = from_files([_file(path, family) for path, family in ((file, Family.IPV4), (file6, Family.IPV6)) if path])
     label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
-    return Snapshot(label, rules, is_live=False, unread=tuple(unread), partial=frozenset(partial))
+    native, nft_rules = nft_ruleset.parse_ruleset(found.ruleset or ruleset.NO_RULES)
+    return Snapshot(
+        label,
+        found.rules,
+        native=native,
+        nft_rules=nft_rules,
+        is_live=False,
+        unread=found.unread,
+        partial=found.partial,
+        registered=found.netfilter,
+        host=found.host,
+    )
+
+
+def _file(path: str, family: Family) -> File:
+    try:
+        text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
+    return File(path, text.decode(errors="surrogateescape"), family)
 
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:

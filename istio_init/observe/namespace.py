@@ -10,18 +10,15 @@ from ipaddress import ip_address
 
 import psutil
 
-from istio_init.dialects.iptables.rules import RuleSet
-from istio_init.dialects.iptables.save import SaveError, parse_save
 from istio_init.errors import IstioInitError
-from istio_init.mesh.roles.recognise import recognise
 from istio_init.mesh.routing import LiveRouting
-from istio_init.netfilter.family import Family
+from istio_init.observe.host import read_host
+from istio_init.observe.netfilter import asks_for_sockets
+from istio_init.observe.rules import read_rules
 from istio_init.observe.snapshot import Interface, Listener, Process, Snapshot
-from istio_init.observe.unread import RULES_OF, Part, Unread
+from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
-from istio_init.stores.detect import backends
-from istio_init.stores.nft import SAVE as NFT_SAVE
-from istio_init.system import netlink, nft_ruleset, process, routing, sockets
+from istio_init.system import netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
 from istio_init.system.resolv import name_servers
@@ -42,9 +39,6 @@ SYSCTLS = (
     "net.ipv4.conf.all.rp_filter",
     "net.ipv4.conf.all.route_localnet",
 )
-READING = 60.0
-"""Seconds for a program that prints rules."""
-
 PROGRAMS = ("iptables-nft-save", "iptables-legacy-save", "nft")
 
 
@@ -64,15 +58,18 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
 
     no_processes: tuple[Process, ...] = ()
     no_sockets: list[sockets.Socket] = []
-    no_native: nft_ruleset.Native = ((), ())
     processes, unseen = attempt(Part.PROCESSES, _processes, (no_processes, 0)) if known is None else (known, 0)
     found_sockets = attempt(Part.SOCKETS, sockets.sockets, no_sockets)
     listeners = _listeners(found_sockets, processes)
-    native, nft_rules = attempt(Part.NATIVE, nft_ruleset.read, no_native)
-    rules, partial = _rules(unread)
+    rules = read_rules()
+    unread += rules.unread
+    known_sockets = None if any(each.part is Part.SOCKETS for each in unread) else found_sockets
+    host, not_known = read_host(known_sockets, asks_for_sockets=asks_for_sockets(rules.netfilter.tables))
     return Snapshot(
         label=place.label,
-        rules=rules,
+        rules=rules.iptables,
+        registered=rules.netfilter,
+        host=host,
         routing=attempt(Part.ROUTING, lambda: routing.read(frozenset([133])), LiveRouting()),
         unusual_routing=tuple(attempt(Part.ROUTING_RULES, netlink.unusual_rules, [])),
         interfaces=attempt(Part.INTERFACES, _interfaces, ()),
@@ -80,50 +77,17 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
         processes=processes,
         unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
-        native=native,
-        nft_rules=nft_rules,
+        native=rules.native,
+        nft_rules=rules.nft_rules,
         sysctls=_sysctls(),
         invalid_packets=attempt(Part.CONNTRACK_STATISTICS, netlink.invalid_packets, 0),
         dns_servers=name_servers(place.resolv_conf, place.root),
         knows_servers=not place.own_files,
         is_host=is_host(),
         programs=_programs() if versions else {},
-        unread=tuple(unread),
-        partial=partial,
+        unread=tuple(dict.fromkeys([*unread, *not_known])),
+        partial=rules.partial,
     )
-
-
-def _rules(unread: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
-    """The rules of both backends, and the families of which not all could be read."""
-    found: dict[tuple[str, Family], RuleSet] = {}
-    partial: set[Family] = set()
-    for backend in backends(wait=1.0):
-        try:
-            families = backend.families()
-        except (IstioInitError, OSError) as error:
-            unread.append(not_read(RULES_OF[backend.name], error))
-            partial.update(Family)
-            continue
-        for family in families:
-            try:
-                rules = backend.read(family, counters=True)
-            except (IstioInitError, OSError, SaveError) as error:
-                unread.append(not_read(RULES_OF[backend.name], error, family))
-                partial.add(family)
-                rules = _what_can_be_read(backend.name, family)
-            found[backend.name, family] = recognise(rules)
-    return found, frozenset(partial)
-
-
-def _what_can_be_read(backend: str, family: Family) -> RuleSet:
-    """The tables that iptables-nft prints beside one that it cannot print."""
-    if backend == "nft":
-        try:
-            completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
-            return parse_save(completed.stdout, family).rules
-        except (IstioInitError, SaveError):
-            pass
-    return RuleSet(family)
 
 
 def _processes() -> tuple[tuple[Process, ...], int]:

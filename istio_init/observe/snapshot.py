@@ -6,6 +6,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import Host
+from istio_init.observe.netfilter import model
 from istio_init.observe.unread import Unread
 from istio_init.value import Value
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.netfilter.stages import Netfilter
 
 
 class Process(Value):
@@ -117,6 +120,16 @@ class Snapshot(Value):
     programs: Mapping[str, str] = {}
     unread: tuple[Unread, ...] = ()
     partial: frozenset[Family] = frozenset()
+    registered: Netfilter | None = None
+    """The model of all that is registered, where somebody made it; ask `netfilter`."""
+
+    host: Host = Host()
+    """Interfaces, routing, sockets and settings, as far as they are known."""
+
+    @property
+    def netfilter(self) -> Netfilter:
+        """All rules as one model; where nobody made it before, it is made of ``rules`` alone, each time."""
+        return model(self.rules, None) if self.registered is None else self.registered
 
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:

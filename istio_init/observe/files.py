@@ -1,0 +1,141 @@
+"""Rules from files instead of a namespace: any of the forms in which programs print them, several together."""
+
+from __future__ import annotations
+
+import json
+
+from istio_init.dialects.iptables.ipset import IpSetError, parse_ipset_save
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import SaveError, parse_save
+from istio_init.dialects.iptables.sections import is_refusal, sections
+from istio_init.errors import InputError
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import Host
+from istio_init.observe.formats import Format, format_of
+from istio_init.observe.netfilter import local_marks, model
+from istio_init.observe.unread import RULES_OF, Part, Unread, Why
+from istio_init.system import loading
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from istio_init.dialects.iptables.ipset import IpSet
+    from istio_init.netfilter.stages import Netfilter
+
+
+class File(Value):
+    """A text and its name; ``family`` is that of a save that does not say."""
+
+    name: str
+    text: str
+    family: Family = Family.IPV4
+
+
+class FromFiles(Value):
+    """The rules of files, as a namespace's are; ``formats`` tell what was found, by file."""
+
+    formats: tuple[tuple[str, Format], ...]
+    rules: Mapping[tuple[str, Family], RuleSet]
+    ruleset: str | None
+    """What nft prints of all tables, as JSON."""
+
+    netfilter: Netfilter
+    host: Host
+    unread: tuple[Unread, ...]
+    partial: frozenset[Family]
+
+
+class _Collected:
+    """What the files read so far hold."""
+
+    def __init__(self) -> None:
+        self.rules: dict[tuple[str, Family], RuleSet] = {}
+        self.ruleset: tuple[str, str] | None = None
+        self.sets: dict[str, IpSet] | None = None
+        self.unread: list[Unread] = []
+        self.left_out: list[tuple[str, str]] = []
+        """Files and the tables of iptables that nft printed there and did not take."""
+
+    def add(self, file: File) -> Format:
+        """Read a file and say what it held."""
+        form = format_of(file.text)
+        try:
+            self._add(file, form)
+        except (SaveError, IpSetError) as error:
+            raise InputError(f"{file.name}: {error}", fix=f"give what {form.value} printed") from None
+        return form
+
+    def _add(self, file: File, form: Format) -> None:
+        match form:
+            case Format.SAVE:
+                self._add_save(file)
+            case Format.IPSET:
+                self.sets = {**(self.sets or {}), **parse_ipset_save(file.text)}
+            case Format.NFT_JSON:
+                self._add_ruleset(file, file.text)
+            case Format.NFT_TEXT:
+                loaded = loading.load(file.text, file.name)
+                self.left_out += [(file.name, table) for table in loaded.left_out]
+                self._add_ruleset(file, loaded.text)
+
+    def _add_ruleset(self, file: File, text: str) -> None:
+        if self.ruleset is not None:
+            raise InputError(f"{file.name}: {self.ruleset[0]} has the rules of nft already")
+        try:
+            if not isinstance(json.loads(text)["nftables"], list):
+                raise TypeError(text)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{file.name}: it is not what nft -j list ruleset prints") from None
+        self.ruleset = file.name, text
+
+    def _add_save(self, file: File) -> None:
+        for place, part in sections(file.text, file.family).items():
+            backend, family = place
+            document = parse_save(part, family)
+            refused = [
+                Unread(RULES_OF[backend], line.strip("# "), family, Why.NOT_EXPRESSIBLE, file.name)
+                for line in document.comments
+                if is_refusal(line)
+            ]
+            if not document.rules.tables and not refused:
+                raise InputError(f"{file.name}: it holds no table", fix="give what iptables-save printed, run as root")
+            self.unread += refused
+            before = self.rules.get(place, RuleSet(family)).tables
+            if twice := [table.value for table in document.rules.tables if table in before]:
+                raise InputError(f"{file.name}: the {family.value} table {twice[0]} ({backend}) was given before")
+            self.rules[place] = recognise(RuleSet(family, {**before, **document.rules.tables}))
+
+
+def from_files(files: Iterable[File]) -> FromFiles:
+    """The rules that files hold together.
+
+    Raises:
+        InputError: one holds none, is of no known form, or two hold the same table.
+    """
+    collected = _Collected()
+    formats = tuple([(file.name, collected.add(file)) for file in files])
+    ruleset = None if collected.ruleset is None else collected.ruleset[1]
+    netfilter = model(collected.rules, ruleset, collected.sets)
+    unread = [*collected.unread, *_not_given(collected, netfilter)]
+    partial = frozenset(each.family for each in unread if each.family is not None)
+    host = Host(local_marks=local_marks(netfilter.tables))
+    return FromFiles(formats, collected.rules, ruleset, netfilter, host, tuple(unread), partial)
+
+
+def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:
+    """The tables that nft printed, does not take, and no save holds."""
+    given = {f"{table.family} {table.name}" for table in netfilter.tables}
+    return [
+        Unread(
+            Part.RULES_NFT,
+            f"the table {table} is one of iptables: give iptables-save's text as well",
+            Family.IPV6 if table.startswith("ip6 ") else Family.IPV4,
+            Why.NOT_EXPRESSIBLE,
+            name,
+        )
+        for name, table in collected.left_out
+        if table not in given
+    ]

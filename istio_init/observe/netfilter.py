@@ -1,0 +1,105 @@
+"""All rules of a namespace as one model: those of both stores, whoever wrote them, in the order of their calls."""
+
+from __future__ import annotations
+
+from istio_init.dialects.iptables.lower import lower
+from istio_init.dialects.iptables.matches import OpaqueMatch
+from istio_init.dialects.iptables.targets import OpaqueTarget
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.rules import AnyOf, Assign, Hook, Lookup, Store, Test, Tproxy
+from istio_init.netfilter.stages import NFT_FAMILIES, Netfilter
+from istio_init.observe.opaque import opaque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from istio_init.dialects.iptables.ipset import IpSet
+    from istio_init.dialects.iptables.rules import Entry, RuleSet
+    from istio_init.netfilter.rules import Rule, Statement, Table
+
+STORES = {"nft": Store.NFT, "legacy": Store.LEGACY}
+SOCKET_FIELDS = frozenset(
+    [Field.SOCKET_FOUND, Field.SOCKET_FOUND_ANY, Field.SOCKET_TRANSPARENT, Field.SOCKET_TRANSPARENT_ANY]
+)
+
+
+def model(
+    rules: Mapping[tuple[str, Family], RuleSet],
+    text: str | None,
+    sets: Mapping[str, IpSet] | None = None,
+) -> Netfilter:
+    """The model of rules of iptables, by store and family, and of what ``nft -j list ruleset`` prints, if it is known.
+
+    Tables of nf_tables that iptables-nft cannot print, or did not write, are as nft has them.
+    """
+    tables = [table for (backend, _), each in rules.items() for table in lower(each, STORES[backend], sets)]
+    printed = {(table.family, table.name) for table in tables if table.store is Store.NFT}
+    others = [] if text is None else [each for each in opaque(text) if (each.family, each.name) not in printed]
+    return Netfilter([*tables, *others])
+
+
+def names_sets(rules: Mapping[tuple[str, Family], RuleSet]) -> bool:
+    """Whether a rule looks something up in a set of ipset, or changes one."""
+    return any(_names_set(entry) for each in rules.values() for *_, entry in each.entries())
+
+
+def _names_set(entry: Entry) -> bool:
+    target = entry.rule.target
+    if isinstance(target, OpaqueTarget) and target.name == "SET":
+        return True
+    return any(isinstance(match, OpaqueMatch) and match.name == "set" for match in entry.rule.matches)
+
+
+def has_ties(netfilter: Netfilter) -> bool:
+    """Whether it depends on more than priorities in which order something is called."""
+    return any(len(netfilter.stages(family, hook)) > 1 for family in Family for hook in Hook)
+
+
+def asks_for_sockets(tables: Iterable[Table]) -> bool:
+    """Whether rules depend on what sockets wait for traffic, and on what those were told."""
+    return any(map(_asks, (statement for table in tables for rule in _rules(table) for statement in rule.body)))
+
+
+def _asks(statement: Statement) -> bool:
+    match statement:
+        case Tproxy():
+            return True
+        case Test(field=field):
+            return field in SOCKET_FIELDS
+        case Lookup(keys=keys):
+            return any(key.field in SOCKET_FIELDS for key in keys)
+        case AnyOf(options=options):
+            return any(_asks(each) for option in options for each in option)
+    return False
+
+
+def local_marks(tables: Iterable[Table]) -> dict[Family, frozenset[int]]:
+    """The marks that rules give what they hand to a transparent socket: a routing rule must lead them to this machine.
+
+    That is what is assumed where nothing is known of the routing.
+    """
+    found: dict[Family, set[int]] = {family: set() for family in Family}
+    for table in tables:
+        for rule in _rules(table):
+            if any(isinstance(each, Tproxy) for each in rule.body):
+                marks = set(_marks(rule))
+                for family in Family:
+                    if table.family in NFT_FAMILIES[family]:
+                        found[family] |= marks
+    return {family: frozenset(marks) for family, marks in found.items()}
+
+
+def _marks(rule: Rule) -> Iterator[int]:
+    """The marks that a rule sets, as far as they are constants."""
+    for statement in rule.body:
+        if isinstance(statement, Tproxy) and statement.mask:
+            yield statement.mark & statement.mask
+        elif isinstance(statement, Assign) and statement.field is Field.MARK:
+            yield statement.constant
+
+
+def _rules(table: Table) -> Iterator[Rule]:
+    for chain in table.chains.values():
+        yield from chain.rules

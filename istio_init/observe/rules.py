@@ -1,0 +1,104 @@
+"""Reads the rules of the current network namespace, each store's once, and makes one model of them."""
+
+from __future__ import annotations
+
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.save import SaveError, parse_save
+from istio_init.errors import IstioInitError
+from istio_init.mesh.roles.recognise import recognise
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.stages import Netfilter
+from istio_init.observe.netfilter import has_ties, model, names_sets
+from istio_init.observe.snapshot import NativeChain, NftRule
+from istio_init.observe.unread import RULES_OF, Part, Unread, unread
+from istio_init.stores.detect import backends
+from istio_init.stores.nft import SAVE as NFT_SAVE
+from istio_init.system import hooks, ipsets, nft_ruleset, process, ruleset
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.dialects.iptables.ipset import IpSet
+
+READING = 60.0
+"""Seconds for a program that prints rules."""
+
+
+class Rules(Value):
+    """All rules: those of iptables by store and family, and the model that holds whatever is registered."""
+
+    iptables: Mapping[tuple[str, Family], RuleSet]
+    partial: frozenset[Family]
+    """The families of which not all rules could be read."""
+
+    native: tuple[NativeChain, ...]
+    nft_rules: tuple[NftRule, ...]
+    netfilter: Netfilter
+    unread: tuple[Unread, ...]
+
+
+def read_rules() -> Rules:
+    """The rules of the current namespace. Nothing is raised: what cannot be read is said."""
+    left: list[Unread] = []
+    iptables, partial = _of_iptables(left)
+    text = _text(left)
+    native, nft_rules = nft_ruleset.parse_ruleset(text or ruleset.NO_RULES)
+    netfilter = model(iptables, text, _sets(left) if names_sets(iptables) else None)
+    if has_ties(netfilter):
+        try:
+            netfilter = Netfilter(netfilter.tables, hooks.order())
+        except OSError as error:
+            left.append(unread(Part.ORDER, error))
+    return Rules(iptables, partial, native, nft_rules, netfilter, tuple(left))
+
+
+def _text(left: list[Unread]) -> str | None:
+    """What nft prints of all tables."""
+    text = ruleset.read()
+    if isinstance(text, str):
+        return text
+    left.append(unread(Part.NATIVE, text))
+    return None
+
+
+def _sets(left: list[Unread]) -> Mapping[str, IpSet] | None:
+    sets = ipsets.read()
+    if isinstance(sets, IstioInitError):
+        left.append(unread(Part.SETS, sets))
+        return None
+    return sets
+
+
+def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
+    """The rules of iptables in both stores, and the families of which not all could be read."""
+    found: dict[tuple[str, Family], RuleSet] = {}
+    partial: set[Family] = set()
+    for backend in backends(wait=1.0):
+        try:
+            families = backend.families()
+        except (IstioInitError, OSError) as error:
+            left.append(unread(RULES_OF[backend.name], error))
+            partial.update(Family)
+            continue
+        for family in families:
+            try:
+                rules = backend.read(family, counters=True)
+            except (IstioInitError, OSError, SaveError) as error:
+                left.append(unread(RULES_OF[backend.name], error, family))
+                partial.add(family)
+                rules = _what_can_be_read(backend.name, family)
+            found[backend.name, family] = recognise(rules)
+    return found, frozenset(partial)
+
+
+def _what_can_be_read(backend: str, family: Family) -> RuleSet:
+    """The tables that iptables-nft prints beside one that it cannot print."""
+    if backend == "nft":
+        try:
+            completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
+            return parse_save(completed.stdout, family).rules
+        except (IstioInitError, SaveError):
+            pass
+    return RuleSet(family)
