@@ -8,7 +8,7 @@ from istio_init.dialects.iptables.targets import OpaqueTarget
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import AnyOf, Assign, Hook, Lookup, Store, Test, Tproxy
-from istio_init.netfilter.stages import NFT_FAMILIES, Netfilter
+from istio_init.netfilter.stages import NFT_FAMILIES, Call, Core, Netfilter, registered
 from istio_init.observe.opaque import opaque
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.ipset import IpSet
     from istio_init.dialects.iptables.rules import Entry, RuleSet
     from istio_init.netfilter.rules import Rule, Statement, Table
+    from istio_init.netfilter.stages import Registered, Stage
 
 STORES = {"nft": Store.NFT, "legacy": Store.LEGACY}
 SOCKET_FIELDS = frozenset(
@@ -53,8 +54,21 @@ def _names_set(entry: Entry) -> bool:
 
 
 def has_ties(netfilter: Netfilter) -> bool:
-    """Whether it depends on more than priorities in which order something is called."""
-    return any(len(netfilter.stages(family, hook)) > 1 for family in Family for hook in Hook)
+    """Whether more than priorities decides in which order something is called, as far as the kernel would tell.
+
+    Of nat chains it does not: the order in which their one hook calls them is its secret.
+    """
+    return any(
+        len({tuple(map(_place, stages)) for stages in netfilter.stages(family, hook)}) > 1
+        for family in Family
+        for hook in Hook
+    )
+
+
+def _place(stage: Stage) -> Registered | Core:
+    if isinstance(stage, Call):
+        return registered(stage)
+    return stage if isinstance(stage, Core) else Core.NAT
 
 
 def asks_for_sockets(tables: Iterable[Table]) -> bool:

@@ -69,3 +69,4 @@ def test_a_chain_where_the_kernel_works_by_itself_may_stand_before_or_behind() -
 def test_nat_chains_of_equal_priority_may_stand_in_either_order() -> None:
     netfilter = Netfilter([table("n", -100, ChainType.NAT), table("m", -100, ChainType.NAT)])
     assert names(netfilter) == [["CONNTRACK", "n+m"], ["CONNTRACK", "m+n"]]
+    assert not has_ties(netfilter)  # None that the kernel would tell.
