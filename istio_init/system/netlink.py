@@ -25,6 +25,7 @@ ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
+NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT = 1, 2, 1
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
 FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK = 6, 10, 16
@@ -54,6 +55,15 @@ class MarkRule(Value):
     mark: int
     mask: int
     table: int
+
+
+class NftTable(Value):
+    """A table of nf_tables; ``family`` is a number (linux/netfilter.h, NFPROTO_…)."""
+
+    family: int
+    name: str
+    is_dormant: bool
+    """Whether the kernel does not call it."""
 
 
 def addresses() -> list[LocalAddress]:
@@ -122,11 +132,13 @@ def nft_tables() -> set[tuple[Family, str]] | None:
         PrivilegeError: CAP_NET_ADMIN is missing.
     """
     tables = all_nft_tables()
-    return None if tables is None else {(FAMILIES[family], name) for family, name in tables if family in FAMILIES}
+    if tables is None:
+        return None
+    return {(FAMILIES[table.family], table.name) for table in tables if table.family in FAMILIES}
 
 
-def all_nft_tables() -> list[tuple[int, str]] | None:
-    """nf_tables' tables of all families, by number (linux/netfilter.h, NFPROTO_…) and name; None without nf_tables.
+def all_nft_tables() -> list[NftTable] | None:
+    """nf_tables' tables of all families; None where the kernel has no nf_tables.
 
     Raises:
         PrivilegeError: CAP_NET_ADMIN is missing.
@@ -141,7 +153,14 @@ def all_nft_tables() -> list[tuple[int, str]] | None:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
             return None
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
-    return [(body[0], parse_attributes(body, 4)[1].rstrip(b"\0").decode(errors="surrogateescape")) for body in bodies]
+    return [_nft_table(body) for body in bodies]
+
+
+def _nft_table(body: bytes) -> NftTable:
+    attributes = parse_attributes(body, 4)
+    name = attributes[NFTA_TABLE_NAME].rstrip(b"\0").decode(errors="surrogateescape")
+    flags = int.from_bytes(attributes.get(NFTA_TABLE_FLAGS, b""), "big")
+    return NftTable(body[0], name, bool(flags & NFT_TABLE_F_DORMANT))
 
 
 def nft_rule_numbers() -> dict[tuple[Family, str, str, int], int]:

@@ -82,6 +82,12 @@ def test_it_needs_no_root(real_kernel: None) -> None:
     assert not done.stdout or chains(done.stdout) == ["output"]
 
 
+def test_tables_that_are_not_called_are_told(real_kernel: None) -> None:
+    with Namespace.create("dormant") as namespace:
+        namespace.run("nft", "add table ip a { flags dormant; }; add table inet b; add table inet c { flags dormant; }")
+        assert namespace.call(ruleset.dormant) == {("ip", "a"), ("inet", "c")}
+
+
 def test_a_namespace_without_tables_is_read_without_a_program(
     real_kernel: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
