@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import Enum
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import AddressType, Field
+from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.rules import Cause
+from istio_init.trace.packet_fields import DESTINATION, DPORT, MARK, PROTOCOL, SOURCE, SPORT, TOS
 from istio_init.trace.result import ReversePathDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES, Found, Query
 from istio_init.trace.state import Unsure, not_given
@@ -57,7 +58,7 @@ class Arriving:
 
     def arrive(self, values: Values, interface: str, *, has_socket: bool) -> Arrivals:
         """What becomes of the packet. One that has a socket already is never sent onwards."""
-        source, destination = values[Field.SOURCE], values[Field.DESTINATION]
+        source, destination = values[SOURCE], values[DESTINATION]
         for number in (source, destination):
             if isinstance(number, Unsure):
                 return (IS_HERE, _nowhere("no route")), (number.cause,)
@@ -90,11 +91,11 @@ class Arriving:
             source,
             in_interface=interface,
             out_interface=interface if is_link_local else None,
-            mark=values[Field.MARK],
-            tos=values[Field.TOS],
-            protocol=values[Field.PROTOCOL],
-            sport=values[Field.SPORT],
-            dport=values[Field.DPORT],
+            mark=values[MARK],
+            tos=values[TOS],
+            protocol=values[PROTOCOL],
+            sport=values[SPORT],
+            dport=values[DPORT],
         )
         found, causes = self.tables.look_up(query)
         yield from causes
@@ -156,14 +157,14 @@ class Arriving:
         return not_given(f"rp_filter of {interface}")
 
     def _is_valid(self, values: Values, interface: str, mode: int) -> bool | Cause:
-        host, source, mark = self.host, values[Field.SOURCE], values[Field.MARK]
+        host, source, mark = self.host, values[SOURCE], values[MARK]
         accepts_local = _setting(host.accept_local, interface)
         if mode == 0 and source not in self.facts.local and not self.tables.has_custom_rules:
             return True
         uses_mark = _setting(host.src_valid_mark, interface) if mark != 0 else False
         if uses_mark is None:
             return not_given(f"src_valid_mark of {interface}")
-        query = Query(source, values[Field.DESTINATION], mark=mark if uses_mark else 0, tos=values[Field.TOS])
+        query = Query(source, values[DESTINATION], mark=mark if uses_mark else 0, tos=values[TOS])
         found, causes = self.tables.look_up(query)
         if causes and len({each.type for each in found}) > 1:
             return causes[0]

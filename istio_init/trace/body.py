@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
@@ -20,6 +19,7 @@ from istio_init.netfilter.rules import (
 )
 from istio_init.trace.effects import DESTINATION_KINDS, Translation, assign, forget
 from istio_init.trace.evaluate import few_values, narrow, points
+from istio_init.trace.packet_fields import DESTINATION, DPORT
 from istio_init.trace.proxy import hand_over, socket_for, target_of
 from istio_init.trace.result import Hop, Kind, Outcome, SocketDecider
 from istio_init.trace.state import Unsure, anything, do_not_track, not_given, put_template
@@ -149,7 +149,7 @@ class Body:
     def _translate(self, rule: CompiledRule, state: State, nat: Nat, exits: list[Exit]) -> None:
         """Translate and accept. A choice of few addresses or ports is followed for each of them."""
         chains, here = self.chains, (self.chains.call.hook, rule.rule)
-        before = state.values[Field.DESTINATION], state.values[Field.DPORT]
+        before = state.values[DESTINATION], state.values[DPORT]
         if not Translation(nat, chains.call.hook, chains.facts).apply(state):
             chains.finish(state, DROP, here, None)
             return
@@ -157,7 +157,7 @@ class Body:
             exits.append((True, state))
             return
         for each in self._chosen(state, rule, nat):
-            address, port = each.values[Field.DESTINATION], each.values[Field.DPORT]
+            address, port = each.values[DESTINATION], each.values[DPORT]
             if isinstance(port, Unsure):
                 chains.finish(each, UNKNOWN, here, port.cause)
                 continue
@@ -172,7 +172,7 @@ class Body:
     def _chosen(self, state: State, rule: CompiledRule, nat: Nat) -> list[State]:
         """The state, or one for each address and port that the kernel may choose."""
         found = [state]
-        for field in (Field.DESTINATION, Field.DPORT):
+        for field in (DESTINATION, DPORT):
             for each in list(found):
                 value = each.values[field]
                 few = few_values(value) if isinstance(value, Unsure) else None

@@ -122,9 +122,10 @@ class Compiler:
                 if tracks:
                     found.append(stage)
             elif isinstance(stage, NatCalls):
-                if tracks:
-                    found.append(CompiledNat(tuple([self._call(call, hook) for call in stage.calls])))
-            elif stage.chain.rules or (stage.chain.base is not None and stage.chain.base.drops):
+                calls = [self._call(call, hook) for call in stage.calls if _does_something(call)]
+                if tracks and calls:
+                    found.append(CompiledNat(tuple(calls)))
+            elif _does_something(stage):
                 found.append(self._call(stage, hook))
         return tuple(found)
 
@@ -133,3 +134,7 @@ class Compiler:
         if table is None:
             table = self._tables[id(call.table)] = CompiledTable(call.table, self.evaluator)
         return CompiledCall(call, hook, table)
+
+
+def _does_something(call: Call) -> bool:
+    return bool(call.chain.rules) or (call.chain.base is not None and call.chain.base.drops)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.fields import CtState, CtStatus, Field
+from istio_init.netfilter.fields import CtState, CtStatus
 from istio_init.netfilter.names import name_of
 from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
 from istio_init.trace.evaluate import few_values, points
+from istio_init.trace.packet_fields import (
+    CT_REPLY_DESTINATION,
+    CT_REPLY_DPORT,
+    CT_REPLY_SOURCE,
+    CT_REPLY_SPORT,
+    CT_STATE,
+    CT_STATUS,
+    DESTINATION,
+    DPORT,
+    IN_INTERFACE,
+    OUT_INTERFACE,
+    SOURCE,
+    SPORT,
+)
 from istio_init.trace.state import Unsure, anything, not_given
 
 TYPE_CHECKING = False
@@ -64,7 +78,7 @@ class Translation:
     def apply(self, state: State) -> bool:
         """Translate; false where the kernel drops the packet instead: there is no address to give it."""
         values = state.values
-        fields = (Field.DESTINATION, Field.DPORT) if self.is_destination else (Field.SOURCE, Field.SPORT)
+        fields = (DESTINATION, DPORT) if self.is_destination else (SOURCE, SPORT)
         before = values[fields[0]], values[fields[1]]
         address = self._address(values, before[0])
         if address is None:
@@ -84,7 +98,7 @@ class Translation:
         if nat.kind is NatKind.MASQUERADE:
             return self._of_leaving(values)
         if nat.cause is not None:
-            return anything(Field.DESTINATION, self.bits, nat.cause)
+            return anything(DESTINATION, self.bits, nat.cause)
         if nat.addresses is None:
             return old
         low, high = nat.addresses
@@ -99,20 +113,20 @@ class Translation:
 
     def _of_interface(self, values: Values, old: Number) -> Number:
         """The first address of the incoming interface; of IPv6 one whose scope fits (nf_nat_redirect_ipv6)."""
-        known = self.facts.addresses.get(name_of(values[Field.IN_INTERFACE]))
+        known = self.facts.addresses.get(name_of(values[IN_INTERFACE]))
         if known is None:
-            return anything(Field.DESTINATION, self.bits, not_given("the addresses of the incoming interface"))
+            return anything(DESTINATION, self.bits, not_given("the addresses of the incoming interface"))
         if self.bits == 128 and isinstance(old, int) and old >> 118 == _LINK_LOCAL:
             known = [each for each in known if each >> 118 == _LINK_LOCAL]
         return known[0] if known else None
 
     def _of_leaving(self, values: Values) -> Number:
         """The address that the outgoing interface has for a neighbour: one of its own, where it has any."""
-        known = self.facts.addresses.get(name_of(values[Field.OUT_INTERFACE]), [])
+        known = self.facts.addresses.get(name_of(values[OUT_INTERFACE]), [])
         cause = not_given("the address of the outgoing interface")
         if len(known) == 1:
             return known[0]
-        return Unsure(points(known), cause) if known else anything(Field.SOURCE, self.bits, cause)
+        return Unsure(points(known), cause) if known else anything(SOURCE, self.bits, cause)
 
     def _port(self, old: Number) -> Number:
         """The new port: a destination's is the first of the range, a source's any, unless the old one is within."""
@@ -131,15 +145,15 @@ class Translation:
 
     def _remember(self, values: Values) -> None:
         """Have the connection know: its status and the tuple of its answers."""
-        state, status = values[Field.CT_STATE], values[Field.CT_STATUS]
+        state, status = values[CT_STATE], values[CT_STATUS]
         if isinstance(state, int):
-            values[Field.CT_STATE] = state | int(CtState.DNAT if self.is_destination else CtState.SNAT)
+            values[CT_STATE] = state | int(CtState.DNAT if self.is_destination else CtState.SNAT)
         if isinstance(status, int):
-            values[Field.CT_STATUS] = status | int(CtStatus.DNAT if self.is_destination else CtStatus.SNAT)
+            values[CT_STATUS] = status | int(CtStatus.DNAT if self.is_destination else CtStatus.SNAT)
         if self.is_destination:
-            values[Field.CT_REPLY_SOURCE], values[Field.CT_REPLY_SPORT] = values[Field.DESTINATION], values[Field.DPORT]
+            values[CT_REPLY_SOURCE], values[CT_REPLY_SPORT] = values[DESTINATION], values[DPORT]
         else:
-            values[Field.CT_REPLY_DESTINATION], values[Field.CT_REPLY_DPORT] = values[Field.SOURCE], values[Field.SPORT]
+            values[CT_REPLY_DESTINATION], values[CT_REPLY_DPORT] = values[SOURCE], values[SPORT]
 
 
 _LINK_LOCAL = 0xFE80 >> 6

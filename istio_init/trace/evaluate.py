@@ -35,9 +35,16 @@ class Evaluator:
     def __init__(self, derived: Derived) -> None:
         self.derived = derived
         self._indexes: dict[int, tuple[object, Index]] = {}
+        self._compiled: dict[int, tuple[Condition, Evaluate]] = {}
 
     def compile(self, condition: Condition) -> Evaluate:
-        """The function that evaluates a condition."""
+        """The function that evaluates a condition; of one that many rules share there is one."""
+        known = self._compiled.get(id(condition))
+        if known is None:
+            known = self._compiled[id(condition)] = condition, self._compile(condition)
+        return known[1]
+
+    def _compile(self, condition: Condition) -> Evaluate:
         if isinstance(condition, Test):
             if condition.field in self.derived:
                 return _of_derived(condition, self.derived[condition.field])
@@ -98,9 +105,10 @@ class Evaluator:
 
 def _of_field(test: Test) -> Evaluate:
     """A test of a field that the packet itself has. These are nearly all tests there are, and each call counts."""
-    field, mask, negated, if_absent = test.field, test.mask, test.negated, test.if_absent
+    if test.mask is not None or len(test.within) > 1:
+        return _of_bits(test)
+    field, if_absent = test.field, test.if_absent
     low, high = test.within[0] if test.within else (1, 0)
-    has, bits = Members(test.within).has, -1 if mask is None else mask
 
     def whole(values: Values) -> Answer:
         value = values[field]
@@ -114,23 +122,31 @@ def _of_field(test: Test) -> Evaluate:
             return not low <= value <= high
         return if_absent if value is None else unsure(test, value)
 
+    return not_whole if test.negated else whole
+
+
+def _of_bits(test: Test) -> Evaluate:
+    field, negated, if_absent = test.field, test.negated, test.if_absent
+    mask = -1 if test.mask is None else test.mask
+    low, high = test.within[0] if test.within else (1, 0)
+
     def masked(values: Values) -> Answer:
         value = values[field]
         if value.__class__ is int:
-            return (low <= value & bits <= high) is not negated
+            return (low <= value & mask <= high) is not negated
         return if_absent if value is None else unsure(test, value)
+
+    if len(test.within) < 2:
+        return masked
+    has = Members(test.within).has
 
     def several(values: Values) -> Answer:
         value = values[field]
         if value.__class__ is int:
-            return has(value if mask is None else value & mask) is not negated
+            return has(value & mask) is not negated
         return if_absent if value is None else unsure(test, value)
 
-    if len(test.within) > 1:
-        return several
-    if mask is not None:
-        return masked
-    return not_whole if negated else whole
+    return several
 
 
 def _of_derived(test: Test, derive: Callable[[Values], Number]) -> Evaluate:

@@ -8,6 +8,17 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, Field
 from istio_init.netfilter.host import LOCAL_TABLE
 from istio_init.netfilter.names import NO_INTERFACE, name_of
+from istio_init.trace.packet_fields import (
+    CT_STATE,
+    DESTINATION,
+    DPORT,
+    IN_INTERFACE,
+    MARK,
+    OUT_INTERFACE,
+    PROTOCOL,
+    SOURCE,
+    TOS,
+)
 from istio_init.trace.routing import LOOPBACK_DEVICE, Query, Tables
 from istio_init.trace.state import Unsure, interface_number, not_given
 
@@ -38,12 +49,12 @@ class Facts:
             for link in host.links
         }
         self.derived: dict[Field, Callable[[Values], Number]] = {
-            Field.SOURCE_TYPE: lambda values: self._type(values, Field.SOURCE, None),
-            Field.DESTINATION_TYPE: lambda values: self._type(values, Field.DESTINATION, None),
-            Field.SOURCE_TYPE_IN: lambda values: self._type(values, Field.SOURCE, Field.IN_INTERFACE),
-            Field.DESTINATION_TYPE_IN: lambda values: self._type(values, Field.DESTINATION, Field.IN_INTERFACE),
-            Field.SOURCE_TYPE_OUT: lambda values: self._type(values, Field.SOURCE, Field.OUT_INTERFACE),
-            Field.DESTINATION_TYPE_OUT: lambda values: self._type(values, Field.DESTINATION, Field.OUT_INTERFACE),
+            Field.SOURCE_TYPE: lambda values: self._type(values, SOURCE, None),
+            Field.DESTINATION_TYPE: lambda values: self._type(values, DESTINATION, None),
+            Field.SOURCE_TYPE_IN: lambda values: self._type(values, SOURCE, IN_INTERFACE),
+            Field.DESTINATION_TYPE_IN: lambda values: self._type(values, DESTINATION, IN_INTERFACE),
+            Field.SOURCE_TYPE_OUT: lambda values: self._type(values, SOURCE, OUT_INTERFACE),
+            Field.DESTINATION_TYPE_OUT: lambda values: self._type(values, DESTINATION, OUT_INTERFACE),
             Field.RETURN_INTERFACE: lambda values: self._back(values, here=False, mark=False),
             Field.RETURN_INTERFACE_MARK: lambda values: self._back(values, here=False, mark=True),
             Field.RETURN_INTERFACE_HERE: lambda values: self._back(values, here=True, mark=False),
@@ -115,7 +126,7 @@ class Facts:
 
     def _back(self, values: Values, *, here: bool, mark: bool) -> Number:
         """The interface of an answer (nft_fib4_eval, nft_fib6_eval). What came by lo would go by lo."""
-        incoming, source, destination = values[Field.IN_INTERFACE], values[Field.SOURCE], values[Field.DESTINATION]
+        incoming, source, destination = values[IN_INTERFACE], values[SOURCE], values[DESTINATION]
         if incoming == LOOPBACK_INTERFACE:
             return LOOPBACK_INTERFACE
         if self.tables is None:
@@ -128,9 +139,9 @@ class Facts:
         query = Query(
             source,
             destination,
-            mark=values[Field.MARK] if mark else 0,
+            mark=values[MARK] if mark else 0,
             out_interface=device if self.family is Family.IPV6 else None,
-            tos=values[Field.TOS],
+            tos=values[TOS],
         )
         found, causes = self.tables.look_up(query)
         if causes:
@@ -141,16 +152,16 @@ class Facts:
 
     def _socket(self, values: Values, *, transparent: bool, wildcards: bool) -> Number:
         """Whether a socket would take the packet (nf_sk_lookup_slow_v4). Of established connections none is known."""
-        bits, port = values[Field.CT_STATE], values[Field.DPORT]
+        bits, port = values[CT_STATE], values[DPORT]
         if port is None:
             return 0
         listeners = self.host.listeners
         if listeners is None or not isinstance(bits, int) or bits & (CtState.ESTABLISHED | CtState.RELATED):
             return Unsure(((0, 1),), not_given("the namespace's sockets"))
-        destination = values[Field.DESTINATION]
+        destination = values[DESTINATION]
         if isinstance(destination, Unsure) or isinstance(port, Unsure):
             return Unsure(((0, 1),), not_given("the packet's destination"))
-        found = list(self.listening(values[Field.PROTOCOL], destination, port))
+        found = list(self.listening(values[PROTOCOL], destination, port))
         if not found or (not wildcards and int(found[0].address) == 0):
             return 0
         if not transparent:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import AddressType, Field
+from istio_init.netfilter.fields import AddressType
+from istio_init.trace.packet_fields import DESTINATION, DPORT, MARK, PROTOCOL, SOURCE, SPORT, TOS, UID
 from istio_init.trace.result import Kind
 from istio_init.trace.routing import LOOPBACK_DEVICE, Found, Query
 from istio_init.trace.state import Unsure, not_given
@@ -21,7 +22,7 @@ TO_LOOPBACK = Found(AddressType.LOCAL, LOOPBACK_DEVICE)
 def leaving(facts: Facts, state: State) -> Finds:
     """The routes that the packet may take now; none at all where its destination cannot be told."""
     values = state.values
-    destination, source, uid = values[Field.DESTINATION], values[Field.SOURCE], values[Field.UID]
+    destination, source, uid = values[DESTINATION], values[SOURCE], values[UID]
     if isinstance(destination, Unsure):
         return (), (destination.cause,)
     if facts.tables is None:
@@ -31,12 +32,12 @@ def leaving(facts: Facts, state: State) -> Finds:
         destination,
         source if isinstance(source, int) else None,
         out_interface=state.device if is_ipv6 and destination >> 118 == 0x3FA else None,
-        mark=values[Field.MARK],
+        mark=values[MARK],
         uid=(uid if isinstance(uid, int) else 0) if is_ipv6 else 0,
-        tos=values[Field.TOS],
-        protocol=values[Field.PROTOCOL],
-        sport=values[Field.SPORT],
-        dport=values[Field.DPORT],
+        tos=values[TOS],
+        protocol=values[PROTOCOL],
+        sport=values[SPORT],
+        dport=values[DPORT],
     )
     return facts.tables.look_up(query)
 
@@ -45,7 +46,7 @@ def _without_tables(facts: Facts, state: State, destination: int) -> Finds:
     """What is assumed of a namespace whose routing is not known: its own addresses, and marks that lead to it."""
     if facts.is_local(destination):
         return (TO_LOOPBACK,), ()
-    mark, marks = state.values[Field.MARK], facts.host.local_marks.get(facts.family, frozenset())
+    mark, marks = state.values[MARK], facts.host.local_marks.get(facts.family, frozenset())
     if isinstance(mark, int) and mark in marks:
         return (TO_LOOPBACK,), ()
     is_astray = state.device == LOOPBACK_DEVICE and state.outcome.kind is Kind.DNAT

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.fields import CtState, Field
+from istio_init.netfilter.fields import CtState
 from istio_init.netfilter.names import name_of
+from istio_init.trace.packet_fields import CT_STATE, DESTINATION, DPORT, GID, IN_INTERFACE, MARK, PROTOCOL, SOCKET, UID
 from istio_init.trace.result import Kind, Outcome
 from istio_init.trace.state import Unsure, anything, not_given
 
@@ -24,28 +25,28 @@ def target_of(facts: Facts, proxy: Tproxy, values: Values) -> tuple[int | None, 
     """
     address = proxy.address
     if address is None:
-        known = facts.addresses.get(name_of(values[Field.IN_INTERFACE]))
-        own = values[Field.DESTINATION]
+        known = facts.addresses.get(name_of(values[IN_INTERFACE]))
+        own = values[DESTINATION]
         if known is None:
             address = None
         elif known:
             address = known[0]
         else:
             address = own if isinstance(own, int) else None
-    port = proxy.port if proxy.port is not None else values[Field.DPORT]
+    port = proxy.port if proxy.port is not None else values[DPORT]
     return address, port if isinstance(port, int) else None
 
 
 def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
     """Whether there is a transparent socket for the packet. Where sockets are not known one is taken to be there."""
-    if values[Field.PROTOCOL] not in PROXIED:
+    if values[PROTOCOL] not in PROXIED:
         return False
     if facts.host.listeners is None:
         return True
     address, port = target_of(facts, proxy, values)
     if port is None:
         return not_given("the packet's port")
-    state = values[Field.CT_STATE]
+    state = values[CT_STATE]
     if isinstance(state, Unsure) or state & CtState.ESTABLISHED:
         return True  # The connection has a socket of its own, which is looked for first.
     if address is None:
@@ -53,7 +54,7 @@ def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
         if bound:
             return not_given("the addresses of the incoming interface")
         address = 0
-    answers = {listener.is_transparent for listener in facts.listening(values[Field.PROTOCOL], address, port)}
+    answers = {listener.is_transparent for listener in facts.listening(values[PROTOCOL], address, port)}
     if len(answers) > 1 or None in answers:
         return not_given(f"whether the socket on port {port} is transparent")
     return answers == {True}
@@ -62,13 +63,13 @@ def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
 def hand_over(state: State, proxy: Tproxy, facts: Facts) -> None:
     """Give the packet its mark and its socket."""
     values = state.values
-    mark = values[Field.MARK]
+    mark = values[MARK]
     if isinstance(mark, int):
-        values[Field.MARK] = mark & ~proxy.mask ^ proxy.mark
+        values[MARK] = mark & ~proxy.mask ^ proxy.mark
     elif proxy.mask == 0xFFFFFFFF:
-        values[Field.MARK] = proxy.mark
-    values[Field.SOCKET] = 1
-    for field in (Field.UID, Field.GID):
+        values[MARK] = proxy.mark
+    values[SOCKET] = 1
+    for field in (UID, GID):
         values[field] = anything(field, facts.family.bits, not_given(f"the {field.value} that takes the packet"))
-    port = proxy.port if proxy.port is not None else values[Field.DPORT]
+    port = proxy.port if proxy.port is not None else values[DPORT]
     state.outcome = Outcome(Kind.TPROXY, port if isinstance(port, int) else None, proxy.address)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import AddressType, CtState, Field
+from istio_init.netfilter.fields import AddressType, CtState
 from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.netfilter.stages import Core
 from istio_init.trace.body import DROP, UNKNOWN
 from istio_init.trace.chains import Chains
 from istio_init.trace.compile_rules import CompiledNat
 from istio_init.trace.leaving import leaving
+from istio_init.trace.packet_fields import DESTINATION, MARK, SOURCE, TOS, TTL
 from istio_init.trace.result import PolicyDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES
 from istio_init.trace.state import NAT_DONE, look_up_connection
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     Option = TypeVar("Option")
     Plan = Callable[[Hook], list[tuple[CompiledStage, ...]]]
 
-TRANSLATED_STATES = CtState.NEW | CtState.RELATED
+TRANSLATED_STATES = int(CtState.NEW | CtState.RELATED)
 """Of which packets nat is asked: a connection's first one (nf_nat_inet_fn)."""
 
-ROUTED_BY = (Field.MARK, Field.SOURCE, Field.DESTINATION, Field.TOS)
+ROUTED_BY = (MARK, SOURCE, DESTINATION, TOS)
 """A change of these makes the kernel ask for the route again behind a route chain; in IPv6 of the hop limit, too."""
 
 
@@ -50,7 +51,7 @@ class Stages:
         self.finish = finish
         self.legs: list[Leg] = []
         self.chains = Chains(facts, evaluator, finish)
-        self.routed_by = ROUTED_BY if facts.family is Family.IPV4 else (*ROUTED_BY, Field.TTL)
+        self.routed_by = ROUTED_BY if facts.family is Family.IPV4 else (*ROUTED_BY, TTL)
 
     def hook(self, states: list[State], hook: Hook) -> list[State]:
         """Go through a hook's stages, in each order in which the kernel may call them."""
@@ -122,12 +123,12 @@ class Stages:
     def _nat(self, states: list[State], stage: CompiledNat, hook: Hook) -> list[State]:
         """Ask nat, chain by chain until one translates, once for a connection."""
         left: list[State] = []
-        is_first = bool(self.packet.state & TRANSLATED_STATES)
+        is_first = bool(int(self.packet.state) & TRANSLATED_STATES)
         for state in states:
             if not is_first or not state.has_connection or state.nat_done & NAT_DONE[hook]:
                 left.append(state)
                 continue
-            before = state.values[Field.DESTINATION]
+            before = state.values[DESTINATION]
             state.is_mapped = False
             asked: list[State] = [state]
             mapped: list[State] = []
@@ -137,7 +138,7 @@ class Stages:
                 asked = [each for each in passed if not each.is_mapped]
             for each in (*mapped, *asked):
                 each.is_mapped = False
-                if hook is Hook.OUTPUT and each.values[Field.DESTINATION] != before:
+                if hook is Hook.OUTPUT and each.values[DESTINATION] != before:
                     left += self._route_again(each)
                 else:
                     left.append(each)

@@ -10,6 +10,42 @@ from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import ICMP, ICMPV6, TCP, WITH_PORTS
 from istio_init.netfilter.rules import Cause, Hook, Openness
+from istio_init.trace.packet_fields import (
+    CT_DIRECTION,
+    CT_MARK,
+    CT_ORIG_DESTINATION,
+    CT_ORIG_DPORT,
+    CT_ORIG_SOURCE,
+    CT_ORIG_SPORT,
+    CT_PROTOCOL,
+    CT_REPLY_DESTINATION,
+    CT_REPLY_DPORT,
+    CT_REPLY_SOURCE,
+    CT_REPLY_SPORT,
+    CT_STATE,
+    CT_STATUS,
+    CT_ZONE,
+    DESTINATION,
+    DPORT,
+    GID,
+    ICMP_CODE,
+    ICMP_TYPE,
+    IN_INTERFACE,
+    LENGTH,
+    MARK,
+    NFPROTO,
+    OUT_INTERFACE,
+    PKTTYPE,
+    PRIORITY,
+    PROTOCOL,
+    SOCKET,
+    SOURCE,
+    SPORT,
+    TCP_FLAGS,
+    TOS,
+    TTL,
+    UID,
+)
 from istio_init.trace.result import Kind, Outcome
 from istio_init.value import Value
 
@@ -26,8 +62,11 @@ if TYPE_CHECKING:
     DecidedBy = tuple[Hook, Rule] | Decider | None
     """What has decided so far; a rule without further ado, as most are replaced by later ones."""
 
-NFPROTO = {4: 2, 6: 10}
-TEMPLATE_STATUS = CtStatus.CONFIRMED | 1 << 11
+INVALID, NEW, UNTRACKED = int(CtState.INVALID), int(CtState.NEW), int(CtState.UNTRACKED)
+
+FAMILY_NUMBERS = {4: 2, 6: 10}
+CONFIRMED = int(CtStatus.CONFIRMED)
+TEMPLATE_STATUS = CONFIRMED | 1 << 11
 """Of a template (IPS_TEMPLATE), which stands in for a connection between raw and the lookup."""
 
 NAT_DONE = {Hook.PREROUTING: 1 << 8, Hook.OUTPUT: 1 << 8, Hook.INPUT: 1 << 7, Hook.POSTROUTING: 1 << 7}
@@ -51,18 +90,18 @@ DIRECT = Outcome(Kind.DIRECT)
 UNDETERMINED = dict.fromkeys(Field)
 
 CONNECTION = {
-    Field.CT_STATUS: "the connection's status",
-    Field.CT_MARK: "the connection's mark",
-    Field.CT_ZONE: "the connection's zone",
-    Field.CT_DIRECTION: "which side of the connection sent it",
-    Field.CT_ORIG_SOURCE: "the connection's original source",
-    Field.CT_ORIG_DESTINATION: "the connection's original destination",
-    Field.CT_ORIG_SPORT: "the connection's original source port",
-    Field.CT_ORIG_DPORT: "the connection's original destination port",
-    Field.CT_REPLY_SOURCE: "the source of the connection's answers",
-    Field.CT_REPLY_DESTINATION: "the destination of the connection's answers",
-    Field.CT_REPLY_SPORT: "the source port of the connection's answers",
-    Field.CT_REPLY_DPORT: "the destination port of the connection's answers",
+    CT_STATUS: "the connection's status",
+    CT_MARK: "the connection's mark",
+    CT_ZONE: "the connection's zone",
+    CT_DIRECTION: "which side of the connection sent it",
+    CT_ORIG_SOURCE: "the connection's original source",
+    CT_ORIG_DESTINATION: "the connection's original destination",
+    CT_ORIG_SPORT: "the connection's original source port",
+    CT_ORIG_DPORT: "the connection's original destination port",
+    CT_REPLY_SOURCE: "the source of the connection's answers",
+    CT_REPLY_DESTINATION: "the destination of the connection's answers",
+    CT_REPLY_SPORT: "the source port of the connection's answers",
+    CT_REPLY_DPORT: "the destination port of the connection's answers",
 }
 """What is not known of a connection that is no longer new, as people say it."""
 
@@ -79,6 +118,13 @@ def not_given(what: str) -> Cause:
 def anything(field: Field, address_bits: int, cause: Cause) -> Unsure:
     """Any value that a field can have."""
     return Unsure(((0, (1 << bits_of(field, address_bits)) - 1),), cause)
+
+
+UNKNOWN = {
+    field: anything(field, 32, not_given(f"the packet's {field.value}"))
+    for field in (TCP_FLAGS, ICMP_TYPE, ICMP_CODE, LENGTH, TTL, TOS, PRIORITY)
+}
+"""What a packet has of which nothing is said."""
 
 
 class State:
@@ -145,37 +191,33 @@ def first_values(packet: Packet) -> Values:
     """The fields of a packet at its first hook; what is not known of it is any value."""
     values: Values = UNDETERMINED.copy()
     protocol = packet.protocol
-    values[Field.NFPROTO] = NFPROTO[packet.destination.version]
-    values[Field.PROTOCOL] = protocol
-    values[Field.SOURCE], values[Field.DESTINATION] = int(packet.source), int(packet.destination)
+    values[NFPROTO] = FAMILY_NUMBERS[packet.destination.version]
+    values[PROTOCOL] = protocol
+    values[SOURCE], values[DESTINATION] = int(packet.source), int(packet.destination)
     if protocol in WITH_PORTS:
-        values[Field.SPORT], values[Field.DPORT] = packet.source_port, packet.destination_port
+        values[SPORT], values[DPORT] = packet.source_port, packet.destination_port
     if protocol == TCP:
-        values[Field.TCP_FLAGS] = _known(Field.TCP_FLAGS, packet.tcp_flags, "the packet's TCP flags")
+        values[TCP_FLAGS] = UNKNOWN[TCP_FLAGS] if packet.tcp_flags is None else packet.tcp_flags
     elif protocol in (ICMP, ICMPV6):
-        values[Field.ICMP_TYPE] = _known(Field.ICMP_TYPE, packet.icmp_type, "the packet's ICMP type")
-        values[Field.ICMP_CODE] = _known(Field.ICMP_CODE, packet.icmp_code, "the packet's ICMP code")
-    values[Field.LENGTH] = _known(Field.LENGTH, packet.length, "the packet's length")
-    values[Field.TTL] = _known(Field.TTL, packet.ttl, "the packet's TTL")
-    values[Field.TOS] = _known(Field.TOS, packet.tos, "the packet's TOS")
-    values[Field.PRIORITY] = _known(Field.PRIORITY, packet.priority, "the packet's priority")
-    values[Field.MARK] = packet.mark
-    values[Field.SOCKET] = 0
+        values[ICMP_TYPE] = UNKNOWN[ICMP_TYPE] if packet.icmp_type is None else packet.icmp_type
+        values[ICMP_CODE] = UNKNOWN[ICMP_CODE] if packet.icmp_code is None else packet.icmp_code
+    values[LENGTH] = UNKNOWN[LENGTH] if packet.length is None else packet.length
+    values[TTL] = UNKNOWN[TTL] if packet.ttl is None else packet.ttl
+    values[TOS] = UNKNOWN[TOS] if packet.tos is None else packet.tos
+    values[PRIORITY] = UNKNOWN[PRIORITY] if packet.priority is None else packet.priority
+    values[MARK] = packet.mark
+    values[SOCKET] = 0
     if packet.direction is Direction.OUTBOUND:
-        values[Field.PKTTYPE] = packet.pkttype or 0
-        values[Field.IN_INTERFACE], values[Field.OUT_INTERFACE] = NO_INTERFACE, interface_number(packet.interface)
+        values[PKTTYPE] = packet.pkttype or 0
+        values[IN_INTERFACE], values[OUT_INTERFACE] = NO_INTERFACE, interface_number(packet.interface)
         if packet.uid is not None:
-            values[Field.SOCKET] = 1
-            values[Field.UID], values[Field.GID] = packet.uid, packet.gid
+            values[SOCKET] = 1
+            values[UID], values[GID] = packet.uid, packet.gid
     else:
-        values[Field.PKTTYPE] = _pkttype(packet)
-        values[Field.IN_INTERFACE], values[Field.OUT_INTERFACE] = interface_number(packet.interface), NO_INTERFACE
-    values[Field.CT_STATE] = 1  # INVALID, as all see a packet without a connection.
+        values[PKTTYPE] = _pkttype(packet)
+        values[IN_INTERFACE], values[OUT_INTERFACE] = interface_number(packet.interface), NO_INTERFACE
+    values[CT_STATE] = INVALID  # As all see a packet without a connection.
     return values
-
-
-def _known(field: Field, value: int | None, words: str) -> Number:
-    return value if value is not None else anything(field, 32, not_given(words))
 
 
 def _pkttype(packet: Packet) -> int:
@@ -195,10 +237,10 @@ def put_template(state: State, zone: int) -> None:
         return
     state.has_connection = True
     values = state.values
-    values[Field.CT_STATE] = int(CtState.NEW)
-    values[Field.CT_STATUS] = int(TEMPLATE_STATUS)
-    values[Field.CT_ZONE] = zone
-    for field in (Field.CT_MARK, Field.CT_DIRECTION, *_TUPLES):
+    values[CT_STATE] = NEW
+    values[CT_STATUS] = TEMPLATE_STATUS
+    values[CT_ZONE] = zone
+    for field in (CT_MARK, CT_DIRECTION, *_TUPLES):
         values[field] = 0
 
 
@@ -206,19 +248,19 @@ def do_not_track(state: State) -> None:
     """Have no connection looked up (xt_CT's --notrack, nft's notrack)."""
     if not state.has_connection and not state.is_looked_up:
         state.is_untracked = True
-        state.values[Field.CT_STATE] = int(CtState.UNTRACKED)
+        state.values[CT_STATE] = UNTRACKED
 
 
 _TUPLES = (
-    Field.CT_PROTOCOL,
-    Field.CT_ORIG_SOURCE,
-    Field.CT_ORIG_DESTINATION,
-    Field.CT_ORIG_SPORT,
-    Field.CT_ORIG_DPORT,
-    Field.CT_REPLY_SOURCE,
-    Field.CT_REPLY_DESTINATION,
-    Field.CT_REPLY_SPORT,
-    Field.CT_REPLY_DPORT,
+    CT_PROTOCOL,
+    CT_ORIG_SOURCE,
+    CT_ORIG_DESTINATION,
+    CT_ORIG_SPORT,
+    CT_ORIG_DPORT,
+    CT_REPLY_SOURCE,
+    CT_REPLY_DESTINATION,
+    CT_REPLY_SPORT,
+    CT_REPLY_DPORT,
 )
 
 
@@ -228,37 +270,36 @@ def look_up_connection(state: State, packet: Packet) -> None:
         return
     state.is_looked_up = True
     values = state.values
-    zone = values[Field.CT_ZONE] or 0
+    zone = values[CT_ZONE] or 0
     bits = int(packet.state)
-    if bits & (CtState.INVALID | CtState.UNTRACKED):
+    if bits & (INVALID | UNTRACKED):
         state.has_connection = False
-        state.is_untracked = bool(bits & CtState.UNTRACKED)
-        for field in (Field.CT_MARK, Field.CT_STATUS, Field.CT_ZONE, Field.CT_DIRECTION, *_TUPLES):
+        state.is_untracked = bool(bits & UNTRACKED)
+        for field in (CT_MARK, CT_STATUS, CT_ZONE, CT_DIRECTION, *_TUPLES):
             values[field] = None
-        values[Field.CT_STATE] = bits
+        values[CT_STATE] = bits
         return
     state.has_connection = True
-    values[Field.CT_ZONE] = zone
-    values[Field.CT_PROTOCOL] = values[Field.PROTOCOL]
-    if bits & CtState.NEW:
-        values[Field.CT_STATE] = bits
-        values[Field.CT_MARK] = values[Field.CT_STATUS] = values[Field.CT_DIRECTION] = 0
-        values[Field.CT_ORIG_SOURCE] = values[Field.CT_REPLY_DESTINATION] = values[Field.SOURCE]
-        values[Field.CT_ORIG_DESTINATION] = values[Field.CT_REPLY_SOURCE] = values[Field.DESTINATION]
-        values[Field.CT_ORIG_SPORT] = values[Field.CT_REPLY_DPORT] = values[Field.SPORT]
-        values[Field.CT_ORIG_DPORT] = values[Field.CT_REPLY_SPORT] = values[Field.DPORT]
+    values[CT_ZONE] = zone
+    values[CT_PROTOCOL] = values[PROTOCOL]
+    if bits & NEW:
+        values[CT_STATE] = bits
+        values[CT_MARK] = values[CT_STATUS] = values[CT_DIRECTION] = 0
+        values[CT_ORIG_SOURCE] = values[CT_REPLY_DESTINATION] = values[SOURCE]
+        values[CT_ORIG_DESTINATION] = values[CT_REPLY_SOURCE] = values[DESTINATION]
+        values[CT_ORIG_SPORT] = values[CT_REPLY_DPORT] = values[SPORT]
+        values[CT_ORIG_DPORT] = values[CT_REPLY_SPORT] = values[DPORT]
         return
     cause = not_given("whether its connection is translated")
     translations = (0, CtState.SNAT, CtState.DNAT, CtState.SNAT | CtState.DNAT)
-    values[Field.CT_STATE] = Unsure(tuple((bits | int(each), bits | int(each)) for each in translations), cause)
+    values[CT_STATE] = Unsure(tuple((bits | int(each), bits | int(each)) for each in translations), cause)
     for field, words in CONNECTION.items():
-        if "PORT" not in field.name or values[Field.DPORT] is not None:
+        if "PORT" not in field.name or values[DPORT] is not None:
             values[field] = anything(field, packet.family.bits, not_given(words))
 
 
 def confirm(state: State) -> None:
     """Make the connection one that others see, where the packet leaves or is delivered (nf_confirm)."""
-    status = state.values[Field.CT_STATUS]
+    status = state.values[CT_STATUS]
     if state.has_connection and status.__class__ is int:
-        assert isinstance(status, int)
-        state.values[Field.CT_STATUS] = status | int(CtStatus.CONFIRMED)
+        state.values[CT_STATUS] = status | CONFIRMED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import Field
 from istio_init.netfilter.host import Host
 from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.trace.arrival import Arriving
@@ -11,6 +10,7 @@ from istio_init.trace.chains import TooMuch
 from istio_init.trace.compile_rules import Compiler
 from istio_init.trace.evaluate import Evaluator
 from istio_init.trace.facts import Facts
+from istio_init.trace.packet_fields import CT_MARK, DESTINATION, DPORT, MARK, SOURCE, SPORT
 from istio_init.trace.result import Ended, Hop, Kind, Outcome, Trace, Way
 from istio_init.trace.state import State
 from istio_init.trace.walk import Walk
@@ -76,8 +76,12 @@ class FamilyTracer:
         except TooMuch:
             answer = Way(UNKNOWN, None, UNKNOWN, None, (TOO_MANY,))
             return Trace(packet, walk.stages.legs, answer, (answer,), _ended(State(packet)))
-        finishes = sorted(walk.finishes, key=lambda each: each.state.steps is None)
-        return _trace(packet, walk, finishes)
+        return _trace(packet, walk, sorted(walk.finishes, key=_is_other))
+
+
+def _is_other(finish: Finish) -> bool:
+    """Whether it is not the main way's."""
+    return finish.state.steps is None
 
 
 def _trace(packet: Packet, walk: Walk, finishes: list[Finish]) -> Trace:
@@ -125,15 +129,15 @@ def _decider(decided_by: DecidedBy) -> Decider | None:
 def _ended(state: State) -> Ended:
     values = state.values
     return Ended(
-        _known(values[Field.SOURCE]),
-        _known(values[Field.DESTINATION]),
-        _known(values[Field.SPORT]),
-        _known(values[Field.DPORT]),
-        _known(values[Field.MARK]),
-        _known(values[Field.CT_MARK]),
+        _known(values[SOURCE]),
+        _known(values[DESTINATION]),
+        _known(values[SPORT]),
+        _known(values[DPORT]),
+        _known(values[MARK]),
+        _known(values[CT_MARK]),
         state.device,
     )
 
 
 def _known(value: Number) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if value.__class__ is int else None

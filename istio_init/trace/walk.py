@@ -7,13 +7,24 @@ whose translation is decided. Inbound: PREROUTING, and then as routing says INPU
 from __future__ import annotations
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Hook
 from istio_init.trace.arrival import IS_HERE, Arrival, End
 from istio_init.trace.body import DROP
 from istio_init.trace.leaving import ROUTING
+from istio_init.trace.packet_fields import (
+    DESTINATION,
+    GID,
+    IN_INTERFACE,
+    OUT_INTERFACE,
+    PRIORITY,
+    SOCKET,
+    SOURCE,
+    TOS,
+    TTL,
+    UID,
+)
 from istio_init.trace.result import Kind, Leg, Outcome, RoutingDecider
 from istio_init.trace.routing import LOOPBACK_DEVICE
 from istio_init.trace.stages import Stages
@@ -69,7 +80,7 @@ class Walk:
             state.first = state.outcome, state.decided_by
             if state.device == LOOPBACK_DEVICE:
                 values = state.values
-                values[Field.SOCKET], values[Field.UID], values[Field.GID] = 0, None, None
+                values[SOCKET], values[UID], values[GID] = 0, None, None
                 state.has_returned = True
                 returning.append(state)
             else:
@@ -80,11 +91,11 @@ class Walk:
     def _out(self, states: list[State], incoming: int) -> list[State]:
         """Leave by the interface that routing chose, which POSTROUTING is the first to see."""
         for state in states:
-            state.values[Field.IN_INTERFACE] = incoming
+            state.values[IN_INTERFACE] = incoming
             if state.device is None:
-                state.values[Field.OUT_INTERFACE] = anything(Field.OUT_INTERFACE, 32, ROUTING)
+                state.values[OUT_INTERFACE] = anything(OUT_INTERFACE, 32, ROUTING)
             else:
-                state.values[Field.OUT_INTERFACE] = interface_number(state.device)
+                state.values[OUT_INTERFACE] = interface_number(state.device)
         states = self.stages.hook(states, Hook.POSTROUTING)
         for state in states:
             confirm(state)
@@ -95,7 +106,7 @@ class Walk:
         if any(state.steps is not None for state in states):
             self._leg(Hook.PREROUTING, LOOPBACK_DEVICE)
         for state in states:
-            state.values[Field.IN_INTERFACE], state.values[Field.OUT_INTERFACE] = LOOPBACK_INTERFACE, NO_INTERFACE
+            state.values[IN_INTERFACE], state.values[OUT_INTERFACE] = LOOPBACK_INTERFACE, NO_INTERFACE
         here = []
         for state in self.stages.hook(states, Hook.PREROUTING):
             if state.is_local:
@@ -108,7 +119,7 @@ class Walk:
         """Enter by an interface, and go on as routing says."""
         self._leg(Hook.PREROUTING, self.packet.interface)
         values = state.values
-        if self.facts.family is Family.IPV6 and 1 in (values[Field.SOURCE], values[Field.DESTINATION]):
+        if self.facts.family is Family.IPV6 and 1 in (values[SOURCE], values[DESTINATION]):
             words = f"{self.packet.interface} takes no packets of ::1"  # ip6_rcv_core drops them before any hook.
             self.finish(state, DROP, RoutingDecider(words), None)
             return
@@ -129,11 +140,11 @@ class Walk:
 
     def _arrivals(self, state: State) -> Arrivals:
         """Where routing sends what came in; where nobody knows, it stays here unless it was translated."""
-        destination, kind = state.values[Field.DESTINATION], state.outcome.kind
+        destination, kind = state.values[DESTINATION], state.outcome.kind
         if isinstance(destination, Unsure) and kind is Kind.REDIRECT:
             return (IS_HERE,), ()
         if self.arriving is not None:
-            return self.arriving.arrive(state.values, self.packet.interface, has_socket=state.values[Field.SOCKET] == 1)
+            return self.arriving.arrive(state.values, self.packet.interface, has_socket=state.values[SOCKET] == 1)
         if kind is not Kind.DNAT or (isinstance(destination, int) and self.facts.is_local(destination)):
             return (IS_HERE,), ()
         return (Arrival(End.ONWARDS), IS_HERE), (ROUTING,)
@@ -150,19 +161,17 @@ class Walk:
         going = []
         for state in states:
             values = state.values
-            ttl, tos = values[Field.TTL], values[Field.TOS]
+            ttl, tos = values[TTL], values[TOS]
             if isinstance(ttl, int):
                 if ttl <= 1:
                     self.finish(state, DROP, RoutingDecider("its TTL ends here"), None)
                     continue
-                values[Field.TTL] = ttl - 1
+                values[TTL] = ttl - 1
             if self.facts.family is Family.IPV4:
                 is_known = isinstance(tos, int)
-                values[Field.PRIORITY] = (
-                    PRIORITIES[tos >> 1 & 15] if is_known else anything(Field.PRIORITY, 32, tos.cause)
-                )
-            values[Field.OUT_INTERFACE] = (
-                interface_number(state.device) if state.device else anything(Field.OUT_INTERFACE, 32, ROUTING)
+                values[PRIORITY] = PRIORITIES[tos >> 1 & 15] if is_known else anything(PRIORITY, 32, tos.cause)
+            values[OUT_INTERFACE] = (
+                interface_number(state.device) if state.device else anything(OUT_INTERFACE, 32, ROUTING)
             )
             if state.outcome.kind is Kind.DIRECT:
                 state.outcome = Outcome(Kind.FORWARD)
