@@ -58,9 +58,10 @@ class Moved(Value):
 
 
 class Unknown(Value):
-    """In place of a dimension's number: any, and why it is not known."""
+    """In place of a dimension's number: one of several, or any, and why it is not known which."""
 
     why: Hashable
+    within: Intervals | None = None
 
 
 Substitute = int | Moved | Unknown
@@ -201,6 +202,45 @@ class Diagrams:
 
         return go(node)
 
+    def grafted(self, node: Node, change: Callable[[Any], Node]) -> Node:
+        """The diagram with other diagrams in place of leaves."""
+        memo: dict[Node, Node] = {}
+
+        def go(node: Node) -> Node:
+            found = memo.get(node)
+            if found is None:
+                if node.dim == END:
+                    found = change(node.value)
+                else:
+                    found = self.chosen(node.dim, node.cuts, [go(child) for child in node.children])
+                memo[node] = found
+            return found
+
+        return go(node)
+
+    def without(self, node: Node, dim: int, number: int) -> Node:
+        """The function with another value for a number that no packet has in a dimension: that of the one before it."""
+        memo: dict[Node, Node] = {}
+
+        def go(node: Node) -> Node:
+            if node.dim > dim:
+                return node
+            found = memo.get(node)
+            if found is None:
+                found = memo[node] = made(node)
+            return found
+
+        def made(node: Node) -> Node:
+            if node.dim < dim:
+                return self.node(node.dim, node.cuts, [go(child) for child in node.children])
+            children = list(node.children)
+            place = bisect_right(node.cuts, number)
+            if (0, *node.cuts)[place] == number and (*node.cuts, self.sizes[dim])[place] == number + 1:
+                children[place] = children[place - 1 if place else 1]
+            return self.node(dim, node.cuts, children)
+
+        return go(node)
+
     def substituted(
         self, node: Node, values: Mapping[int, Substitute], either: Callable[[Node, Node], Node | None]
     ) -> Node:
@@ -222,9 +262,9 @@ class Diagrams:
                 return self.chosen(node.dim, node.cuts, [go(child) for child in node.children])
             if isinstance(value, int):
                 return go(node.children[bisect_right(node.cuts, value)])
-            children = [go(child) for child in dict.fromkeys(node.children)]
             if isinstance(value, Unknown):
-                return self.joined(children, either)
+                found = node.children if value.within is None else _reached(node, value.within)
+                return self.joined([go(child) for child in dict.fromkeys(found)], either)
             children = [go(child) for child in node.children]
             if not value.flipped:
                 return self.chosen(value.dim, node.cuts, children)
@@ -273,6 +313,15 @@ def _within(node: Node, dim: int, low: int, high: int) -> tuple[list[int], list[
     first = bisect_right(node.cuts, low)
     last = bisect_right(node.cuts, high - 1)
     return list(node.cuts[first:last]), list(node.children[first : last + 1])
+
+
+def _reached(node: Node, within: Intervals) -> list[Node]:
+    """The children for numbers within intervals."""
+    return [
+        child
+        for low, high in within
+        for child in node.children[bisect_right(node.cuts, low) : bisect_right(node.cuts, high) + 1]
+    ]
 
 
 def _flipped(cuts: Sequence[int], children: Sequence[Node], flipped: int, size: int) -> tuple[list[int], list[Node]]:

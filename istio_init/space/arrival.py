@@ -1,0 +1,174 @@
+"""Routing of what comes in, as a program: for this machine, for another one, or for nobody (net/ipv4/route.c)."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType, Field
+from istio_init.netfilter.intervals import union
+from istio_init.netfilter.names import number_of
+from istio_init.netfilter.rules import Cause, Openness, Test
+from istio_init.space.ways import ENDED, GOING, doubts
+from istio_init.trace.result import Kind, ReversePathDecider, RoutingDecider
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.space.diagram import Node
+    from istio_init.space.surroundings import Surroundings
+    from istio_init.space.ways import Ends
+
+HERE = (AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST)
+MULTICAST = {Family.IPV4: ((224 << 24, (240 << 24) - 1),), Family.IPV6: ((0xFF << 120, (1 << 128) - 1),)}
+LIMITED_BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
+LOOPBACK: Intervals = ((127 << 24, (128 << 24) - 1),)
+THIS_NETWORK: Intervals = ((0, (1 << 24) - 1),)
+LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+
+
+class Arriving:
+    """Makes the program. Its ways that go on have a route: by lo for this machine, by another interface onwards."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        assert surroundings.routes is not None
+        self.surroundings = surroundings
+        self.routes = surroundings.routes
+        self.ways = surroundings.ways
+        self.truths = surroundings.truths
+        self.layout = surroundings.layout
+        self.host = surroundings.host
+        self.family = surroundings.family
+        layout = self.layout
+        self.here = self.ways.end(GOING, {layout.route: number_of("lo"), layout.route_type: AddressType.LOCAL.value})
+
+    def program(self) -> Node:
+        """What becomes of packets, by the interface that they came in by."""
+        return self.surroundings.by_interface(self.layout.dim(Field.IN_INTERFACE), self._on)
+
+    def _on(self, name: str | None) -> Node:
+        interface = "its interface" if name is None else name
+        found = self._routed(name, interface)
+        member = doubts([_not_given("whether the host is a member of the group")])
+        group = self.ways.either(self.here, self._nowhere("the host is no member of the group"), member)
+        found = self._where(self._in(Field.DESTINATION, MULTICAST[self.family]), group, found)
+        return self._without_martians(name, interface, found) if self.family is Family.IPV4 else found
+
+    def _routed(self, name: str | None, interface: str) -> Node:
+        """Ask the rules, and whether the source is believed."""
+        found = self.routes.program(incoming=True)
+        if self.family is Family.IPV6:
+            near = self.routes.program(incoming=True, out_interface=name or "?")
+            found = self._where(self._in(Field.DESTINATION, LINK_LOCAL), near, found)
+        believed = self._believed(name, interface) if self.family is Family.IPV4 else self.truths.yes
+        words = f"{interface} takes no packets from there (rp_filter)"
+        refused = self.ways.stopped(Kind.DROP, ReversePathDecider(interface, words))
+        types = union([((each.value, each.value),) for each in HERE])
+        is_here = self.truths.within({self.layout.route_type: types})
+        held = self._nowhere("what has a socket here is not sent onwards")
+        onwards = self._where(self.truths.node(Test(Field.SOCKET, ((1, 1),))), held, self.ways.going)
+        onwards = self._where(self._forwards(), onwards, self._nowhere("this host does not forward"))
+        taken = self._where(is_here, self.here, onwards)
+        drops = self.ways.then(taken, self._where(believed, self.ways.going, refused))
+        return self.ways.then(found, drops)
+
+    def _forwards(self) -> Node:
+        forwards = (self.host.forwards or {}).get(self.family)
+        if forwards is None:
+            return self.truths.maybe(_not_given("whether the host forwards"))
+        return self.truths.yes if forwards else self.truths.no
+
+    def _without_martians(self, name: str | None, interface: str, found: Node) -> Node:
+        """Packets have no such addresses that come from outside."""
+        truths = self.truths
+        source, destination = Field.SOURCE, Field.DESTINATION
+        allowed = _setting(self.host.route_localnet, name)
+        martian = self._nowhere(f"{interface} takes no packets of the loopback network (martian)")
+        if allowed is None:
+            cause = doubts([_not_given(f"route_localnet of {interface}")])
+            martian = self.ways.either(martian, found, cause)
+        if allowed is not True:
+            ours = truths.any_of([self._in(source, LOOPBACK), self._in(destination, LOOPBACK)])
+            found = self._where(ours, martian, found)
+        wrong = self._nowhere(f"{interface} takes no packets to such a destination (martian)")
+        found = self._where(self._in(destination, THIS_NETWORK), wrong, found)
+        nothing: Intervals = ((0, 0),)
+        nobody = truths.all_of([self._in(source, nothing), self._in(destination, nothing)])
+        broadcast = truths.any_of([self._in(destination, LIMITED_BROADCAST), nobody])
+        found = self._where(broadcast, self.here, found)
+        unheard = union([MULTICAST[Family.IPV4], LIMITED_BROADCAST])
+        zero = truths.all_of([self._in(source, THIS_NETWORK), truths.negated(broadcast)])
+        wrong = self._nowhere(f"{interface} takes no packets from such a source (martian)")
+        return self._where(truths.any_of([self._in(source, unheard), zero]), wrong, found)
+
+    def _believed(self, name: str | None, interface: str) -> Node:
+        """Whether a source may come by the interface (fib_validate_source)."""
+        mode = None if name is None else (self.host.reverse_path_filter or {}).get(name)
+        nodes = [self._valid(name, interface, each) for each in ((0, 1, 2) if mode is None else (mode,))]
+        unclear = self.truths.maybe(_not_given(f"rp_filter of {interface}"))
+
+        def same(one: Node, other: Node) -> Node | None:
+            if one is other:
+                return one
+            return None if one.children or other.children else unclear
+
+        return self.surroundings.diagrams.joined(nodes, same)
+
+    def _valid(self, name: str | None, interface: str, mode: int) -> Node:
+        truths = self.truths
+        uses_mark = _setting(self.host.src_valid_mark, name)
+        found = self._back(name, interface, mode, with_mark=uses_mark is True)
+        if uses_mark is None:
+            unmarked = self._in(Field.MARK, ((0, 0),))
+            unclear = truths.maybe(_not_given(f"src_valid_mark of {interface}"))
+            found = truths.any_of(
+                [truths.all_of([unmarked, found]), truths.all_of([truths.negated(unmarked), unclear])]
+            )
+        if mode == 0 and not self.routes.tables.has_custom_rules:
+            local = union([((each, each),) for each in self.surroundings.facts.local])
+            found = truths.any_of([truths.negated(self._in(Field.SOURCE, local)), found])
+        return found
+
+    def _back(self, name: str | None, interface: str, mode: int, *, with_mark: bool) -> Node:
+        """Whether the route back allows the packet to have come by the interface."""
+        truths, layout = self.truths, self.layout
+        accepts_local = _setting(self.host.accept_local, name)
+
+        def believed(ends: Ends) -> Node:
+            found = [(way.flow == ENDED, dict(way.changes)) for way in ends.ways]
+            types = {None if ended else changes[layout.route_type] for ended, changes in found}
+            if len(types) > 1:
+                return truths.maybe(*[doubt.cause for doubt in ends.doubts])
+            [kind] = types
+            if kind is None:
+                return truths.yes if mode == 0 else truths.no
+            if kind != AddressType.UNICAST.value:
+                if kind != AddressType.LOCAL.value or accepts_local is False:
+                    return truths.no
+                if accepts_local is None:
+                    return truths.maybe(_not_given(f"accept_local of {interface}"))
+            devices = [changes[layout.route] for _, changes in found]
+            if mode == 0 or (name is not None and number_of(name) in devices):
+                return truths.yes
+            has_addresses = name is not None and bool(self.surroundings.facts.addresses.get(name))
+            return truths.yes if mode == 2 and has_addresses else truths.no
+
+        return self.surroundings.diagrams.mapped(self.surroundings.back(with_mark=with_mark), believed)
+
+    def _where(self, truth: Node, program: Node, otherwise: Node) -> Node:
+        return self.ways.where(truth, program, otherwise)
+
+    def _in(self, field: Field, within: Intervals) -> Node:
+        regions = self.layout.regions(field, None, within) or []
+        return self.truths.any_of([self.truths.within(region) for region in regions])
+
+    def _nowhere(self, words: str) -> Node:
+        return self.ways.stopped(Kind.DROP, RoutingDecider(words))
+
+
+def _setting(settings: Mapping[str, bool] | None, name: str | None) -> bool | None:
+    return None if settings is None or name is None else settings.get(name)
+
+
+def _not_given(what: str) -> Cause:
+    return Cause(Openness.NOT_GIVEN, what)

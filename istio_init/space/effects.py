@@ -1,0 +1,166 @@
+"""What rules do to packets, as programs."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.fields import CtState, CtStatus, Field
+from istio_init.netfilter.rules import (
+    Assign,
+    AssignFrom,
+    Cause,
+    Forget,
+    Nat,
+    Openness,
+    Tproxy,
+    Untrack,
+    Zone,
+)
+from istio_init.space.diagram import Moved, Unknown
+from istio_init.space.layout import NOT_YET, ORIGINAL, REPLY, TEMPLATE, TRACKED, UNTRACKED, together
+from istio_init.space.ways import GOING, doubts
+from istio_init.trace.result import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from istio_init.netfilter.rules import Box, Effect, Hook, Key
+    from istio_init.space.diagram import Node, Substitute
+    from istio_init.space.layout import Layout
+    from istio_init.space.translation import Translation
+    from istio_init.space.truth import Truths
+    from istio_init.space.ways import RuleDecider, Ways
+
+TEMPLATE_STATUS = CtStatus.CONFIRMED | 1 << 11
+"""Of a template (IPS_TEMPLATE), which stands in for a connection between raw and the lookup."""
+
+UNREAD = Cause(Openness.NOT_GIVEN, "the elements of a map")
+
+CONNECTION_FIELDS = frozenset([Field.CT_MARK, Field.CT_ZONE, Field.CT_STATUS, *ORIGINAL, *REPLY])
+
+
+class Effects:
+    """Makes programs of effects: each with what follows it in its rule."""
+
+    def __init__(self, ways: Ways, truths: Truths, translation: Translation) -> None:
+        self.ways = ways
+        self.truths = truths
+        self.translation = translation
+        self.layout: Layout = truths.layout
+
+    def effect(self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook) -> Node:
+        """What an effect does, and what follows it."""
+        match effect:
+            case Assign():
+                return self.ways.then(self._assigned(effect), rest)
+            case AssignFrom():
+                return self._assigned_from(effect, rest, decider)
+            case Forget(field, cause):
+                return self.ways.then(self._forgotten(field, cause), rest)
+            case Nat():
+                return self.translation.nat(effect, decider, hook)
+            case Tproxy():
+                return self.translation.tproxy(effect, rest, decider)
+            case Untrack():
+                return self.ways.then(self._untracked(), rest)
+            case Zone(zone):
+                return self.ways.then(self._in_zone(zone), rest)
+        raise AssertionError(f"{effect!r} is no effect")
+
+    def numbers(self, values: dict[Field, int]) -> dict[int, Substitute]:
+        """The numbers of some fields' values, by dimension."""
+        found: dict[int, Substitute] = {}
+        for field, value in values.items():
+            found.update(self.layout.numbers(field, value))
+        return found
+
+    def copied(self, field: Field, source: Field) -> dict[int, Substitute]:
+        """A field's value in another field of the same size."""
+        pairs = zip(self.layout.groups[field], self.layout.groups[source], strict=True)
+        return {group.dim: Moved(other.dim) for group, other in pairs}
+
+    def _with_connection(self, yes: Node, no: Node) -> Node:
+        return self.ways.where(self.truths.within({self.layout.track: ((TEMPLATE, TRACKED),)}), yes, no)
+
+    def _assigned(self, assign: Assign) -> Node:
+        field = assign.field
+        if field not in self.layout.groups:
+            return self.ways.going  # Nothing that is told apart.
+        done = self.ways.end(GOING, self._values(assign))
+        if any(source in CONNECTION_FIELDS for source, _ in assign.parts):
+            parts = tuple([part for part in assign.parts if part[0] not in CONNECTION_FIELDS])
+            done = self._with_connection(done, self.ways.end(GOING, self._values(assign.replace(parts=parts))))
+        return self._with_connection(done, self.ways.going) if field in CONNECTION_FIELDS else done
+
+    def _values(self, assign: Assign) -> dict[int, Substitute]:
+        """The new numbers of a field's groups of bits."""
+        groups = self.layout.groups[assign.field]
+        cause = Cause(Openness.NOT_MODELLED, f"the {assign.field.value} that a rule makes of other fields")
+        found: dict[int, Substitute] = {}
+        for place, group in enumerate(groups):
+            value: Substitute = together(assign.constant, group.mask)
+            for source, mask in assign.parts:
+                if not mask & group.mask:
+                    continue
+                others = self.layout.groups.get(source, ())
+                fits = [each.mask for each in others] == [each.mask for each in groups]
+                if not fits or group.mask & ~mask or not isinstance(value, int):
+                    value = Unknown(cause)
+                    break
+                value = Moved(others[place].dim, value)
+            if value != Moved(group.dim):
+                found[group.dim] = value
+        return found
+
+    def _forgotten(self, field: Field, cause: Cause) -> Node:
+        changes: dict[int, Substitute] = {group.dim: Unknown(cause) for group in self.layout.groups.get(field, ())}
+        return self.ways.end(GOING, changes)
+
+    def _untracked(self) -> Node:
+        changes = {self.layout.track: UNTRACKED, **self.numbers({Field.CT_STATE: int(CtState.UNTRACKED)})}
+        return self.truths.choice(
+            {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
+        )
+
+    def _in_zone(self, zone: int) -> Node:
+        values = {Field.CT_STATE: int(CtState.NEW), Field.CT_STATUS: int(TEMPLATE_STATUS), Field.CT_ZONE: zone,
+                  Field.CT_MARK: 0, **dict.fromkeys((*ORIGINAL, *REPLY), 0)}  # fmt: skip
+        changes = {self.layout.track: TEMPLATE, **self.numbers(values)}
+        return self.truths.choice(
+            {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
+        )
+
+    def _assigned_from(self, assign: AssignFrom, rest: Node, decider: RuleDecider) -> Node:
+        otherwise = rest if assign.otherwise_goes_on else self.ways.going
+        programs: list[tuple[Box, Node]] = []
+        for box, value in assign.values:
+            changed = self._assigned(Assign(assign.field, (), value))
+            programs.append((box, self.ways.then(changed, rest)))
+        if assign.is_complete:
+            return self.dispatched(assign.keys, programs, otherwise, decider, is_complete=True)
+        forgotten = self.ways.then(self._forgotten(assign.field, UNREAD), rest)
+        either = self.ways.either(forgotten, otherwise, doubts([UNREAD], decider))
+        return self.ways.where(self.truths.present(assign.keys), either, otherwise)
+
+    def dispatched(
+        self,
+        keys: tuple[Key, ...],
+        programs: Sequence[tuple[Box, Node]],
+        rest: Node,
+        decider: RuleDecider,
+        *,
+        is_complete: bool,
+    ) -> Node:
+        """The program of the first box that has the keys, or ``rest``. Nobody can tell of a map that may change."""
+        ways = self.ways
+        if not is_complete:
+            either = ways.either(ways.stopped(Kind.UNKNOWN, decider, UNREAD), rest, doubts([UNREAD], decider))
+            return ways.where(self.truths.present(keys), either, rest)
+        nowhere = ways.nothing
+        found = [ways.where(self.truths.boxed(keys, box), program, nowhere) for box, program in programs]
+
+        def first(one: Node, other: Node) -> Node | None:
+            if one is nowhere:
+                return other
+            return None if one.children else one
+
+        return ways.diagrams.joined([*found, rest], first)

@@ -1,0 +1,249 @@
+"""Which dimensions packets have in diagrams, and what a test of a field is in them.
+
+Fields whose bits rules take apart (marks, TOS) are split into groups of bits, so that every mask that a rule uses is a
+union of groups. Each group is a dimension of its own, its bits pushed together.
+"""
+
+from __future__ import annotations
+
+from istio_init.netfilter.family import MAX_MARK, Family
+from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field, bits_of
+from istio_init.netfilter.intervals import intersection, union
+from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Lookup, Test, Tproxy
+from istio_init.space.diagram import blocks
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.netfilter.rules import Key, Rule, Statement
+
+Region = dict[int, "Intervals"]
+"""What lies within intervals in some dimensions; in others anywhere."""
+
+NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
+"""Numbers of `Layout.track`: the connection is not looked up yet; a template stands in for it; it is; it never is."""
+
+NO_SOCKET = 2**32 - 1
+"""In place of the user of a packet without a socket: the id that nobody can have."""
+
+SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY)
+"""Fields of groups of bits. Both marks have the same groups, as rules copy one into the other."""
+
+BITS_APART = {
+    Field.CT_STATE: (CtState.SNAT, CtState.DNAT),
+    Field.CT_STATUS: (CtStatus.SNAT, CtStatus.DNAT, CtStatus.CONFIRMED),
+}
+"""Bits that the kernel sets by themselves."""
+
+FIRST = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.PKTTYPE, Field.PROTOCOL, Field.IN_INTERFACE,
+         Field.OUT_INTERFACE)  # fmt: skip
+PORTS_FIRST = (Field.DPORT, Field.DESTINATION, Field.SOURCE, Field.SPORT)
+ADDRESSES_FIRST = (Field.DESTINATION, Field.SOURCE, Field.DPORT, Field.SPORT)
+ORIGINAL = (Field.CT_ORIG_DPORT, Field.CT_ORIG_DESTINATION, Field.CT_ORIG_SOURCE, Field.CT_ORIG_SPORT)
+REPLY = (Field.CT_REPLY_DPORT, Field.CT_REPLY_DESTINATION, Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
+
+MOST_SPREAD = 12
+"""A mask may leave so many bits open above those that it tests."""
+
+
+class Group(Value):
+    """Some bits of a field, as a dimension."""
+
+    dim: int
+    mask: int
+
+
+class Layout:
+    """The dimensions for the rules of some models: those that are compared have the same."""
+
+    track = 0
+    """The dimension of how far the packet's connection is known."""
+    destination_done, source_done = 1, 2
+    """Whether it has been decided what its connection's destination and source are translated to."""
+    route, route_type = 3, 4
+    """The interface by which the packet will leave, and the type of the route: rules see it only at the next hook."""
+
+    def __init__(self, family: Family, rules: Iterable[Rule], marks: Iterable[int] = (), *, ports_first: bool) -> None:
+        self.family = family
+        masks = _masks(rules)
+        masks[Field.MARK] |= masks[Field.CT_MARK] | set(marks)
+        masks[Field.CT_MARK] = masks[Field.MARK]
+        self.sizes = [4, 2, 2, 1 << 128, len(AddressType)]
+        self.fields: list[Field | None] = [None] * len(self.sizes)
+        self.groups: dict[Field, tuple[Group, ...]] = {}
+        middle = PORTS_FIRST if ports_first else ADDRESSES_FIRST
+        for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
+            self._add(field, _groups(self.width(field), masks.get(field) or BITS_APART.get(field, ())))
+        self.sizes[self.dim(Field.GID)] = NO_SOCKET
+
+    def width(self, field: Field) -> int:
+        """How many bits a field has."""
+        return bits_of(field, self.family.bits)
+
+    def dim(self, field: Field) -> int:
+        """The dimension of a field that is not split."""
+        [group] = self.groups[field]
+        return group.dim
+
+    def numbers(self, field: Field, value: int) -> dict[int, int]:
+        """The numbers of a field's value, in its dimensions."""
+        return {group.dim: together(value, group.mask) for group in self.groups[field]}
+
+    def regions(self, field: Field, mask: int | None, within: Intervals) -> list[Region] | None:
+        """Disjoint regions where a field's bits lie within intervals; None where they would be too many."""
+        groups = self.groups[field]
+        whole = (1 << self.width(field)) - 1
+        mask = whole if mask is None else mask & whole
+        within = intersection(within, ((0, whole),))
+        if len(groups) == 1:
+            found = within if mask == whole else spread(within, mask, whole)
+            return None if found is None else [{groups[0].dim: found}] if found else []
+        regions = []
+        for start, size in (block for low, high in within for block in blocks(low, high + 1)):
+            tested = mask & -size
+            if start & ~tested == 0:
+                regions.append(self._having(field, start, tested))
+        return _merged(regions)
+
+    def _having(self, field: Field, value: int, mask: int) -> Region:
+        """Where a field has a value under a mask that is a union of groups."""
+        region: Region = {}
+        for group in self.groups[field]:
+            if group.mask & mask:
+                number = together(value, group.mask)
+                region[group.dim] = ((number, number),)
+        return region
+
+    def _add(self, field: Field, masks: list[int]) -> None:
+        groups = []
+        for mask in masks:
+            groups.append(Group(len(self.sizes), mask))
+            self.sizes.append(1 << mask.bit_count())
+            self.fields.append(field)
+        self.groups[field] = tuple(groups)
+
+
+def _merged(regions: list[Region]) -> list[Region]:
+    """The same with fewer regions: those of one dimension together."""
+    if len(regions) < 2 or any(region.keys() != regions[0].keys() or len(region) != 1 for region in regions):
+        return regions
+    [dim] = regions[0]
+    return [{dim: union(region[dim] for region in regions)}]
+
+
+def together(value: int, mask: int) -> int:
+    """The bits of a value that a mask selects, pushed together."""
+    if mask & (mask + 1) == 0:
+        return value & mask
+    found = place = 0
+    while mask:
+        low = mask & -mask
+        if value & low:
+            found |= 1 << place
+        place += 1
+        mask ^= low
+    return found
+
+
+def apart(number: int, mask: int) -> int:
+    """The value whose bits under a mask are those of a number: the opposite of `together`."""
+    value = 0
+    while mask:
+        low = mask & -mask
+        if number & 1:
+            value |= low
+        number >>= 1
+        mask ^= low
+    return value
+
+
+def spread(within: Intervals, mask: int, whole: int) -> Intervals | None:
+    """The numbers whose bits under a mask lie within intervals; None where they would be too many intervals."""
+    if not mask:
+        return ((0, whole),) if within and within[0][0] == 0 else ()
+    step = mask & -mask
+    upper = whole & -step
+    open_bits = upper & ~mask
+    if open_bits.bit_count() > MOST_SPREAD:
+        return None
+    found: list[tuple[int, int]] = []
+    for low, high in within:
+        for start, size in blocks(low, high + 1):
+            tested = mask & -size
+            if start & ~tested == 0:
+                found += _under(start, tested, whole)
+                if len(found) > 1 << MOST_SPREAD:
+                    return None
+    return union([tuple(found)])
+
+
+def _under(value: int, mask: int, whole: int) -> Iterator[tuple[int, int]]:
+    """Intervals of the numbers that have a value under a mask."""
+    step = mask & -mask if mask else whole + 1
+    free = whole & -step & ~mask
+    if free.bit_count() > MOST_SPREAD:
+        return
+    part = 0
+    while True:
+        yield value | part, value | part | (step - 1)
+        part = (part - free) & free
+        if not part:
+            return
+
+
+def _groups(width: int, masks: Iterable[int]) -> list[int]:
+    """The bits in groups, so that every mask has all of a group or nothing of it; the highest first."""
+    groups = [(1 << width) - 1]
+    for mask in masks:
+        groups = [part for group in groups for part in (group & mask, group & ~mask) if part]
+    return sorted(groups, reverse=True)
+
+
+def _masks(rules: Iterable[Rule]) -> dict[Field, set[int]]:
+    """The masks under which rules look at fields that are split, or change them."""
+    found: dict[Field, set[int]] = {field: set() for field in SPLIT}
+    for rule in rules:
+        for statement in rule.body:
+            _collect(statement, found)
+    return found
+
+
+def _collect(statement: Statement, found: dict[Field, set[int]]) -> None:
+    match statement:
+        case Test(field, within, mask):
+            if field in found:
+                found[field].update(_tested(within, mask))
+        case AnyOf(options):
+            for condition in (each for option in options for each in option):
+                _collect(condition, found)
+        case Lookup(keys, elements):
+            _collect_keys(keys, elements.boxes, found)
+        case Dispatch(keys, verdicts):
+            _collect_keys(keys, [box for box, _ in verdicts], found)
+        case AssignFrom(field, keys, values):
+            _collect_keys(keys, [box for box, _ in values], found)
+        case Assign(field, parts):
+            for source, mask in parts:
+                if source in found or field in found:
+                    found.get(source, found.get(field, set())).add(mask & MAX_MARK)
+        case Tproxy(_, _, _, mask):
+            found[Field.MARK].add(mask)
+        case _:
+            pass
+
+
+def _collect_keys(keys: tuple[Key, ...], boxes: Iterable[tuple[Intervals, ...]], found: dict[Field, set[int]]) -> None:
+    for place, key in enumerate(keys):
+        if key.field in found:
+            found[key.field].update(mask for box in boxes for mask in _tested(box[place], key.mask))
+
+
+def _tested(within: Intervals, mask: int | None) -> Iterator[int]:
+    """The masks of which a test of intervals is made."""
+    mask = MAX_MARK if mask is None else mask
+    for low, high in within:
+        for _, size in blocks(low, min(high, MAX_MARK) + 1):
+            yield mask & -size

@@ -1,0 +1,316 @@
+"""The map: all new connections of a direction and family, divided by what becomes of them; and how two maps differ."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.names import NO_INTERFACE, number_of
+from istio_init.netfilter.packet import Direction, Packet
+from istio_init.netfilter.rules import Cause
+from istio_init.netfilter.stages import NFT_FAMILIES
+from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
+from istio_init.space.layout import Layout, apart
+from istio_init.space.regions import Packets, Region, count, paths
+from istio_init.space.walk import Walk
+from istio_init.space.ways import Decider, Ends, Way
+from istio_init.trace.result import Kind, Outcome
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from typing import TypeVar
+
+    from istio_init.netfilter.family import Family
+    from istio_init.netfilter.host import Host
+    from istio_init.netfilter.stages import Netfilter
+
+    Made = TypeVar("Made")
+    Side = tuple[Netfilter, Host]
+
+UNKNOWN = Outcome(Kind.UNKNOWN)
+STOPPED = frozenset([Kind.DROP, Kind.REJECT, Kind.UNKNOWN])
+
+
+class Regions:
+    """The disjoint regions of some packets, worked out when they are asked for."""
+
+    __slots__ = ("_packets", "_top", "_values")
+
+    def __init__(self, top: Node, values: frozenset[Hashable], packets: Packets) -> None:
+        self._top = top
+        self._values = values
+        self._packets = packets
+
+    def __iter__(self) -> Iterator[Region]:
+        for path in paths(self._top, self._values, self._packets.layout.sizes):
+            yield self._packets.region(path)
+
+    def __len__(self) -> int:
+        return count(self._top, self._values)
+
+    def first(self, most: int) -> list[Region]:
+        """So many of them at most."""
+        return list(islice(self, most))
+
+
+class Verdict(Value):
+    """What becomes of packets, what decided it, and, where that is UNKNOWN, why.
+
+    The outcome's port and address are None where they stay what they were, too.
+    """
+
+    outcome: Outcome
+    decider: Decider | None
+    causes: tuple[Cause, ...] = ()
+
+
+class TrafficClass(Value):
+    """Packets with one outcome, decided by one rule; UNKNOWN for the same causes."""
+
+    outcome: Outcome
+    decider: Decider | None
+    causes: tuple[Cause, ...]
+    regions: Regions
+    example: Packet
+
+
+class Map:
+    """All classes; each packet is in exactly one."""
+
+    __slots__ = ("_by_verdict", "_packets", "_top", "classes")
+
+    def __init__(self, top: Node, packets: Packets) -> None:
+        self._top = top
+        self._packets = packets
+        found = packets.examples(top)
+        self.classes = tuple(
+            TrafficClass(
+                leaf.value.outcome,
+                leaf.value.decider,
+                leaf.value.causes,
+                Regions(top, frozenset([leaf.value]), packets),
+                example,
+            )
+            for leaf, (_, example) in found.items()
+        )
+        self._by_verdict: dict[Verdict, TrafficClass] = dict(
+            zip([leaf.value for leaf in found], self.classes, strict=True)
+        )
+
+    def class_of(self, packet: Packet) -> TrafficClass:
+        """The class of a packet of this direction and family, the first one of a connection."""
+        return self._by_verdict[value_at(self._top, self._packets.place(packet))]
+
+
+class Fate(Value):
+    """What becomes of packets, and the marks that packet and connection have in the end.
+
+    A mark is what was set: values under masks; None where the value is one that the packet came with, or not known.
+    """
+
+    outcome: Outcome
+    mark: tuple[tuple[int, int | None], ...] = ()
+    connection_mark: tuple[tuple[int, int | None], ...] = ()
+
+
+class Difference(Value):
+    """Packets whose fate differs between two rule sets, and one of them."""
+
+    before: Fate
+    after: Fate
+    decider_before: Decider | None
+    decider_after: Decider | None
+    regions: Regions
+    witness: Packet
+
+
+def classes(netfilter: Netfilter, host: Host, family: Family, direction: Direction) -> Map:
+    """All new connections of a direction and family, in classes.
+
+    Raises:
+        TooManyPieces: the rules divide them into more than can be looked at.
+    """
+
+    def made(layout: Layout) -> Map:
+        diagrams = Diagrams(layout.sizes)
+        packets = Packets(layout, direction, host)
+        ends = Walk(diagrams, layout, netfilter, host, direction).run()
+        top = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+        return Map(_possible(diagrams, top, packets), packets)
+
+    return _in_some_order(family, [(netfilter, host)], made)
+
+
+def differences(one: Side, other: Side, family: Family, direction: Direction) -> list[Difference]:
+    """Where two rule sets treat a new connection differently; empty where they are equal in behaviour.
+
+    Differences of the marks alone come last.
+
+    Raises:
+        TooManyPieces: the rules divide connections into more than can be looked at.
+    """
+
+    def made(layout: Layout) -> list[Difference]:
+        diagrams = Diagrams(layout.sizes)
+        packets = Packets(layout, direction, other[1])
+        tops = []
+        for netfilter, host in (one, other):
+            ends = Walk(diagrams, layout, netfilter, host, direction).run()
+            tops.append(_possible(diagrams, _with_fates(diagrams, layout, ends), packets))
+        return _differing(diagrams, packets, *tops)
+
+    return _in_some_order(family, [one, other], made)
+
+
+def _in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout], Made]) -> Made:
+    """What is made with ports before addresses, as most rules need it; with addresses first if that is too much."""
+    rules = [
+        rule
+        for netfilter, _ in sides
+        for table in netfilter.tables
+        if table.family in NFT_FAMILIES[family]
+        for chain in table.chains.values()
+        for rule in chain.rules
+    ]
+    marks = {each.mask for _, host in sides for each in (host.rules or {}).get(family, ()) if each.mark is not None}
+    try:
+        return made(Layout(family, rules, marks, ports_first=True))
+    except TooManyPieces:
+        return made(Layout(family, rules, marks, ports_first=False))
+
+
+def _possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:
+    """Without interfaces that no packet is asked for by: none, and inbound lo."""
+    dim = packets.layout.dim(packets.interface)
+    top = diagrams.without(top, dim, NO_INTERFACE)
+    return diagrams.without(top, dim, number_of("lo")) if packets.direction is Direction.INBOUND else top
+
+
+def outcome_of(way: Way) -> Outcome:
+    """What becomes of packets that take a way."""
+    if way.stop is not None:
+        return Outcome(way.stop.kind)
+    if way.delivery is None:
+        return Outcome(Kind.DIRECT)
+    port, address = way.delivery.port, way.delivery.address
+    return Outcome(
+        way.delivery.kind, port if isinstance(port, int) else None, address if isinstance(address, int) else None
+    )
+
+
+def decider_of(way: Way) -> Decider | None:
+    """What decides that."""
+    if way.stop is not None:
+        return way.stop.decider
+    passed = way.passed or way.returned
+    if way.delivery is None:
+        return passed
+    return passed or way.delivery.decider if way.delivery.kind is Kind.FORWARD else way.delivery.decider
+
+
+def verdict_of(ends: Ends) -> Verdict:
+    """What becomes of packets that take one of some ways: UNKNOWN where that makes a difference."""
+    outcomes = {outcome_of(way) for way in ends.ways}
+    if len(outcomes) == 1 and outcomes != {UNKNOWN}:
+        main = ends.main or min(ends.ways, key=repr)
+        return Verdict(outcomes.pop(), decider_of(main))
+    causes = {doubt.cause for doubt in ends.doubts}
+    causes.update(way.stop.cause for way in ends.ways if way.stop is not None and way.stop.cause is not None)
+    deciders = {doubt.decider for doubt in ends.doubts}
+    deciders.update(decider_of(way) for way in ends.ways if way.stop is not None and way.stop.kind is Kind.UNKNOWN)
+    return Verdict(UNKNOWN, min(deciders, key=_rank, default=None), tuple(sorted(causes, key=repr)))
+
+
+def _rank(decider: Decider | None) -> tuple[bool, str]:
+    return decider is None, repr(decider)
+
+
+def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
+    """Fates with their deciders in place of ends. A mark that a packet had already has not changed."""
+    marks = {group.dim: group.mask for group in layout.groups[Field.MARK]}
+    connection_marks = {group.dim: group.mask for group in layout.groups[Field.CT_MARK]}
+
+    def leaf(found: Ends, kept: frozenset[tuple[int, int]]) -> Node:
+        fates = {}
+        for way in found.ways:
+            outcome = outcome_of(way)
+            fate = Fate(outcome)
+            if outcome.kind not in STOPPED:
+                fate = Fate(outcome, _marks(way, marks, kept), _marks(way, connection_marks, None))
+            fates[fate] = decider_of(way)
+        decider = min(fates.values(), key=_rank) if len(fates) == 1 else verdict_of(found).decider
+        return diagrams.leaf((frozenset(fates), decider))
+
+    def change(found: Ends) -> Node:
+        set_to: dict[int, set[int]] = {}
+        for way in found.ways:
+            for dim, value in way.changes:
+                if dim in marks and isinstance(value, int) and outcome_of(way).kind not in STOPPED:
+                    set_to.setdefault(dim, set()).add(value)
+
+        def below(dims: list[int], kept: frozenset[tuple[int, int]]) -> Node:
+            if not dims:
+                return leaf(found, kept)
+            node = below(dims[1:], kept)
+            cuts: list[int] = []
+            children = [node]
+            for value in sorted(set_to[dims[0]]):
+                cuts += [value, value + 1]
+                children += [below(dims[1:], kept | {(dims[0], value)}), node]
+            return diagrams.node(dims[0], *_trimmed(cuts, children, layout.sizes[dims[0]]))
+
+        return below(sorted(set_to), frozenset())
+
+    return diagrams.grafted(ends, change)
+
+
+def _trimmed(cuts: list[int], children: list[Node], size: int) -> tuple[list[int], list[Node]]:
+    """Without intervals in which there is no number."""
+    bounds = [0, *cuts, size]
+    kept = [place for place in range(len(children)) if bounds[place] < bounds[place + 1]]
+    return [bounds[place] for place in kept[1:]], [children[place] for place in kept]
+
+
+def _marks(
+    way: Way, dims: dict[int, int], kept: frozenset[tuple[int, int]] | None
+) -> tuple[tuple[int, int | None], ...]:
+    """The parts of a mark that a way sets, but for those that are kept; None is a connection's mark, 0 before."""
+    found: list[tuple[int, int | None]] = []
+    for dim, value in way.changes:
+        mask = dims.get(dim)
+        if mask is not None and (value != 0 if kept is None else (dim, value) not in kept):
+            found.append((mask, apart(value, mask) if isinstance(value, int) else None))
+    return tuple(found)
+
+
+def _differing(diagrams: Diagrams, packets: Packets, one: Node, other: Node) -> list[Difference]:
+    same = diagrams.leaf(None)
+
+    def join(one: Node, other: Node) -> Node | None:
+        if one is other:
+            return same
+        if one.children or other.children:
+            return None
+        return same if one.value[0] == other.value[0] else diagrams.leaf((*one.value, *other.value))
+
+    top = diagrams.combine(one, other, join)
+    groups: dict[tuple[Fate, Fate, Decider | None, Decider | None], list[tuple[Node, int, Packet]]] = {}
+    for leaf, (oddness, example) in packets.examples(top).items():
+        if leaf is not same:
+            before, decider_before, after, decider_after = leaf.value
+            key = (*_told(before, after), decider_before, decider_after)
+            groups.setdefault(key, []).append((leaf, oddness, example))
+    found = []
+    for key, leaves in groups.items():
+        regions = Regions(top, frozenset([leaf.value for leaf, _, _ in leaves]), packets)
+        _, _, witness = min(leaves, key=lambda each: each[1])
+        found.append(Difference(*key, regions, witness))
+    return sorted(found, key=lambda each: each.before.outcome == each.after.outcome)
+
+
+def _told(before: frozenset[Fate], after: frozenset[Fate]) -> tuple[Fate, Fate]:
+    """Two fates that differ, without their marks where the outcomes differ already; UNKNOWN where there are several."""
+    one, other = [next(iter(each)) if len(each) == 1 else Fate(UNKNOWN) for each in (before, after)]
+    return (one, other) if one.outcome == other.outcome else (Fate(one.outcome), Fate(other.outcome))

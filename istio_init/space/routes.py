@@ -1,0 +1,126 @@
+"""Routing as a program: where the rules and tables of a host send every packet (ip-rule(8))."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.fields import AddressType, Field
+from istio_init.netfilter.names import exactly, number_of
+from istio_init.netfilter.rules import Cause, Openness, Test
+from istio_init.space.ways import ACCEPTED, GOING, doubts
+from istio_init.trace.result import Kind, RoutingDecider
+from istio_init.trace.routing import FAILURES, NO_ROUTE, Found, Query, Tables
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.netfilter.family import Family
+    from istio_init.netfilter.host import Host, Network, RoutingRule
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.space.diagram import Node, Substitute
+    from istio_init.space.truth import Truths
+    from istio_init.space.ways import Ways
+
+LOOPBACK_DEVICE = "lo"
+
+
+class Routes:
+    """Makes programs that give packets a route, or drop them."""
+
+    def __init__(self, ways: Ways, truths: Truths, host: Host, family: Family) -> None:
+        self.ways = ways
+        self.truths = truths
+        self.layout = truths.layout
+        self.bits = family.bits
+        self.tables = Tables(host, family)
+        self._programs: dict[tuple[bool, str | None], Node] = {}
+
+    def program(self, *, incoming: bool, out_interface: str | None = None) -> Node:
+        """Ask the rules in their order. What this machine sends counts as come in by lo (LOOPBACK_IFINDEX)."""
+        key = incoming, out_interface
+        if key not in self._programs:
+            found = self._end(NO_ROUTE)
+            for rule in reversed(self.tables.rules):
+                found = self.ways.then(self._rule(rule, incoming, out_interface), found)
+            self._programs[key] = self.ways.ending(found, {ACCEPTED: GOING})
+        return self._programs[key]
+
+    def _rule(self, rule: RoutingRule, incoming: bool, out_interface: str | None) -> Node:
+        """What a rule leads to; going on is to the next rule."""
+        followed = self._followed(rule, out_interface)
+        if followed is self.ways.going:
+            return followed
+        truths = self.truths
+        nodes = [*self._selectors(rule, incoming, out_interface)]
+        if not rule.is_known:
+            nodes.append(truths.maybe(Cause(Openness.NOT_MODELLED, f"the routing rule of priority {rule.priority}")))
+        matches = truths.all_of(nodes)
+        return self.ways.where(truths.negated(matches) if rule.negated else matches, followed, self.ways.going)
+
+    def _followed(self, rule: RoutingRule, out_interface: str | None) -> Node:
+        if rule.action in FAILURES:
+            return self._end(Found(rule.action, None, FAILURES[rule.action]))
+        if rule.table is None or rule.action is AddressType.THROW:
+            return self.ways.going
+        least = -1 if rule.suppressed_prefix_length is None else rule.suppressed_prefix_length
+        return self.table(rule.table, out_interface, least)
+
+    def table(self, table: int, out_interface: str | None = None, least: int = -1) -> Node:
+        """The routes of a table, by destination: they change where a network begins or ends."""
+        starts = {0}
+        for length, by_network in self.tables.tables.get(table, {}).items():
+            for network in by_network:
+                starts.update((network, network + (1 << self.bits - length)))
+        starts.discard(1 << self.bits)
+        ordered = sorted(starts)
+        children = []
+        for start in ordered:
+            found, causes = self.tables.search(table, Query(start, out_interface=out_interface), least)
+            ends = [self.ways.going if each is None else self._end(each) for each in found]
+            node = ends[0]
+            for end in ends[1:]:
+                node = self.ways.either(node, end, doubts(causes))
+            children.append(node)
+        return self.ways.diagrams.node(self.layout.dim(Field.DESTINATION), ordered[1:], children)
+
+    def _end(self, found: Found) -> Node:
+        """A route is taken."""
+        if found.device is None:
+            return self.ways.stopped(Kind.DROP, RoutingDecider(found.words))
+        changes: dict[int, Substitute] = {
+            self.layout.route: number_of(found.device),
+            self.layout.route_type: found.type.value,
+        }
+        return self.ways.end(ACCEPTED, changes)
+
+    def _selectors(self, rule: RoutingRule, incoming: bool, out_interface: str | None) -> Iterator[Node]:
+        truths = self.truths
+        if rule.in_interface is not None:
+            if incoming:
+                yield truths.within({self.layout.dim(Field.IN_INTERFACE): exactly(rule.in_interface)})
+            else:
+                yield truths.yes if rule.in_interface == LOOPBACK_DEVICE else truths.no
+        if rule.out_interface is not None:
+            yield truths.yes if rule.out_interface == out_interface else truths.no
+        for field, network in ((Field.SOURCE, rule.source), (Field.DESTINATION, rule.destination)):
+            if network is not None:
+                yield truths.node(Test(field, _numbers(network)))
+        if rule.mark is not None:
+            wanted = rule.mark & rule.mask
+            yield truths.node(Test(Field.MARK, ((wanted, wanted),), rule.mask))
+        if rule.uids is not None:
+            by_root = rule.uids[0] == 0
+            if incoming or self.bits == 32:  # Asked as root's (flowi4_uid is not set).
+                yield truths.yes if by_root else truths.no
+            else:
+                yield truths.node(Test(Field.UID, (rule.uids,), if_absent=by_root))
+        if rule.protocol is not None:
+            yield truths.node(Test(Field.PROTOCOL, ((rule.protocol, rule.protocol),)))
+        if rule.tos is not None:
+            yield truths.node(Test(Field.TOS, ((rule.tos, rule.tos),), 0xFC if rule.tos & 0xE0 else 0x1C))
+        for field, ports in ((Field.SPORT, rule.sports), (Field.DPORT, rule.dports)):
+            if ports is not None:
+                yield truths.node(Test(field, (ports,)))
+
+
+def _numbers(network: Network) -> Intervals:
+    return ((int(network.network_address), int(network.broadcast_address)),)

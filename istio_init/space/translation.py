@@ -1,0 +1,242 @@
+"""What nat and TPROXY make of packets, as programs (nf_nat_core.c, nf_nat_redirect.c, nft_tproxy.c)."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import CtState, CtStatus, Field
+from istio_init.netfilter.intervals import difference, size, union
+from istio_init.netfilter.names import exactly
+from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
+from istio_init.space.diagram import Moved, Unknown
+from istio_init.space.layout import NO_SOCKET, together
+from istio_init.space.truth import PORTED
+from istio_init.space.ways import ACCEPTED, GOING, Delivery, doubts
+from istio_init.trace.result import Kind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.netfilter.host import Host, Link
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.netfilter.rules import Nat, Tproxy
+    from istio_init.space.diagram import Node, Substitute
+    from istio_init.space.layout import Region
+    from istio_init.space.surroundings import Surroundings
+    from istio_init.space.truth import Truths
+    from istio_init.space.ways import RuleDecider, Ways
+
+    Choice = tuple[Region, Substitute | None]
+    """Where a field gets which value; None is dropped."""
+
+LOOPBACK = {Family.IPV4: 0x7F000001, Family.IPV6: 1}
+"""Where REDIRECT sends an outbound packet: 127.0.0.1, ::1 (nf_nat_redirect)."""
+
+FEW = 16
+"""Of so many addresses or ports that a translation may choose each is followed."""
+
+LINK_LOCAL = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+DESTINATION_KINDS = frozenset([NatKind.DNAT, NatKind.REDIRECT])
+
+
+class Translation:
+    """Makes programs of nat and TPROXY statements."""
+
+    def __init__(self, ways: Ways, truths: Truths, host: Host, surroundings: Surroundings) -> None:
+        self.ways = ways
+        self.truths = truths
+        self.layout = truths.layout
+        self.host = host
+        self.surroundings = surroundings
+
+    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook) -> Node:
+        """Translate the connection, and accept."""
+        layout, ways = self.layout, self.ways
+        is_destination = nat.kind in DESTINATION_KINDS
+        fields = (Field.DESTINATION, Field.DPORT) if is_destination else (Field.SOURCE, Field.SPORT)
+        dims = layout.dim(fields[0]), layout.dim(fields[1])
+        programs = []
+        for where, number in self._addresses(nat, hook, dims[0]):
+            if number is None:
+                programs.append((where, ways.stopped(Kind.DROP, decider)))
+                continue
+            for here, port in self._ports(nat, dims[1], is_destination):
+                programs.append(({**where, **here}, self._several(nat, decider, dims, (number, port))))
+        return ways.apart(ways.where(self.truths.within(region), done, ways.nothing) for region, done in programs)
+
+    def _several(
+        self, nat: Nat, decider: RuleDecider, dims: tuple[int, int], new: tuple[Substitute, Substitute]
+    ) -> Node:
+        """A choice of few addresses or ports is followed for each of them; of many ports nobody can tell."""
+        if nat.kind not in DESTINATION_KINDS:
+            return self._mapped(nat, decider, dims, new)
+        found = [self._mapped(nat, decider, dims, each) for each in product(_few(new[0]), _few(new[1]))]
+        port = new[1]
+        if isinstance(port, Unknown) and port in _few(port):
+            assert isinstance(port.why, Cause)
+            return self.ways.stopped(Kind.UNKNOWN, decider, port.why)
+        done = found[0]
+        why = doubts([each.why for each in new if isinstance(each, Unknown) and isinstance(each.why, Cause)], decider)
+        for other in found[1:]:
+            done = self.ways.either(done, other, why)
+        return done
+
+    def _mapped(
+        self, nat: Nat, decider: RuleDecider, dims: tuple[int, int], new: tuple[Substitute, Substitute]
+    ) -> Node:
+        """The way of packets that get an address and a port; the connection knows if that is something new."""
+        layout, ways = self.layout, self.ways
+        is_destination = nat.kind in DESTINATION_KINDS
+        kept: dict[int, Substitute] = {layout.destination_done if is_destination else layout.source_done: 1}
+        changes = {**kept, **self._remembered(is_destination, *new)}
+        changes.update((dim, value) for dim, value in zip(dims, new, strict=True) if value != Moved(dim))
+        if nat.kind is NatKind.REDIRECT:
+            delivery = Delivery(Kind.REDIRECT, decider, *new)
+            same, changed = ways.end(ACCEPTED, kept, delivery), ways.end(ACCEPTED, changes, delivery)
+        elif is_destination:
+            same = ways.end(ACCEPTED, kept, passed=decider)
+            changed = ways.end(ACCEPTED, changes, Delivery(Kind.DNAT, decider, *new))
+        else:
+            same, changed = ways.end(ACCEPTED, kept), ways.end(ACCEPTED, changes)
+        if any(isinstance(value, Unknown) for value in new):
+            return changed
+        region: Region = {
+            dim: ((value, value),) for dim, value in zip(dims, new, strict=True) if isinstance(value, int)
+        }
+        if not region:
+            return same if new == (Moved(dims[0]), Moved(dims[1])) else changed
+        return self.truths.choice(region, same, changed)
+
+    def _remembered(self, is_destination: bool, address: Substitute, port: Substitute) -> dict[int, Substitute]:
+        """What the connection knows of its translation."""
+        layout = self.layout
+        state, status = (CtState.DNAT, CtStatus.DNAT) if is_destination else (CtState.SNAT, CtStatus.SNAT)
+        found: dict[int, Substitute] = {}
+        for field, bit in ((Field.CT_STATE, int(state)), (Field.CT_STATUS, int(status))):
+            for group in layout.groups[field]:
+                if group.mask == bit:
+                    found[group.dim] = together(bit, bit)
+        fields = (Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
+        if not is_destination:
+            fields = (Field.CT_REPLY_DESTINATION, Field.CT_REPLY_DPORT)
+        return {**found, layout.dim(fields[0]): address, layout.dim(fields[1]): port}
+
+    def _addresses(self, nat: Nat, hook: Hook, dim: int) -> Iterable[Choice]:
+        if nat.kind is NatKind.REDIRECT:
+            if hook is Hook.OUTPUT:
+                return [({}, LOOPBACK[self.layout.family])]
+            return self._incoming(dim)
+        if nat.kind is NatKind.MASQUERADE:
+            return self._leaving()
+        if nat.cause is not None:
+            return [({}, Unknown(nat.cause))]
+        if nat.addresses is None:
+            return [({}, Moved(dim))]
+        low, high = nat.addresses
+        if nat.netmap:
+            return self._netmap(low, high, dim)
+        if low == high:
+            return [({}, low)]
+        one_of = Unknown(_chosen("address"), ((low, high),))
+        if nat.kind is NatKind.SNAT and not nat.random:
+            inside = ((low, high),)
+            return [({dim: inside}, Moved(dim)), ({dim: self._rest(dim, inside)}, one_of)]
+        return [({}, one_of)]
+
+    def _netmap(self, low: int, high: int, dim: int) -> Iterable[Choice]:
+        """The host's bits stay: of the network itself all of it, of others one of its addresses."""
+        inside = ((low, high),)
+        cause = Cause(Openness.NOT_MODELLED, "which address of a whole network it gets")
+        return [({dim: inside}, Moved(dim)), ({dim: self._rest(dim, inside)}, Unknown(cause, inside))]
+
+    def _incoming(self, dim: int) -> Iterator[Choice]:
+        """REDIRECT gives what comes in the first address of its interface (nf_nat_redirect_ipv4)."""
+        links = self.host.links
+        if not any(link.addresses for link in links):
+            yield {}, Moved(dim)
+            return
+        interface = self.layout.dim(Field.IN_INTERFACE)
+        for link in links:
+            here: Region = {interface: exactly(link.name)}
+            addresses = self._addresses_of(link)
+            if self.layout.family is Family.IPV6:
+                near = [each for each in addresses if LINK_LOCAL[0][0] <= each <= LINK_LOCAL[0][1]]
+                yield {**here, dim: LINK_LOCAL}, near[0] if near else None
+                here = {**here, dim: self._rest(dim, LINK_LOCAL)}
+            yield here, addresses[0] if addresses else None
+        cause = Cause(Openness.NOT_GIVEN, "the addresses of the incoming interface")
+        yield {interface: self._others(interface)}, Unknown(cause)
+
+    def _leaving(self) -> Iterator[Choice]:
+        """MASQUERADE gives what leaves an address of its interface (nf_nat_masquerade_ipv4)."""
+        interface = self.layout.dim(Field.OUT_INTERFACE)
+        cause = Cause(Openness.NOT_GIVEN, "the address of the outgoing interface")
+        for link in self.host.links:
+            found = self._addresses_of(link)
+            several = union([((each, each),) for each in found])
+            value = found[0] if len(found) == 1 else Unknown(cause, several or None)
+            yield {interface: exactly(link.name)}, value
+        yield {interface: self._others(interface)}, Unknown(cause)
+
+    def _addresses_of(self, link: Link) -> list[int]:
+        version = 4 if self.layout.family is Family.IPV4 else 6
+        return [int(each) for each in link.addresses if each.version == version]
+
+    def _others(self, interface: int) -> Intervals:
+        """The names of no interface that is known."""
+        return self._rest(interface, union([exactly(link.name) for link in self.host.links]))
+
+    def _rest(self, dim: int, within: Intervals) -> Intervals:
+        return difference(((0, self.layout.sizes[dim] - 1),), within)
+
+    def _ports(self, nat: Nat, dim: int, is_destination: bool) -> Iterator[tuple[Region, Substitute]]:
+        """A destination's new port is the first of the range, a source's any, unless the old one is within."""
+        if nat.ports is None:
+            yield {}, Moved(dim)
+            return
+        protocol = self.layout.dim(Field.PROTOCOL)
+        yield {protocol: self._rest(protocol, PORTED)}, Moved(dim)
+        low, high = nat.ports
+        inside = ((low, high),)
+        one_of = Unknown(_chosen("port"), inside)
+        if low == high:
+            yield {protocol: PORTED}, low
+        elif nat.random:
+            yield {protocol: PORTED}, one_of
+        else:
+            yield {protocol: PORTED, dim: inside}, Moved(dim)
+            yield {protocol: PORTED, dim: self._rest(dim, inside)}, low if is_destination else one_of
+
+    def tproxy(self, tproxy: Tproxy, rest: Node, decider: RuleDecider) -> Node:
+        """Give packets a transparent socket, and go on: iptables accepts."""
+        ways, layout = self.ways, self.layout
+        changes: dict[int, Substitute] = {}
+        for group in layout.groups[Field.MARK]:
+            value = together(tproxy.mark, group.mask)
+            if group.mask & tproxy.mask:
+                changes[group.dim] = value
+            elif value:
+                changes[group.dim] = Moved(group.dim, value)
+        somebody = Cause(Openness.NOT_GIVEN, "the owner of the socket that takes the packet")
+        for field in (Field.UID, Field.GID):
+            changes[layout.dim(field)] = Unknown(somebody, ((0, NO_SOCKET - 1),))
+        port = tproxy.port if tproxy.port is not None else Moved(layout.dim(Field.DPORT))
+        delivery = Delivery(Kind.TPROXY, decider, tproxy.address, port)
+        taken = ways.end(ACCEPTED if tproxy.drops else GOING, changes, delivery)
+        if not tproxy.drops:
+            taken = ways.then(taken, rest)
+        missed = ways.stopped(Kind.DROP, decider) if tproxy.drops else ways.going
+        return ways.where(self.surroundings.transparent(tproxy), taken, missed)
+
+
+def _few(value: Substitute) -> list[Substitute]:
+    """The numbers that a value can be, where those are few; else the value itself."""
+    if not isinstance(value, Unknown) or value.within is None or size(value.within) > FEW:
+        return [value]
+    return [number for low, high in value.within for number in range(low, high + 1)]
+
+
+def _chosen(what: str) -> Cause:
+    return Cause(Openness.OPEN, f"which {what} of several is chosen")

@@ -1,0 +1,282 @@
+"""Conditions as diagrams: where they hold, where they do not, and where nobody can tell."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.intervals import contains, difference, intersection, union
+from istio_init.netfilter.rules import AnyOf, Cause, Lookup, Never, Openness, Test, Undecided
+from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TEMPLATE, TRACKED, Layout, Region
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.netfilter.rules import Box, Condition, Key
+    from istio_init.space.diagram import Diagrams, Node
+
+    Derived = Callable[[Field], "Node"]
+
+TCP, PORTED, ICMP = 6, ((6, 6), (17, 17), (33, 33), (132, 132), (136, 136)), ((1, 1), (58, 58))
+"""Protocols with ports (linux/netfilter/xt_multiport), and those with types."""
+
+SYN = 2
+IPV4_NUMBER, IPV6_NUMBER = 2, 10
+
+OF_CONNECTIONS = frozenset(
+    [Field.CT_STATUS, Field.CT_MARK, Field.CT_ZONE, Field.CT_DIRECTION, Field.CT_PROTOCOL, *ORIGINAL, *REPLY]
+)
+WITH_PORTS = frozenset(
+    [Field.SPORT, Field.DPORT, Field.CT_ORIG_SPORT, Field.CT_ORIG_DPORT, Field.CT_REPLY_SPORT, Field.CT_REPLY_DPORT]
+)
+NOT_SAID = frozenset([Field.LENGTH, Field.TTL, Field.ICMP_TYPE, Field.ICMP_CODE])
+"""Facts of a packet of which the map says nothing."""
+
+
+class Maybe(Value):
+    """Nobody can tell, for these causes."""
+
+    causes: frozenset[Cause]
+
+
+class Truths:
+    """Makes diagrams of conditions. Their leaves are True, False and `Maybe`.
+
+    ``derived`` gives a diagram of what the kernel works out from a packet and its surroundings, its leaves the field's
+    number, or a `Cause` where it cannot be told.
+    """
+
+    def __init__(self, diagrams: Diagrams, layout: Layout, derived: Derived) -> None:
+        self.diagrams = diagrams
+        self.layout = layout
+        self.derived = derived
+        self.yes = diagrams.leaf(True)
+        self.no = diagrams.leaf(False)
+
+    def node(self, condition: Condition) -> Node:
+        """Where a condition holds."""
+        match condition:
+            case Test():
+                region = self.region(condition)
+                return self._test(condition) if region is None else self.within(region)
+            case Lookup():
+                return self._lookup(condition)
+            case AnyOf(options, negated):
+                found = self.any_of([self.all_of([self.node(each) for each in option]) for option in options])
+                return self.negated(found) if negated else found
+            case Never():
+                return self.no
+            case Undecided(cause):
+                return self.maybe(cause)
+
+    def region(self, condition: Condition) -> Region | None:
+        """The one region where a condition holds for certain, and outside of which it does not; None if it is none."""
+        match condition:
+            case Test(field, within, mask, negated, if_absent):
+                return self._region(field, within, mask, negated, if_absent)
+            case Lookup((key,), elements, negated, if_absent) if elements.is_complete:
+                within = union(within for (within,) in elements.boxes)
+                return self._region(key.field, within, key.mask, negated, if_absent)
+            case _:
+                return None
+
+    def within(self, region: Region) -> Node:
+        """True in a region."""
+        return self.choice(region, self.yes, self.no)
+
+    def choice(self, region: Region, yes: Node, no: Node) -> Node:
+        """One leaf in a region, another one outside of it."""
+        if not all(region.values()):
+            return no
+        for dim in sorted(region, reverse=True):
+            yes = self.diagrams.test(dim, region[dim], yes, no)
+        return yes
+
+    def maybe(self, *causes: Cause) -> Node:
+        """Nobody can tell."""
+        return self.diagrams.leaf(Maybe(frozenset(causes)))
+
+    def all_of(self, nodes: list[Node]) -> Node:
+        """Where all hold."""
+        return self.diagrams.joined([self.yes, *nodes], self._both)
+
+    def any_of(self, nodes: list[Node]) -> Node:
+        """Where any holds."""
+        return self.diagrams.joined([self.no, *nodes], self._either)
+
+    def negated(self, node: Node) -> Node:
+        """Where it does not hold."""
+        opposite = {True: self.no, False: self.yes}
+        return self.diagrams.mapped(
+            node, lambda value: self.diagrams.leaf(value) if isinstance(value, Maybe) else opposite[value]
+        )
+
+    def _both(self, one: Node, other: Node) -> Node | None:
+        if one is self.no or other is self.no:
+            return self.no
+        if one is self.yes or one is other:
+            return other
+        if other is self.yes:
+            return one
+        return self._maybes(one, other)
+
+    def _either(self, one: Node, other: Node) -> Node | None:
+        if one is self.yes or other is self.yes:
+            return self.yes
+        if one is self.no or one is other:
+            return other
+        if other is self.no:
+            return one
+        return self._maybes(one, other)
+
+    def _maybes(self, one: Node, other: Node) -> Node | None:
+        if one.children or other.children:
+            return None
+        return self.diagrams.leaf(Maybe(one.value.causes | other.value.causes))
+
+    def _presence(self, field: Field) -> Region:
+        """Where a packet has a field."""
+        layout = self.layout
+        found: Region = {}
+        if field in OF_CONNECTIONS:
+            found[layout.track] = ((TEMPLATE, TRACKED),)
+        if field in WITH_PORTS:
+            found[layout.dim(Field.PROTOCOL)] = PORTED
+        if field in (Field.UID, Field.GID):
+            found[layout.dim(Field.UID)] = ((0, NO_SOCKET - 1),)
+        if field is Field.TCP_FLAGS:
+            found[layout.dim(Field.PROTOCOL)] = ((TCP, TCP),)
+        if field in (Field.ICMP_TYPE, Field.ICMP_CODE):
+            found[layout.dim(Field.PROTOCOL)] = ICMP
+        return found
+
+    def _constant(self, field: Field) -> int | None:
+        """The number that a field has for every packet."""
+        if field is Field.NFPROTO:
+            return IPV4_NUMBER if self.layout.family is Family.IPV4 else IPV6_NUMBER
+        return {Field.TCP_FLAGS: SYN, Field.CT_DIRECTION: 0}.get(field)
+
+    def _values(self, field: Field, within: Intervals, mask: int | None) -> list[Region] | None:
+        """Disjoint regions where a field that the packet has lies within intervals; None where it cannot be said so."""
+        constant = self._constant(field)
+        if constant is not None:
+            holds = contains(within, constant if mask is None else constant & mask)
+            return [{}] if holds else []
+        if field is Field.SOCKET:
+            held = [number for number in (0, 1) if contains(within, number if mask is None else number & mask)]
+            uids = union([((NO_SOCKET, NO_SOCKET),) if number == 0 else ((0, NO_SOCKET - 1),) for number in held])
+            return [{self.layout.dim(Field.UID): uids}]
+        field = Field.PROTOCOL if field is Field.CT_PROTOCOL else field
+        return self.layout.regions(field, mask, within) if field in self.layout.groups else None
+
+    def _region(
+        self, field: Field, within: Intervals, mask: int | None, negated: bool, if_absent: bool
+    ) -> Region | None:
+        regions = self._values(field, within, mask)
+        if regions is None or len(regions) > 1:
+            return None
+        region: Region | None = regions[0] if regions else None
+        if negated:
+            region = self._outside(region)
+            if region is _SEVERAL:
+                return None
+        presence = self._presence(field)
+        if not presence:
+            return _NOWHERE if region is None else region
+        if not if_absent:
+            return _NOWHERE if region is None else meeting(region, presence)
+        [(dim, present), *more] = presence.items()
+        if more or (region is not None and region.keys() - {dim}):
+            return None
+        inside = () if region is None else intersection(region.get(dim, self._whole(dim)), present)
+        return {dim: union([inside, difference(self._whole(dim), present)])}
+
+    def _outside(self, region: Region | None) -> Region | None:
+        """All but a region, where that is one: None is nowhere."""
+        if region is None:
+            return {}
+        if len(region) > 1:
+            return _SEVERAL
+        for dim, within in region.items():
+            rest = difference(self._whole(dim), within)
+            return {dim: rest} if rest else None
+        return None
+
+    def _whole(self, dim: int) -> Intervals:
+        return ((0, self.layout.sizes[dim] - 1),)
+
+    def _test(self, test: Test) -> Node:
+        """A test whose packets are no single region."""
+        field, within, mask = test.field, test.within, test.mask
+        found = self._value(field, within, mask)
+        if test.negated:
+            found = self.negated(found)
+        return self._where_present([field], found, test.if_absent)
+
+    def _value(self, field: Field, within: Intervals, mask: int | None) -> Node:
+        """Whether a field that the packet has lies within intervals."""
+        regions = self._values(field, within, mask)
+        if regions is not None:
+            return self.any_of([self.within(region) for region in regions])
+        if field in NOT_SAID:
+            return self.maybe(Cause(Openness.NOT_GIVEN, field.value))
+        if field in self.layout.groups:
+            return self.maybe(Cause(Openness.NOT_MODELLED, f"{field.value} under a mask"))
+
+        def answer(number: int | Cause) -> Node:
+            if isinstance(number, Cause):
+                return self.maybe(number)
+            return self.yes if contains(within, number if mask is None else number & mask) else self.no
+
+        return self.diagrams.mapped(self.derived(field), answer)
+
+    def _where_present(self, fields: Iterable[Field], present: Node, if_absent: bool) -> Node:
+        guards = [self.within(self._presence(field)) for field in dict.fromkeys(fields)]
+        guard = self.all_of(guards)
+        if not if_absent:
+            return self.all_of([guard, present])
+        return self.any_of([self.negated(guard), present])
+
+    def _lookup(self, lookup: Lookup) -> Node:
+        region = self.region(lookup)
+        if region is not None:
+            return self.within(region)
+        if not lookup.elements.is_complete:
+            return self.maybe(Cause(Openness.NOT_GIVEN, f"the elements of {lookup.elements.name}"))
+        found = self.any_of([self.box(lookup.keys, box) for box in lookup.elements.boxes])
+        if lookup.negated:
+            found = self.negated(found)
+        return self._where_present([key.field for key in lookup.keys], found, lookup.if_absent)
+
+    def box(self, keys: tuple[Key, ...], box: Box) -> Node:
+        """Whether the keys, which the packet has, lie in a box."""
+        parts = [self._values(key.field, within, key.mask) for key, within in zip(keys, box, strict=True)]
+        if all(part is not None for part in parts):
+            regions = [meeting(*found) for found in product(*[part for part in parts if part is not None])]
+            return self.any_of([self.within(region) for region in regions])
+        return self.all_of([self._value(key.field, within, key.mask) for key, within in zip(keys, box, strict=True)])
+
+    def present(self, keys: tuple[Key, ...]) -> Node:
+        """Whether the packet has the keys."""
+        return self._where_present([key.field for key in keys], self.yes, False)
+
+    def boxed(self, keys: tuple[Key, ...], box: Box) -> Node:
+        """Whether the packet has the keys, and they lie in a box."""
+        return self._where_present([key.field for key in keys], self.box(keys, box), False)
+
+
+_NOWHERE: Region = {Layout.track: ()}
+_SEVERAL: Region = {}
+
+
+def meeting(*regions: Region) -> Region:
+    """What regions have in common."""
+    found: Region = {}
+    for region in regions:
+        for dim, within in region.items():
+            found[dim] = intersection(found[dim], within) if dim in found else within
+    return found
