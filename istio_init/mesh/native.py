@@ -16,16 +16,19 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
+    from collections.abc import Iterator, Mapping
 
+    from istio_init.dialects.nft import ruleset as nft
+    from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.dialects.role import Role
 
 SIDECAR = "istio-proxy-"
 AMBIENT = "istio-ambient-"
 """How the names of Istio's own tables begin; the rest is ``nat``, ``mangle`` or ``raw``."""
 
-_FAMILIES = {"ip": (Family.IPV4,), "ip6": (Family.IPV6,), "inet": tuple(Family)}
+FAMILY = "inet"
+"""The family of those tables, which is both."""
+
 _RENAMED = {"istio-prerouting": "ISTIO_PRERT"}
 
 
@@ -42,22 +45,25 @@ class Raised:
     """Rules of native tables as iptables would write them. Read-only by convention.
 
     ``rules`` has both families, as a rule without an address holds for both; ``captured`` has those that the
-    configuration asked for: IPv6 where a rule names an IPv6 address.
+    configuration asked for: IPv6 where a rule names an IPv6 address. ``unread`` are the rules that hold what iptables
+    has no word for, ``in_doubt`` the tables of which nobody can tell whether they are dormant.
     """
 
-    __slots__ = ("captured", "rules", "spots", "unread")
+    __slots__ = ("captured", "in_doubt", "rules", "spots", "unread")
 
     def __init__(
         self,
         rules: Mapping[Family, RuleSet],
         spots: Mapping[tuple[Family, Table, str, int], Spot],
-        unread: tuple[Spot, ...],
+        unread: tuple[Spot, ...] = (),
+        in_doubt: tuple[str, ...] = (),
         *,
         ipv6: bool,
     ) -> None:
         self.rules = rules
         self.spots = spots
         self.unread = unread
+        self.in_doubt = in_doubt
         self.captured = {family: each for family, each in rules.items() if ipv6 or family is Family.IPV4}
 
     def roles(self) -> dict[Spot, Role | None]:
@@ -70,79 +76,55 @@ class Raised:
         return found
 
 
-def raised(items: Iterable[Mapping[str, Any]], prefix: str = SIDECAR) -> Raised | None:
-    """The rules of the tables whose names begin with a prefix; None where there is no such table.
+def raised(ruleset: Ruleset, prefix: str = SIDECAR) -> Raised | None:
+    """The rules of the tables whose names begin with a prefix; None where there is no such table in force."""
+    known = {f"{prefix}{table.value}": table for table in Table}
+    found = [
+        (known[table.name], table)
+        for table in ruleset.tables
+        if table.name in known and table.family == FAMILY and table.is_dormant is not True
+    ]
+    raising = _Raising()
+    for kind, table in found:
+        raising.add(kind, table)
+    in_doubt = tuple(table.name for _, table in found if table.is_dormant is None)
+    return raising.raised(in_doubt) if found else None
 
-    ``items`` are what ``nft -j list ruleset`` has under ``nftables``.
-    """
-    collected = _Collected(prefix)
-    for item in items:
-        collected.add(*next(iter(item.items())))
-    return collected.raised() if collected.tables else None
 
-
-class _Collected:
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.tables: dict[tuple[str, str], Table] = {}
+class _Raising:
+    def __init__(self) -> None:
         self.chains: dict[Family, dict[Table, dict[str, Chain]]] = {}
-        self.entries: dict[tuple[Family, Table, str], list[tuple[Entry, Spot]]] = {}
-        self.numbers: dict[tuple[str, str, str], int] = {}
+        self.spots: dict[tuple[Family, Table, str, int], Spot] = {}
         self.unread: list[Spot] = []
         self.ipv6 = False
 
-    def add(self, kind: str, content: Mapping[str, Any]) -> None:
-        if kind == "table":
-            self._table(content)
-        elif kind in ("chain", "rule"):
-            table = self.tables.get((content["family"], content["table"]))
-            if table is not None:
-                (self._chain if kind == "chain" else self._rule)(table, content)
+    def add(self, kind: Table, table: nft.Table) -> None:
+        for chain in table.chains:
+            name = chain_name(kind, chain.name)
+            entries: dict[Family, list[Entry]] = {family: [] for family in Family}
+            for number, rule in enumerate(chain.rules, 1):
+                spot = Spot(table.family, table.name, chain.name, number)
+                for family, entry in self._entries(kind, spot, rule):
+                    entries[family].append(entry)
+                    self.spots[family, kind, name, len(entries[family])] = spot
+            policy = chain.policy.upper() if chain.policy else None
+            for family, found in entries.items():
+                self.chains.setdefault(family, {}).setdefault(kind, {})[name] = Chain(name, tuple(found), policy)
 
-    def _table(self, content: Mapping[str, Any]) -> None:
-        name, family = content["name"], content["family"]
-        known = {f"{self.prefix}{table.value}": table for table in Table}
-        if name in known and family in _FAMILIES and "dormant" not in content.get("flags", ()):
-            self.tables[family, name] = known[name]
-
-    def _chain(self, table: Table, content: Mapping[str, Any]) -> None:
-        name = chain_name(table, content["name"])
-        policy = content["policy"].upper() if "policy" in content else None
-        for family in _FAMILIES[content["family"]]:
-            self.chains.setdefault(family, {}).setdefault(table, {})[name] = Chain(name, policy=policy)
-
-    def _rule(self, table: Table, content: Mapping[str, Any]) -> None:
-        place = (content["family"], content["table"], content["chain"])
-        number = self.numbers[place] = self.numbers.get(place, 0) + 1
-        spot = Spot(*place, number)
-        lifted = lift(content["expr"], _FAMILIES[content["family"]])
+    def _entries(self, kind: Table, spot: Spot, rule: nft.Rule) -> Iterator[tuple[Family, Entry]]:
+        lifted = lift(rule.expressions)
         if not lifted.is_whole:
             self.unread.append(spot)
         self.ipv6 |= lifted.families == (Family.IPV6,)
         target = lifted.rule.target
         if isinstance(target, Jump | Goto):
-            target = type(target)(chain_name(table, target.chain))
-        entry = Entry(lifted.rule.replace(target=target), counters=lifted.counters)
+            target = type(target)(chain_name(kind, target.chain))
         for family in lifted.families:
-            key = (family, table, chain_name(table, content["chain"]))
-            self.entries.setdefault(key, []).append((entry, spot))
+            yield family, Entry(lifted.rule.replace(target=target), counters=lifted.counters)
 
-    def raised(self) -> Raised:
-        rules, spots = {}, {}
-        for family, tables in self.chains.items():
-            filled: dict[Table, dict[str, Chain]] = {}
-            for table, name, chain in _each(tables):
-                found = self.entries.get((family, table, name), [])
-                filled.setdefault(table, {})[name] = chain.replace(entries=tuple([entry for entry, _ in found]))
-                spots.update({(family, table, name, number): spot for number, (_, spot) in enumerate(found, 1)})
-            rules[family] = recognise(RuleSet(family, filled))
-        return Raised(rules, spots, tuple(self.unread), ipv6=self.ipv6)
-
-
-def _each(tables: Mapping[Table, Mapping[str, Chain]]) -> Iterator[tuple[Table, str, Chain]]:
-    for table, chains in tables.items():
-        for name, chain in chains.items():
-            yield table, name, chain
+    def raised(self, in_doubt: tuple[str, ...]) -> Raised:
+        rules = {family: recognise(RuleSet(family, tables)) for family, tables in self.chains.items()}
+        return Raised(rules, self.spots, tuple(self.unread), in_doubt, ipv6=self.ipv6)
 
 
 def chain_name(table: Table, name: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from istio_init.dialects.nft.ruleset import Ruleset, parse
 
 Expression = dict[str, Any]
 
@@ -58,12 +61,14 @@ HOOKS = {"prerouting": "prerouting", "output": "output"}
 PRIORITIES = {"nat": -100, "mangle": -150, "raw": -300}
 
 
-def ruleset(prefix: str, tables: Mapping[str, Mapping[str, Sequence[Sequence[Expression]]]]) -> list[dict[str, Any]]:
+def ruleset(
+    prefix: str, tables: Mapping[str, Mapping[str, Sequence[Sequence[Expression]]]], flags: Any = None
+) -> Ruleset:
     """What ``nft -j list ruleset`` says of tables of family inet."""
     items: list[dict[str, Any]] = [{"metainfo": {"json_schema_version": 1}}]
     for table, chains in tables.items():
         where = {"family": "inet", "table": f"{prefix}{table}"}
-        items.append({"table": {"family": "inet", "name": where["table"]}})
+        items.append({"table": {"family": "inet", "name": where["table"], "flags": flags}})
         for chain in chains:
             base = (
                 {"type": "nat", "hook": chain, "prio": PRIORITIES[table], "policy": "accept"} if chain in HOOKS else {}
@@ -71,4 +76,4 @@ def ruleset(prefix: str, tables: Mapping[str, Mapping[str, Sequence[Sequence[Exp
             items.append({"chain": {**where, "name": chain, **base}})
         for chain, rules in chains.items():
             items += [{"rule": {**where, "chain": chain, "expr": list(rule)}} for rule in rules]
-    return items
+    return parse(json.dumps({"nftables": items}))

@@ -63,7 +63,7 @@ class TestAmbient:
 
     def test_native_rules_are_compared_in_both_families(self) -> None:
         built = {family: recognise(rules) for family, rules in native.ambient_rules(AmbientConfig(ipv6=False)).items()}
-        found = Raised(built, {}, (), ipv6=False)
+        found = Raised(built, {}, ipv6=False)
 
         assert native_ambient_drift(found, AmbientConfig(ipv6=False)).is_equal
         assert {family for family, *_ in told(native_ambient_drift(found, AmbientConfig()))} == {V6}

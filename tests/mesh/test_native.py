@@ -235,10 +235,13 @@ class TestRaised:
 
     @pytest.mark.parametrize("flags", ["dormant", ["dormant"]])
     def test_a_dormant_table_is_not_there(self, flags: object) -> None:
-        items = ruleset(SIDECAR, {"nat": NAT})
-        items[1]["table"]["flags"] = flags
+        assert raised(ruleset(SIDECAR, {"nat": NAT}, flags)) is None
 
-        assert raised(items) is None
+    def test_a_table_with_flags_that_nobody_can_read_is_taken_with_a_doubt(self) -> None:
+        found = raised(ruleset(SIDECAR, {"nat": NAT}, ["\u00e9"]))
+
+        assert found is not None
+        assert found.in_doubt == ("istio-proxy-nat",)
 
     def test_tables_of_others_are_none_of_ours(self) -> None:
         assert raised(ruleset("somebody-", {"nat": NAT})) is None

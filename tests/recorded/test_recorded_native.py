@@ -14,6 +14,7 @@ from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import entry_text, parse_save
+from istio_init.dialects.nft.ruleset import parse
 from istio_init.inspector.infer import infer_native
 from istio_init.inspector.infer_ambient import infer_ambient, infer_ambient_native
 from istio_init.mesh.native import AMBIENT, SIDECAR, raised
@@ -63,7 +64,7 @@ def routing(state: dict[str, Any]) -> LiveRouting:
 def test_native_rules_mean_the_configuration_that_programs_the_iptables_rules_of_the_case(case: Case) -> None:
     state = case["expect"]
     live = routing(state)
-    found = raised(state["nft"], SIDECAR)
+    found = raised(parse(json.dumps({"nftables": state["nft"]})), SIDECAR)
     assert found is not None
     assert found.unread == ()
     assert None not in found.roles().values()
@@ -90,7 +91,7 @@ def test_rules_of_an_ambient_pod_mean_its_configuration(case: Case) -> None:
     state = case["expect"]
     config = AmbientConfig(case["dns"], case["ipv6"], case["ingress"], tuple(case["virtual_interfaces"]))
     if case["backend"] == "native":
-        found = raised(state["nft"], AMBIENT)
+        found = raised(parse(json.dumps({"nftables": state["nft"]})), AMBIENT)
         assert found is not None
         assert None not in found.roles().values()
         inferred = infer_ambient_native(found)
