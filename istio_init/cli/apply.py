@@ -112,7 +112,8 @@ def apply(
     parse_for = cache(lambda root: parse(gathered, FileNames(root)))
 
     def prepare(place: Place) -> tuple[Callable[[Warn], Wanted], tuple[str, ...]]:
-        config, doubts = parse_for(place.root)
+        # A descriptor names the root of a process, and its number another one's after that.
+        config, doubts = parse_for("/") if place.root == "/" else parse(gathered, FileNames(place.root))
         return lambda warn: wanted(config, place, warn), doubts
 
     return program_each("apply", openers(pids, netns), prepare, how, form=form, verbose=verbose)

@@ -7,7 +7,7 @@ from istio_init.mesh.meaning import Meaning, Note, resolve
 from istio_init.mesh.policy import sidecar
 from istio_init.stores.programmer import Wanted
 from istio_init.system import netlink
-from istio_init.system.resolv import name_servers
+from istio_init.system.resolv import MOST, name_servers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
     """
     addresses = [each.address for each in netlink.addresses()]
     servers = name_servers(place.resolv_conf, place.root) if config.redirect_dns else ()
+    if len(servers) == MOST:
+        warn(f"{place.resolv_conf} names {MOST} servers or more: DNS capture knows the first {MOST}")
     meaning = resolve(config, addresses, servers)
     if Note.NO_ADDRESS in meaning.notes:
         found = ", ".join(map(str, addresses)) or "none"

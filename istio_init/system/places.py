@@ -1,7 +1,7 @@
 """Network namespaces as users name them: by a process, a name, or a path, or the one that we are in.
 
-A process is pinned by a pidfd and its namespace by a descriptor before anything is decided, so that a reused process
-id can never lead to another pod.
+A process is pinned by a pidfd, and its namespace and its root by descriptors, before anything is decided, so that a
+reused process id can never lead to another pod, nor to another pod's files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Place(Value):
     """A network namespace to work in, and whose files tell its names and name servers.
 
     ``netns`` and ``userns`` are open descriptors; None stands for the namespace that the process is in. ``resolv_conf``
-    is the file of name servers below ``root``, ``own_files`` says that it is ours for want of a better one.
+    is the file of name servers below ``root``, ``own_files`` says that it is ours for want of a better one. The path
+    ``root`` leads through the descriptor ``root_at`` where it is not our own.
     """
 
     label: str
@@ -33,10 +34,11 @@ class Place(Value):
     root: str = "/"
     resolv_conf: str = "/etc/resolv.conf"
     own_files: bool = False
+    root_at: int | None = None
 
     def close(self) -> None:
         """Close the descriptors."""
-        for descriptor in (self.netns, self.userns):
+        for descriptor in (self.netns, self.userns, self.root_at):
             if descriptor is not None:
                 os.close(descriptor)
 
@@ -65,13 +67,20 @@ def of_pid(pid: int) -> Place:
         raise NamespaceError(f"{label}: {error.strerror}") from None
     try:
         netns = _open(f"/proc/{pid}/ns/net", label)
-        if select.select([pidfd], [], [], 0)[0]:
+        try:
+            root = _open(f"/proc/{pid}/root", label, os.O_PATH | os.O_DIRECTORY)
+        except BaseException:
             os.close(netns)
+            raise
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if poll.poll(0):
+            os.close(netns)
+            os.close(root)
             raise gone
     finally:
         os.close(pidfd)
-    root = f"/proc/{pid}/root"
-    return Place(label, netns, _foreign_userns(netns), root)
+    return Place(label, netns, _foreign_userns(netns), f"/proc/self/fd/{root}", root_at=root)
 
 
 def of_netns(name: str) -> Place:
@@ -97,9 +106,9 @@ def of_netns(name: str) -> Place:
     return Place(label, netns, _foreign_userns(netns), "/", resolv, own_files=not named)
 
 
-def _open(path: str, label: str) -> int:
+def _open(path: str, label: str, flags: int = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, flags | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         fix = "list them with: ip netns list" if "/proc/" not in path else None
         raise NamespaceError(f"{label}: {path} does not exist", fix=fix) from None

@@ -1,0 +1,87 @@
+"""No command goes below a pod's root for anything but the files that it names, and executes nothing there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from support.command import PROGRAM, Result, execute, istio_init
+
+from istio_init.testing.pods import Pod
+
+from .test_files import SERVER, process_with_root
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+NAMED = {"/etc/resolv.conf", "/etc/passwd", "/etc/group"}
+CONSOLE = str(Path(sys.executable).parent / "istio-iptables")
+BENEATH = re.compile(r'openat2\(\d+<([^>]*)>, "([^"]*)"')
+EXECUTED = re.compile(r'exec\w+\([^"]*"([^"]*)"')
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The root of a container that holds programs, modules and libraries of its own."""
+    made = tmp_path / "pods-root"
+    for directory in ("etc", "usr/sbin", "usr/lib", "sbin", "proc"):
+        (made / directory).mkdir(parents=True)
+    (made / "etc" / "resolv.conf").write_text(f"nameserver {SERVER}\n")
+    (made / "etc" / "passwd").write_text("envoy:x:1337:1337::/:\n")
+    (made / "etc" / "group").write_text("envoy:x:1337:\n")
+    for name in ("iptables-nft-save", "iptables-nft-restore", "iptables-legacy-save", "nft"):
+        (made / "usr" / "sbin" / name).write_text("#!/bin/sh\n")
+        (made / "usr" / "sbin" / name).chmod(0o755)
+    return made
+
+
+def traced(log: Path, *argv: str) -> Result:
+    return execute("strace", "-ff", "-y", "-s", "4096", "-e", "trace=%file,execveat", "-o", str(log), *argv)
+
+
+COMMANDS = {
+    "apply": ("apply", "--redirect-dns", "--proxy-uid", "envoy", "--proxy-gid", "envoy"),
+    "clean": ("clean",),
+    "explain": ("explain",),
+    "trace": ("trace", "--dst", "1.2.3.4:80"),
+    "verify": ("verify", "--timeout", "1s"),
+    "ps": ("ps",),
+}
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "istio-iptables"])
+def test_only_the_named_files_of_a_pod_are_looked_at(
+    command: str, backend: str, pod: Pod, root: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with process_with_root(root, pod.name) as pid:
+        target = () if command == "ps" else ("--pid", str(pid))
+        if command not in ("apply", "istio-iptables"):
+            istio_init("apply", *target, "--force-iptables-binary", backend) if target else None
+        if command == "istio-iptables":
+            netns = ("--network-namespace", f"/proc/{pid}/ns/net")
+            traced(log, CONSOLE, *netns, "--redirect-dns", "--run-validation", "--force-iptables-binary", backend)
+        else:
+            name, *words = COMMANDS[command]
+            forced = ("--force-iptables-binary", backend) if command in ("apply", "clean") else ()
+            traced(log, *PROGRAM, name, *target, *words, *forced)
+    lines = [line for each in tmp_path.glob("log.*") for line in each.read_text().splitlines()]
+    assert lines
+    below = [line for line in lines if str(root) in line or f"/proc/{pid}/root" in line]
+    looked_at: set[str] = set()
+    for line in below:
+        if found := BENEATH.search(line):
+            assert found[1] == str(root)
+            looked_at.add(found[2])
+            continue
+        assert not EXECUTED.search(line), line
+        # The root itself is held as a descriptor, and a file once found is opened by its descriptor.
+        by_descriptor = '"/proc/self/fd/' in line or "AT_EMPTY_PATH" in line
+        assert "O_PATH|O_DIRECTORY" in line or by_descriptor, line
+    assert looked_at <= NAMED
+    assert (looked_at == NAMED) == (command == "apply")
+    for line in lines:
+        if (executed := EXECUTED.search(line)) and "= 0" in line:
+            assert executed[1].startswith(("/usr/", "/sbin/", "/bin/", sys.prefix, sys.base_prefix)), line
