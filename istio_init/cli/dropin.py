@@ -97,7 +97,7 @@ def _validate(config: Config | None, place: Place, behaviour: Behaviour, log: Lo
 
 def _program(config: Config | None, place: Place, behaviour: Behaviour, log: Log) -> Done:
     aim = NOTHING if config is None else wanted(config, place, log.warn)
-    return program(aim, behaviour.manner)
+    return program(aim, behaviour.manner, warn=log.warn)
 
 
 def _report(done: Done, label: str, behaviour: Behaviour, log: Log) -> None:

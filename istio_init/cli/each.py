@@ -10,13 +10,13 @@ from typing import NamedTuple
 import click
 
 from istio_init.errors import IstioInitError
-from istio_init.wording.plan_text import plan_lines
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
 from istio_init.stores.programmer import Done, Manner, Wanted, program
 from istio_init.system import namespaces
 from istio_init.system.places import Place
 from istio_init.system.workers import spread
+from istio_init.wording.plan_text import plan_lines
 
 Warn = Callable[[str], None]
 Prepare = Callable[[Place], tuple[Callable[[Warn], Wanted], tuple[str, ...]]]
@@ -121,14 +121,7 @@ def _program_one(open_place: Callable[[], Place], prepare: Prepare, manner: Mann
     try:
         wanted, doubts = prepare(place)
         warnings += doubts
-
-        def work() -> tuple[Done, list[str]]:
-            # It may run in a child process, so what it says comes back with its result.
-            said: list[str] = []
-            return program(wanted(said.append), manner, label=place.label), said
-
-        done, said = namespaces.call_in(place, work)
-        warnings += said
-        return done
+        told = warnings.append
+        return namespaces.call_in(place, lambda: program(wanted(told), manner, place.label, told))
     finally:
         place.close()

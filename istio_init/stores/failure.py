@@ -43,7 +43,7 @@ def _refused_line(said: str, text: str) -> str | None:
     words = said.replace(":", " ").split()
     lines = text.split("\n")
     for word, following in pairwise(words):
-        if word == "line" and following.isdigit() and 0 < int(following) <= len(lines):
+        if word == "line" and following.isascii() and following.isdigit() and 0 < int(following) <= len(lines):
             return lines[int(following) - 1]
     return None
 

@@ -16,7 +16,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.rules import Rule, RuleSet
@@ -136,7 +136,9 @@ class _Session:
         routing.put_back(self.before.routing, now.routing)
 
 
-def program(wanted: Wanted, manner: Manner, label: str = "this namespace") -> Done:
+def program(
+    wanted: Wanted, manner: Manner, label: str = "this namespace", warn: Callable[[str], None] | None = None
+) -> Done:
     """Bring the current network namespace to exactly the wanted state, as far as it is ours.
 
     Raises:
@@ -148,7 +150,7 @@ def program(wanted: Wanted, manner: Manner, label: str = "this namespace") -> Do
     if not manner.allow_host:
         namespaces.refuse_host(label)
     _check_ids(wanted.config)
-    turn = namespaces.lock(manner.wait)
+    turn = namespaces.lock(manner.wait, warn)
     try:
         return _program(wanted, manner)
     finally:

@@ -43,6 +43,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOCK_VARIABLE = "XTABLES_LOCKFILE"
 """The one variable of the caller that programs see: where the lock of iptables lies if /run cannot be written to."""
 
+IN_A_POD = 15.0
+"""Seconds at most for a program in a pod's user namespace, whose users may stop it; ten thousand rules take one."""
+
 foreign: Place | None = None
 """The namespace of others in which this process works at the moment; ``namespaces.call_in`` sets it."""
 
@@ -120,7 +123,7 @@ def run(
             started = _confined(path, argv, environment, files, writing=writing)
             pid = started.pid
         try:
-            status = _wait(pid, argv[0], timeout)
+            status = _wait(pid, argv[0], min(timeout, IN_A_POD) if writing and needs_owner() else timeout)
             if started is not None:
                 started.check(path, status)
         finally:
