@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import pairwise
+from typing import NamedTuple
 
 from istio_init.value import Value
 
@@ -50,7 +51,7 @@ class Node:
         return f"Node({self.value!r})" if self.dim == END else f"Node({self.dim}: {len(self.children)} children)"
 
 
-class Moved(Value):
+class Moved(NamedTuple):
     """In place of a dimension's number: that of another dimension, with some bits flipped."""
 
     dim: int

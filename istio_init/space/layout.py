@@ -6,11 +6,11 @@ union of groups. Each group is a dimension of its own, its bits pushed together.
 
 from __future__ import annotations
 
-from istio_init.netfilter.family import MAX_MARK, Family
+from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field, bits_of
 from istio_init.netfilter.intervals import intersection, union
-from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Lookup, Test, Tproxy
 from istio_init.space.diagram import blocks
+from istio_init.space.scan import SPLIT, Scan
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from istio_init.netfilter.intervals import Intervals
-    from istio_init.netfilter.rules import Key, Rule, Statement
+    from istio_init.netfilter.rules import Rule
 
 Region = dict[int, "Intervals"]
 """What lies within intervals in some dimensions; in others anywhere."""
@@ -28,9 +28,6 @@ NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
 
 NO_SOCKET = 2**32 - 1
 """In place of the user of a packet without a socket: the id that nobody can have."""
-
-SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY)
-"""Fields of groups of bits. Both marks have the same groups, as rules copy one into the other."""
 
 BITS_APART = {
     Field.CT_STATE: (CtState.SNAT, CtState.DNAT),
@@ -44,6 +41,9 @@ PORTS_FIRST = (Field.DPORT, Field.DESTINATION, Field.SOURCE, Field.SPORT)
 ADDRESSES_FIRST = (Field.DESTINATION, Field.SOURCE, Field.DPORT, Field.SPORT)
 ORIGINAL = (Field.CT_ORIG_DPORT, Field.CT_ORIG_DESTINATION, Field.CT_ORIG_SOURCE, Field.CT_ORIG_SPORT)
 REPLY = (Field.CT_REPLY_DPORT, Field.CT_REPLY_DESTINATION, Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
+
+SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.PKTTYPE, Field.TOS, Field.PRIORITY, *ORIGINAL, *REPLY)
+"""Fields that the kernel sets for rules alone: where no rule looks at one, nothing is noted of it."""
 
 MOST_SPREAD = 12
 """A mask may leave so many bits open above those that it tests."""
@@ -66,9 +66,18 @@ class Layout:
     route, route_type = 3, 4
     """The interface by which the packet will leave, and the type of the route: rules see it only at the next hook."""
 
-    def __init__(self, family: Family, rules: Iterable[Rule], marks: Iterable[int] = (), *, ports_first: bool) -> None:
+    def __init__(
+        self,
+        family: Family,
+        rules: Iterable[Rule],
+        marks: Iterable[int] = (),
+        *,
+        ports_first: bool = True,
+        routes_by_tos: bool = False,
+    ) -> None:
         self.family = family
-        masks = _masks(rules)
+        scan = Scan(rules)
+        masks = scan.masks
         masks[Field.MARK] |= masks[Field.CT_MARK] | set(marks)
         masks[Field.CT_MARK] = masks[Field.MARK]
         self.sizes = [4, 2, 2, 1 << 128, len(AddressType)]
@@ -78,6 +87,9 @@ class Layout:
         for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
             self._add(field, _groups(self.width(field), masks.get(field) or BITS_APART.get(field, ())))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
+        seen = scan.fields | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        self.unseen = frozenset([group.dim for field in SELDOM if field not in seen for group in self.groups[field]])
+        """Dimensions that nothing asks for."""
 
     def width(self, field: Field) -> int:
         """How many bits a field has."""
@@ -200,50 +212,3 @@ def _groups(width: int, masks: Iterable[int]) -> list[int]:
     for mask in masks:
         groups = [part for group in groups for part in (group & mask, group & ~mask) if part]
     return sorted(groups, reverse=True)
-
-
-def _masks(rules: Iterable[Rule]) -> dict[Field, set[int]]:
-    """The masks under which rules look at fields that are split, or change them."""
-    found: dict[Field, set[int]] = {field: set() for field in SPLIT}
-    for rule in rules:
-        for statement in rule.body:
-            _collect(statement, found)
-    return found
-
-
-def _collect(statement: Statement, found: dict[Field, set[int]]) -> None:
-    match statement:
-        case Test(field, within, mask):
-            if field in found:
-                found[field].update(_tested(within, mask))
-        case AnyOf(options):
-            for condition in (each for option in options for each in option):
-                _collect(condition, found)
-        case Lookup(keys, elements):
-            _collect_keys(keys, elements.boxes, found)
-        case Dispatch(keys, verdicts):
-            _collect_keys(keys, [box for box, _ in verdicts], found)
-        case AssignFrom(field, keys, values):
-            _collect_keys(keys, [box for box, _ in values], found)
-        case Assign(field, parts):
-            for source, mask in parts:
-                if source in found or field in found:
-                    found.get(source, found.get(field, set())).add(mask & MAX_MARK)
-        case Tproxy(_, _, _, mask):
-            found[Field.MARK].add(mask)
-        case _:
-            pass
-
-
-def _collect_keys(keys: tuple[Key, ...], boxes: Iterable[tuple[Intervals, ...]], found: dict[Field, set[int]]) -> None:
-    for place, key in enumerate(keys):
-        if key.field in found:
-            found[key.field].update(mask for box in boxes for mask in _tested(box[place], key.mask))
-
-
-def _tested(within: Intervals, mask: int | None) -> Iterator[int]:
-    """The masks of which a test of intervals is made."""
-    mask = MAX_MARK if mask is None else mask
-    for low, high in within:
-        for _, size in blocks(low, min(high, MAX_MARK) + 1):
-            yield mask & -size

@@ -174,11 +174,13 @@ def _in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout
         for chain in table.chains.values()
         for rule in chain.rules
     ]
-    marks = {each.mask for _, host in sides for each in (host.rules or {}).get(family, ()) if each.mark is not None}
+    routing = [each for _, host in sides for each in (host.rules or {}).get(family, ())]
+    marks = {each.mask for each in routing if each.mark is not None}
+    by_tos = any(each.tos is not None for each in routing)
     try:
-        return made(Layout(family, rules, marks, ports_first=True))
+        return made(Layout(family, rules, marks, routes_by_tos=by_tos))
     except TooManyPieces:
-        return made(Layout(family, rules, marks, ports_first=False))
+        return made(Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=False))
 
 
 def _possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:

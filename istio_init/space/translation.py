@@ -11,7 +11,6 @@ from istio_init.netfilter.names import exactly
 from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
 from istio_init.space.diagram import Moved, Unknown
 from istio_init.space.layout import NO_SOCKET, together
-from istio_init.space.truth import PORTED
 from istio_init.space.ways import ACCEPTED, GOING, Delivery, doubts
 from istio_init.trace.result import Kind
 
@@ -64,6 +63,8 @@ class Translation:
                 continue
             for here, port in self._ports(nat, dims[1], is_destination):
                 programs.append(({**where, **here}, self._several(nat, decider, dims, (number, port))))
+        if len(programs) == 1:
+            return programs[0][1]
         return ways.apart(ways.where(self.truths.within(region), done, ways.nothing) for region, done in programs)
 
     def _several(
@@ -192,22 +193,23 @@ class Translation:
         return difference(((0, self.layout.sizes[dim] - 1),), within)
 
     def _ports(self, nat: Nat, dim: int, is_destination: bool) -> Iterator[tuple[Region, Substitute]]:
-        """A destination's new port is the first of the range, a source's any, unless the old one is within."""
+        """A destination's new port is the first of the range, a source's any, unless the old one is within.
+
+        Rules that give ports test the protocol, so that packets without ports are none of theirs.
+        """
         if nat.ports is None:
             yield {}, Moved(dim)
             return
-        protocol = self.layout.dim(Field.PROTOCOL)
-        yield {protocol: self._rest(protocol, PORTED)}, Moved(dim)
         low, high = nat.ports
         inside = ((low, high),)
         one_of = Unknown(_chosen("port"), inside)
         if low == high:
-            yield {protocol: PORTED}, low
+            yield {}, low
         elif nat.random:
-            yield {protocol: PORTED}, one_of
+            yield {}, one_of
         else:
-            yield {protocol: PORTED, dim: inside}, Moved(dim)
-            yield {protocol: PORTED, dim: self._rest(dim, inside)}, low if is_destination else one_of
+            yield {dim: inside}, Moved(dim)
+            yield {dim: self._rest(dim, inside)}, low if is_destination else one_of
 
     def tproxy(self, tproxy: Tproxy, rest: Node, decider: RuleDecider) -> Node:
         """Give packets a transparent socket, and go on: iptables accepts."""

@@ -5,6 +5,8 @@ It says what packets become of what they began as; at each stage, what the stage
 
 from __future__ import annotations
 
+from functools import partial
+
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field
 from istio_init.netfilter.intervals import union
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from istio_init.space.diagram import Diagrams, Node, Substitute
     from istio_init.space.layout import Layout, Region
     from istio_init.space.routes import Routes
+    from istio_init.space.ways import Ends
 
 LO = number_of("lo")
 BEFORE_ROUTING = frozenset([Hook.PREROUTING, Hook.OUTPUT])
@@ -58,12 +61,13 @@ class Walk:
         self.family = layout.family
         self.direction = direction
         self.diagrams = diagrams
-        self.ways = Ways(diagrams)
+        self.ways = Ways(diagrams, layout.unseen)
         self.surroundings = Surroundings(self.ways, layout, host, layout.family)
         self.truths = Truths(diagrams, layout, self.surroundings.derived)
         self.surroundings.attach(self.truths)
         self.effects = Effects(self.ways, self.truths, Translation(self.ways, self.truths, host, self.surroundings))
         self.programs = Programs(self.ways, self.truths, self.effects)
+        self._routes: dict[bool | None, Node] = {}
         self.tracks = netfilter.tracks_connections(layout.family)
 
     def run(self) -> Node:
@@ -300,22 +304,21 @@ class Walk:
         parts = []
         for begun in entries.values():
             before = dict(next(iter(begun)).changes)
-            parts.append(self._rerouted(before, ways.then(ways.part(first, begun), then), dims))
+            after = ways.then(ways.part(first, begun), then)
+            parts.append(ways.diagrams.grafted(after, partial(self._rerouted, before, dims)))
         return ways.apart(parts)
 
-    def _rerouted(self, before: dict[int, Substitute], after: Node, dims: list[int]) -> Node:
+    def _rerouted(self, before: dict[int, Substitute], dims: list[int], ends: Ends) -> Node:
         """Ask for the route where something has changed since; of an unknown destination nobody can tell it."""
         ways = self.ways
-        groups: dict[tuple[Node, Node], set[Way]] = {}
-        for ends in leaves(after):
-            for way in ends.ways:
-                changed = self._changed(before, dict(way.changes), dims) if way.flow != ENDED else self.truths.no
-                groups.setdefault((changed, self._route(way)), set()).add(way)
-        parts = []
-        for (changed, route), found in groups.items():
-            part = ways.part(after, found)
-            parts.append(part if changed is self.truths.no else ways.where(changed, ways.then(part, route), part))
-        return ways.apart(parts)
+        found = None
+        for way in sorted(ends.ways, key=lambda way: way is not ends.main):
+            node = ways.alone(way)
+            changed = self._changed(before, dict(way.changes), dims) if way.flow != ENDED else self.truths.no
+            if changed is not self.truths.no:
+                node = ways.where(changed, ways.then(node, self._route(way)), node)
+            found = node if found is None else ways.either(found, node, ends.doubts)
+        return found if found is not None else ways.nothing
 
     def _changed(self, before: dict[int, Substitute], after: dict[int, Substitute], dims: list[int]) -> Node:
         """Where any of some dimensions is not what it was, in terms of what packets began as."""
@@ -355,8 +358,13 @@ class Walk:
             decider = RoutingDecider("where it is sent cannot be told")
             return self.ways.stopped(Kind.UNKNOWN, decider, destination.why)
         if self.surroundings.routes is not None:
-            return self._routed(self.surroundings.routes)
-        return self._assumed(way.delivery is not None and way.delivery.kind is Kind.DNAT)
+            if None not in self._routes:
+                self._routes[None] = self._routed(self.surroundings.routes)
+            return self._routes[None]
+        is_translated = way.delivery is not None and way.delivery.kind is Kind.DNAT
+        if is_translated not in self._routes:
+            self._routes[is_translated] = self._assumed(is_translated=is_translated)
+        return self._routes[is_translated]
 
     def _routed(self, routes: Routes) -> Node:
         if self.family is Family.IPV4:
@@ -368,7 +376,7 @@ class Walk:
         where = self.truths.within({self.layout.dim(Field.DESTINATION): link_local})
         return self.ways.where(where, near, routes.program(incoming=False))
 
-    def _assumed(self, is_translated: bool) -> Node:
+    def _assumed(self, *, is_translated: bool) -> Node:
         """Where nobody knows the routing: what is for this machine, or has one of some marks, goes by lo."""
         layout, truths, ways = self.layout, self.truths, self.ways
         marks = [

@@ -7,6 +7,7 @@ looks at, so that both together are a program again.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import NamedTuple
 
 from istio_init.netfilter.rules import Cause, Rule
@@ -17,6 +18,7 @@ from istio_init.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from istio_init.space.diagram import Diagrams, Node
 
@@ -118,11 +120,16 @@ def doubts(causes: Iterable[Cause], decider: Decider | None = None) -> frozenset
 
 
 class Ways:
-    """Makes programs, and one of two."""
+    """Makes programs, and one of two. Nothing is noted of dimensions that are ``unseen``."""
 
-    def __init__(self, diagrams: Diagrams) -> None:
+    def __init__(self, diagrams: Diagrams, unseen: frozenset[int] = frozenset()) -> None:
         self.diagrams = diagrams
+        self._unseen = unseen
         self._ways: dict[object, Way] = {}
+        self._equal: dict[object, object] = {}
+        self._known: dict[int, tuple[object, object]] = {}
+        """By identity a fact, which is kept for that, and the one that equals it."""
+
         self._after: dict[tuple[Way, Way], Way] = {}
         self.going = self.end(GOING)
         self.nothing = diagrams.leaf(Ends(frozenset(), None, NO_DOUBTS))
@@ -138,11 +145,21 @@ class Ways:
         stop: Stop | None = None,
     ) -> Way:
         """The one way with these facts."""
-        key = flow, changes, delivery, passed, returned, stop
+        delivery, passed, returned, stop = map(self._one, (delivery, passed, returned, stop))
+        key = flow, changes, id(delivery), id(passed), id(returned), id(stop)
         found = self._ways.get(key)
         if found is None:
-            found = self._ways[key] = Way(*key)
+            found = self._ways[key] = Way(flow, changes, delivery, passed, returned, stop)
         return found
+
+    def _one(self, fact: Any) -> Any:
+        """The one of equal facts, told by its identity from then on: their hashes take long."""
+        if fact is None:
+            return None
+        known = self._known.get(id(fact))
+        if known is None:
+            known = self._known[id(fact)] = fact, self._equal.setdefault(fact, fact)
+        return known[1]
 
     def end(
         self,
@@ -154,8 +171,13 @@ class Ways:
         stop: Stop | None = None,
     ) -> Node:
         """The program that does one thing to all packets."""
-        made = self.way(flow, tuple(sorted((changes or {}).items())), delivery, passed, returned, stop)
-        return self.diagrams.leaf(Ends(frozenset([made]), made, NO_DOUBTS))
+        noted = [each for each in sorted((changes or {}).items()) if each[0] not in self._unseen]
+        made = self.way(flow, tuple(noted), delivery, passed, returned, stop)
+        return self.alone(made)
+
+    def alone(self, way: Way) -> Node:
+        """The program that has one way."""
+        return self.diagrams.leaf(Ends(frozenset([way]), way, NO_DOUBTS))
 
     def stopped(self, kind: Kind, decider: Decider | None, cause: Cause | None = None) -> Node:
         """The program that ends all packets."""
@@ -209,10 +231,17 @@ class Ways:
                 return None
             return self.nothing if truth is yes else program
 
+        def choice(truth: Node, program: Node) -> Node | None:
+            if truth.children:
+                return None
+            return otherwise if truth is no else program
+
+        causes = {cause for value in leaves(truth) if not isinstance(value, bool) for cause in value.causes}
+        if not causes and not otherwise.children:
+            return diagrams.combine(truth, program, choice)
         done = diagrams.combine(truth, program, inside)
         rest = diagrams.combine(truth, otherwise, outside)
         found = diagrams.combine(rest, done, self._apart)
-        causes = {cause for value in leaves(truth) if not isinstance(value, bool) for cause in value.causes}
         return self._explained(found, doubts(causes, decider)) if causes else found
 
     def _explained(self, node: Node, doubtful: frozenset[Doubt]) -> Node:
@@ -318,11 +347,13 @@ class Ways:
 
     def _made_after(self, way: Way, then: Way) -> Way:
         before = dict(way.changes)
-        changes = {**before, **{dim: resolved(value, before) for dim, value in then.changes}}
-        kept = tuple(sorted((dim, value) for dim, value in changes.items() if value != Moved(dim)))
+        kept = way.changes
+        if then.changes:
+            changes = {**before, **{dim: resolved(value, before) for dim, value in then.changes}}
+            kept = tuple(sorted([each for each in changes.items() if not is_same(*each)], key=itemgetter(0)))
         delivery = then.delivery
         passed, returned = (then.passed, then.returned) if way.delivery is None else (None, None)
-        if delivery is not None:
+        if delivery is not None and not (isinstance(delivery.address, int) and isinstance(delivery.port, int)):
             delivery = delivery.replace(
                 address=None if delivery.address is None else resolved(delivery.address, before),
                 port=None if delivery.port is None else resolved(delivery.port, before),
@@ -343,6 +374,11 @@ class Ways:
             return self._leaf(frozenset(ways.values()), None if ends.main is None else ways[ends.main], ends.doubts)
 
         return self.diagrams.mapped(program, changed)
+
+
+def is_same(dim: int, value: Substitute) -> bool:
+    """Whether a dimension's number is what it was."""
+    return isinstance(value, Moved) and value.dim == dim and not value.flipped
 
 
 def resolved(value: Substitute, before: dict[int, Substitute]) -> Substitute:

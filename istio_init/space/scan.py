@@ -1,0 +1,71 @@
+"""What rules look at: fields, and the masks under which they take some of them apart."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.family import MAX_MARK
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Forget, Lookup, Test, Tproxy
+from istio_init.space.diagram import blocks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.netfilter.rules import Key, Rule, Statement
+
+SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY)
+"""Fields of groups of bits. Both marks have the same groups, as rules copy one into the other."""
+
+
+class Scan:
+    """The fields that some rules test or change, and masks of those that are split."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.fields: set[Field] = set()
+        self.masks: dict[Field, set[int]] = {field: set() for field in SPLIT}
+        for rule in rules:
+            for statement in rule.body:
+                self._take(statement)
+
+    def _take(self, statement: Statement) -> None:
+        match statement:
+            case Test(field, within, mask):
+                self.fields.add(field)
+                if field in self.masks:
+                    self.masks[field].update(tested(within, mask))
+            case AnyOf(options):
+                for condition in (each for option in options for each in option):
+                    self._take(condition)
+            case Lookup(keys, elements):
+                self._take_keys(keys, elements.boxes)
+            case Dispatch(keys, verdicts):
+                self._take_keys(keys, [box for box, _ in verdicts])
+            case AssignFrom(field, keys, values):
+                self.fields.add(field)
+                self._take_keys(keys, [box for box, _ in values])
+            case Assign(field, parts):
+                self.fields.update((field, *[source for source, _ in parts]))
+                for source, mask in parts:
+                    if source in self.masks or field in self.masks:
+                        self.masks[source if source in self.masks else field].add(mask & MAX_MARK)
+            case Forget(field):
+                self.fields.add(field)
+            case Tproxy(_, _, _, mask):
+                self.masks[Field.MARK].add(mask)
+            case _:
+                pass
+
+    def _take_keys(self, keys: tuple[Key, ...], boxes: Iterable[tuple[Intervals, ...]]) -> None:
+        self.fields.update([key.field for key in keys])
+        for place, key in enumerate(keys):
+            if key.field in self.masks:
+                self.masks[key.field].update(mask for box in boxes for mask in tested(box[place], key.mask))
+
+
+def tested(within: Intervals, mask: int | None) -> Iterator[int]:
+    """The masks of which a test of intervals is made."""
+    mask = MAX_MARK if mask is None else mask
+    for low, high in within:
+        for _, size in blocks(low, min(high, MAX_MARK) + 1):
+            yield mask & -size
