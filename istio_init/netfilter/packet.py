@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState
+from istio_init.netfilter.protocols import ICMP, ICMPV6, TCP
 from istio_init.value import Value
 
 
@@ -48,8 +49,36 @@ class Packet(Value):
     """None: as the direction has it, 0 for what is sent to this host, and for what leaves (linux/skbuff.h)."""
 
     priority: int | None = 0
+    bound: str | None = None
+    """The interface that its socket is bound to (SO_BINDTODEVICE), by which it leaves wherever it is sent."""
 
     @property
     def family(self) -> Family:
         """The family of its addresses."""
         return Family.IPV4 if self.destination.version == 4 else Family.IPV6
+
+
+_SYN, _ACK, _URG = 2, 16, 32
+_NO_BEGINNING = 8 | 64 | 128
+"""PSH, ECE and CWR, which tell nothing of a connection's state."""
+
+_BEGINNINGS = frozenset([_SYN, _SYN | _URG, _ACK, _ACK | _URG])
+_REQUESTS = {Family.IPV4: (ICMP, frozenset([8, 13, 15, 17])), Family.IPV6: (ICMPV6, frozenset([128, 139]))}
+_NEIGHBOURS = frozenset([130, 131, 132, 133, 134, 135, 136, 143])
+"""Messages of neighbour and listener discovery, of which no connections are tracked (nf_conntrack_proto_icmpv6.c)."""
+
+
+def first_state(packet: Packet) -> CtState:
+    """The state that connection tracking gives a packet of no connection that is known (nf_conntrack_proto_tcp.c, …).
+
+    TCP begins with SYN, or is picked up with ACK (nf_conntrack_tcp_loose); other flags are INVALID.
+    """
+    family = packet.family
+    if packet.protocol == TCP and packet.tcp_flags is not None:
+        return CtState.NEW if packet.tcp_flags & ~_NO_BEGINNING in _BEGINNINGS else CtState.INVALID
+    protocol, requests = _REQUESTS[family]
+    if packet.protocol == protocol and packet.icmp_type is not None:
+        if family is Family.IPV6 and packet.icmp_type in _NEIGHBOURS:
+            return CtState.UNTRACKED
+        return CtState.NEW if packet.icmp_type in requests else CtState.INVALID
+    return CtState.NEW

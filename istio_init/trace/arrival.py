@@ -9,7 +9,7 @@ from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.rules import Cause
 from istio_init.trace.packet_fields import DESTINATION, DPORT, MARK, PROTOCOL, SOURCE, SPORT, TOS
 from istio_init.trace.result import ReversePathDecider, RoutingDecider
-from istio_init.trace.routing import FAILURES, Found, Query
+from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE, Found, Query
 from istio_init.trace.state import Unsure, not_given
 from istio_init.value import Value
 
@@ -131,7 +131,7 @@ class Arriving:
             return
         answer = IS_HERE
         if found.type not in HERE:
-            forwards = (self.host.forwards or {}).get(self.facts.family)
+            forwards = self._forwards(interface)
             if forwards is not True:
                 yield _nowhere("this host does not forward")
             if forwards is None:
@@ -139,7 +139,8 @@ class Arriving:
             if forwards is False:
                 return
             answer = Arrival(End.ONWARDS, found.device)
-        believed = self._is_believed(values, interface) if self.facts.family is Family.IPV4 else True
+        towards = answer.device or LOOPBACK_DEVICE
+        believed = self._is_believed(values, interface, towards) if self.facts.family is Family.IPV4 else True
         if believed is not True:
             words = f"{interface} takes no packets from there (rp_filter)"
             yield Arrival(End.NOWHERE, None, ReversePathDecider(interface, words))
@@ -148,15 +149,23 @@ class Arriving:
         if believed is not False:
             yield answer
 
-    def _is_believed(self, values: Values, interface: str) -> bool | Cause:
+    def _forwards(self, interface: str) -> bool | None:
+        host, family = self.host, self.facts.family
+        if family is Family.IPV4 and host.forwards_from is not None and interface in host.forwards_from:
+            return host.forwards_from[interface]
+        return (host.forwards or {}).get(family)
+
+    def _is_believed(self, values: Values, interface: str, towards: str) -> bool | Cause:
         """Whether the source may come by that interface (fib_validate_source)."""
         mode = (self.host.reverse_path_filter or {}).get(interface)
-        answers = {each: self._is_valid(values, interface, each) for each in ((0, 1, 2) if mode is None else (mode,))}
+        answers = {
+            each: self._is_valid(values, interface, towards, each) for each in ((0, 1, 2) if mode is None else (mode,))
+        }
         if len(set(answers.values())) == 1:
             return next(iter(answers.values()))
         return not_given(f"rp_filter of {interface}")
 
-    def _is_valid(self, values: Values, interface: str, mode: int) -> bool | Cause:
+    def _is_valid(self, values: Values, interface: str, towards: str, mode: int) -> bool | Cause:
         host, source, mark = self.host, values[SOURCE], values[MARK]
         accepts_local = _setting(host.accept_local, interface)
         if mode == 0 and source not in self.facts.local and not self.tables.has_custom_rules:
@@ -164,7 +173,16 @@ class Arriving:
         uses_mark = _setting(host.src_valid_mark, interface) if mark != 0 else False
         if uses_mark is None:
             return not_given(f"src_valid_mark of {interface}")
-        query = Query(source, values[DESTINATION], mark=mark if uses_mark else 0, tos=values[TOS])
+        query = Query(
+            source,
+            values[DESTINATION],
+            in_interface=towards,
+            mark=mark if uses_mark else 0,
+            tos=values[TOS],
+            protocol=values[PROTOCOL],
+            sport=values[DPORT],
+            dport=values[SPORT],
+        )
         found, causes = self.tables.look_up(query)
         if causes and len({each.type for each in found}) > 1:
             return causes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
@@ -17,12 +18,13 @@ from istio_init.netfilter.rules import (
     Verdict,
     Zone,
 )
+from istio_init.trace.connection import do_not_track, put_template
 from istio_init.trace.effects import DESTINATION_KINDS, Translation, assign, forget
 from istio_init.trace.evaluate import few_values, narrow, points
 from istio_init.trace.packet_fields import DESTINATION, DPORT
 from istio_init.trace.proxy import hand_over, socket_for, target_of
 from istio_init.trace.result import Hop, Kind, Outcome, SocketDecider
-from istio_init.trace.state import Unsure, anything, do_not_track, not_given, put_template
+from istio_init.trace.state import Unsure, anything, not_given
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from istio_init.trace.compile_rules import CompiledRule
     from istio_init.trace.state import State
 
-MOST_DEPTH = 200
-"""So deep chains may call each other; those of nf_tables may 16 levels."""
+MOST_DEPTH = 100
+"""So deep chains may call each other here; those of nf_tables 16 levels (NFT_JUMP_STACK_SIZE)."""
 
 FEW = 16
 """Of so many ports or addresses that a translation may choose each is followed."""
@@ -72,6 +74,8 @@ class Body:
                     return self._end(rule, state, statement, exits, depth)
                 case Assign():
                     assign(state.values, statement, facts)
+                case Forget(field, cause) if field is Field.CT_ZONE:
+                    put_template(state, anything(field, facts.family.bits, cause))
                 case Forget():
                     forget(state.values, statement, facts)
                 case Zone(zone):

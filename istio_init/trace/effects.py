@@ -116,9 +116,9 @@ class Translation:
         known = self.facts.addresses.get(name_of(values[IN_INTERFACE]))
         if known is None:
             return anything(DESTINATION, self.bits, not_given("the addresses of the incoming interface"))
-        if self.bits == 128 and isinstance(old, int) and old >> 118 == _LINK_LOCAL:
-            known = [each for each in known if each >> 118 == _LINK_LOCAL]
-        return known[0] if known else None
+        scope = scope_of(old) if self.bits == 128 and isinstance(old, int) else 0
+        usable = [each for each in known if not scope or scope & scope_of(each)]
+        return usable[0] if usable else None
 
     def _of_leaving(self, values: Values) -> Number:
         """The address that the outgoing interface has for a neighbour: one of its own, where it has any."""
@@ -156,8 +156,17 @@ class Translation:
             values[CT_REPLY_DESTINATION], values[CT_REPLY_DPORT] = values[SOURCE], values[SPORT]
 
 
-_LINK_LOCAL = 0xFE80 >> 6
-"""The first ten bits of IPv6's link-local addresses."""
+LOOPBACK_SCOPE, LINK_LOCAL, SITE_LOCAL, COMPATIBLE = 0x10, 0x20, 0x40, 0x80
+_MULTICAST_SCOPES = {1: LOOPBACK_SCOPE, 2: LINK_LOCAL, 5: SITE_LOCAL}
+
+
+def scope_of(address: int) -> int:
+    """The scope of an IPv6 address, 0 for a global one (ipv6_addr_scope)."""
+    if address >> 120 == 0xFF:
+        return _MULTICAST_SCOPES.get(address >> 112 & 15, 0)
+    if address >> 32 == 0 and address:
+        return LOOPBACK_SCOPE if address == 1 else COMPATIBLE
+    return {0xFE80 >> 6: LINK_LOCAL, 0xFEC0 >> 6: SITE_LOCAL}.get(address >> 118, 0)
 
 
 def _random(what: str, low: int, high: int) -> Cause:

@@ -6,7 +6,7 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.trace.packet_fields import DESTINATION, DPORT, MARK, PROTOCOL, SOURCE, SPORT, TOS, UID
 from istio_init.trace.result import Kind
-from istio_init.trace.routing import LOOPBACK_DEVICE, Found, Query
+from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE, NO_ROUTE, Found, Query
 from istio_init.trace.state import Unsure, not_given
 
 TYPE_CHECKING = False
@@ -16,22 +16,48 @@ if TYPE_CHECKING:
     from istio_init.trace.state import State
 
 ROUTING = not_given("the namespace's routing")
+UNICAST = AddressType.UNICAST
+FORBIDDEN = Found(AddressType.UNREACHABLE, None, "the loopback network does not leave the machine (martian)")
 TO_LOOPBACK = Found(AddressType.LOCAL, LOOPBACK_DEVICE)
 
 
-def leaving(facts: Facts, state: State) -> Finds:
-    """The routes that the packet may take now; none at all where its destination cannot be told."""
+def leaving(facts: Facts, state: State, bound: str | None) -> Finds:
+    """The routes that the packet may take now; none at all where its destination cannot be told.
+
+    ``bound`` is the interface that its socket is bound to: without a route by it IPv4 sends there all the same.
+    """
+    found, causes = _routes(facts, state, bound)
+    if bound is not None and facts.family is Family.IPV4:
+        found = tuple(dict.fromkeys(Found(UNICAST, bound) if each == NO_ROUTE else each for each in found))
+    source = state.values[SOURCE]
+    if facts.family is not Family.IPV4 or not isinstance(source, int) or not facts.is_loopback(source):
+        return found, causes
+    checked = [answer for route in found for answer in _from_loopback(facts, route)]
+    if None in checked:
+        causes = (*causes, not_given("route_localnet of the outgoing interface"))
+    return tuple(dict.fromkeys(FORBIDDEN if each is None else each for each in checked)), causes
+
+
+def _from_loopback(facts: Facts, route: Found) -> list[Found | None]:
+    """What is left of a route for a packet from the loopback network (__mkroute_output); None for doubt."""
+    if route.type in FAILURES or route.device == LOOPBACK_DEVICE:
+        return [route]
+    allowed = (facts.host.route_localnet or {}).get(route.device or "")
+    return [route] if allowed else [FORBIDDEN] if allowed is False else [route, None]
+
+
+def _routes(facts: Facts, state: State, bound: str | None) -> Finds:
     values = state.values
     destination, source, uid = values[DESTINATION], values[SOURCE], values[UID]
     if isinstance(destination, Unsure):
         return (), (destination.cause,)
     if facts.tables is None:
-        return _without_tables(facts, state, destination)
+        return _without_tables(facts, state, destination, bound)
     is_ipv6 = facts.family is Family.IPV6
     query = Query(
         destination,
         source if isinstance(source, int) else None,
-        out_interface=state.device if is_ipv6 and destination >> 118 == 0x3FA else None,
+        out_interface=bound or (state.device if is_ipv6 and destination >> 118 == 0x3FA else None),
         mark=values[MARK],
         uid=(uid if isinstance(uid, int) else 0) if is_ipv6 else 0,
         tos=values[TOS],
@@ -42,8 +68,10 @@ def leaving(facts: Facts, state: State) -> Finds:
     return facts.tables.look_up(query)
 
 
-def _without_tables(facts: Facts, state: State, destination: int) -> Finds:
+def _without_tables(facts: Facts, state: State, destination: int, bound: str | None) -> Finds:
     """What is assumed of a namespace whose routing is not known: its own addresses, and marks that lead to it."""
+    if bound is not None:
+        return (Found(UNICAST, bound),), ()
     if facts.is_local(destination):
         return (TO_LOOPBACK,), ()
     mark, marks = state.values[MARK], facts.host.local_marks.get(facts.family, frozenset())
@@ -51,7 +79,7 @@ def _without_tables(facts: Facts, state: State, destination: int) -> Finds:
         return (TO_LOOPBACK,), ()
     is_astray = state.device == LOOPBACK_DEVICE and state.outcome.kind is Kind.DNAT
     is_here = state.device == LOOPBACK_DEVICE and not is_astray
-    elsewhere = TO_LOOPBACK if is_here else Found(AddressType.UNICAST, None if is_astray else state.device)
+    elsewhere = TO_LOOPBACK if is_here else Found(UNICAST, None if is_astray else state.device)
     if isinstance(mark, Unsure) and marks:
         return (elsewhere, TO_LOOPBACK), (mark.cause,)
     return (elsewhere,), ()

@@ -140,7 +140,7 @@ Decider = Hop | PolicyDecider | RoutingDecider | ReversePathDecider | SocketDeci
 
 
 class Ended(Value):
-    """The packet as it ended: numbers, None for what it does not have or what cannot be told.
+    """The packet as it ended: numbers, None for what it does not have or what cannot be told, as ways differ in it.
 
     ``interface`` is the one by which it left, or was delivered.
     """
@@ -170,8 +170,8 @@ class Trace:
     ``outcome`` is what the first leg makes of it and ``decided_by`` what decided that, None where no rule did;
     ``delivered`` is what becomes of it in the end, which a second leg may decide otherwise. Where both ways of a test
     that cannot be told end differently they are UNKNOWN, ``causes`` says what would have to be known, and ``ways`` what
-    is possible; what decided is then the first of those tests. ``legs`` and ``state`` are those of the way on which no
-    such test holds. ``ways`` has several elements only then.
+    is possible; what decided is then the first of those tests. ``legs`` are those of the way on which no such test
+    holds. ``ways`` has several elements only then.
     """
 
     __slots__ = ("causes", "decided_by", "delivered", "delivered_by", "legs", "outcome", "packet", "state", "ways")

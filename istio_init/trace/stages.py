@@ -9,11 +9,12 @@ from istio_init.netfilter.stages import Core
 from istio_init.trace.body import DROP, UNKNOWN
 from istio_init.trace.chains import Chains
 from istio_init.trace.compile_rules import CompiledNat
+from istio_init.trace.connection import look_up_connection
 from istio_init.trace.leaving import leaving
 from istio_init.trace.packet_fields import DESTINATION, MARK, SOURCE, TOS, TTL
 from istio_init.trace.result import PolicyDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES
-from istio_init.trace.state import NAT_DONE, look_up_connection
+from istio_init.trace.state import NAT_DONE
 from istio_init.trace.ways import Open, merged
 
 TYPE_CHECKING = False
@@ -146,7 +147,7 @@ class Stages:
 
     def _route_again(self, state: State) -> list[State]:
         """Ask for the route of what starts here; where there is none the packet is dropped."""
-        found, causes = leaving(self.facts, state)
+        found, causes = leaving(self.facts, state, self.packet.bound)
         if not found:
             self.finish(state, UNKNOWN, RoutingDecider("where it is sent cannot be told"), causes[0])
             return []

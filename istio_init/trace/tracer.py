@@ -91,7 +91,7 @@ def _trace(packet: Packet, walk: Walk, finishes: list[Finish]) -> Trace:
     if len(finishes) == 1 or not (places := relevant(finishes)):
         causes = tuple(dict.fromkeys(each.cause for each in finishes if each.cause is not None))
         answer = _way(main, causes)
-        return Trace(packet, legs, answer, (answer,), _ended(main.state))
+        return Trace(packet, legs, answer, (answer,), _ended_all(finishes))
     ways: dict[tuple[Outcome, Outcome], Way] = {}
     for each in finishes:
         own = (each.cause,) if each.cause is not None else ()
@@ -107,7 +107,7 @@ def _trace(packet: Packet, walk: Walk, finishes: list[Finish]) -> Trace:
         *((first.delivered, first.delivered_by) if len(delivered) == 1 else (UNKNOWN, decider)),
         causes,
     )
-    return Trace(packet, legs, answer, tuple(ways.values()), _ended(main.state))
+    return Trace(packet, legs, answer, tuple(ways.values()), _ended_all(finishes))
 
 
 def _causes(decisions: dict[object, Open], places: set[object]) -> tuple[Cause, ...]:
@@ -124,6 +124,16 @@ def _way(finish: Finish, causes: tuple[Cause, ...]) -> Way:
 
 def _decider(decided_by: DecidedBy) -> Decider | None:
     return Hop(*decided_by, True) if isinstance(decided_by, tuple) else decided_by
+
+
+def _ended_all(finishes: list[Finish]) -> Ended:
+    """The packet as it ended on all ways, but for the interface, which is that of the main way."""
+    main, *others = [_ended(each.state) for each in finishes]
+    for each in others:
+        if each != main:
+            changed = {name for name in Ended.__match_args__ if getattr(each, name) != getattr(main, name)}
+            main = main.replace(**dict.fromkeys(changed - {"interface"}))
+    return main
 
 
 def _ended(state: State) -> Ended:

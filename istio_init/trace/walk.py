@@ -9,15 +9,17 @@ from __future__ import annotations
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.packet import Direction
-from istio_init.netfilter.rules import Hook
+from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.trace.arrival import IS_HERE, Arrival, End
-from istio_init.trace.body import DROP
+from istio_init.trace.body import DROP, UNKNOWN
+from istio_init.trace.connection import confirm, is_turned_away
 from istio_init.trace.leaving import ROUTING
 from istio_init.trace.packet_fields import (
     DESTINATION,
     GID,
     IN_INTERFACE,
     OUT_INTERFACE,
+    PKTTYPE,
     PRIORITY,
     SOCKET,
     SOURCE,
@@ -28,18 +30,23 @@ from istio_init.trace.packet_fields import (
 from istio_init.trace.result import Kind, Leg, Outcome, RoutingDecider
 from istio_init.trace.routing import LOOPBACK_DEVICE
 from istio_init.trace.stages import Stages
-from istio_init.trace.state import NAT_DONE, State, Unsure, anything, confirm, interface_number
+from istio_init.trace.state import NAT_DONE, State, Unsure, anything, interface_number
 from istio_init.trace.ways import Finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.netfilter.packet import Packet
-    from istio_init.netfilter.rules import Cause
     from istio_init.trace.arrival import Arrivals
     from istio_init.trace.state import DecidedBy
     from istio_init.trace.tracer import FamilyTracer
 
 LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
+TO_ANOTHER_HOST = 3
+"""The packet type PACKET_OTHERHOST."""
+
+TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it different destinations")
+"""Nat translates anew what comes back by lo, which then may have to be routed again."""
+
 PRIORITIES = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 """The priority that IPv4 gives what it forwards, by four bits of the TOS (ip_tos2prio)."""
 
@@ -109,7 +116,9 @@ class Walk:
             state.values[IN_INTERFACE], state.values[OUT_INTERFACE] = LOOPBACK_INTERFACE, NO_INTERFACE
         here = []
         for state in self.stages.hook(states, Hook.PREROUTING):
-            if state.is_local:
+            if state.nat_done and is_turned_away(state):
+                self.finish(state, UNKNOWN, RoutingDecider(TURNED_AWAY.words), TURNED_AWAY)
+            elif state.is_local:
                 here.append(state)
             else:
                 self.finish(state, DROP, RoutingDecider("a route sends it to lo that is none to this machine"), None)
@@ -122,6 +131,9 @@ class Walk:
         if self.facts.family is Family.IPV6 and 1 in (values[SOURCE], values[DESTINATION]):
             words = f"{self.packet.interface} takes no packets of ::1"  # ip6_rcv_core drops them before any hook.
             self.finish(state, DROP, RoutingDecider(words), None)
+            return
+        if values[PKTTYPE] == TO_ANOTHER_HOST:  # ip_rcv_core, ip6_rcv_core
+            self.finish(state, DROP, RoutingDecider("its link-layer address is another host's"), None)
             return
         here, onwards = [], []
         arrived = self.stages.hook([state], Hook.PREROUTING)
@@ -162,6 +174,9 @@ class Walk:
         for state in states:
             values = state.values
             ttl, tos = values[TTL], values[TOS]
+            if values[PKTTYPE] != 0:
+                self.finish(state, DROP, RoutingDecider("only what is sent to this host alone is sent on"), None)
+                continue
             if isinstance(ttl, int):
                 if ttl <= 1:
                     self.finish(state, DROP, RoutingDecider("its TTL ends here"), None)
