@@ -1,0 +1,155 @@
+"""Rules of nft as the kernel evaluates them: tables of the model.
+
+Families ip, ip6 and inet, hooks from prerouting to postrouting. What else is registered is listed by `present`.
+"""
+
+from __future__ import annotations
+
+from istio_init.dialects.nft import statements
+from istio_init.dialects.nft.names import PRIORITIES
+from istio_init.dialects.nft.ruleset import uncollected
+from istio_init.dialects.nft.scope import Body, Scope
+from istio_init.dialects.nft.text import rule_text
+from istio_init.netfilter import rules as model
+from istio_init.netfilter.rules import Cause, ChainType, End, Hook, Openness, Origin, Store, Undecided, Verdict
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.dialects.nft.ruleset import Chain, Expression, Json, Rule, Ruleset, Table
+
+FAMILIES = frozenset(["ip", "ip6", "inet"])
+HOOKS = {hook.value: hook for hook in Hook}
+TYPES = {kind.value: kind for kind in ChainType}
+
+
+class Present(Value):
+    """A chain that the kernel calls where this package does not follow it: at a device, on a bridge, for ARP."""
+
+    family: str
+    table: str
+    chain: str
+    hook: str
+    priority: int | str | None
+    devices: tuple[str, ...]
+    rules: int
+    drops: bool
+    """Its policy."""
+
+
+def present(ruleset: Ruleset) -> tuple[Present, ...]:
+    """The base chains that `lower` does not give; those of dormant tables are not there."""
+    return tuple(
+        [
+            Present(
+                table.family,
+                table.name,
+                chain.name,
+                chain.hook,
+                chain.priority,
+                chain.devices,
+                len(chain.rules),
+                chain.policy == "drop",
+            )
+            for table in ruleset.tables
+            if table.is_dormant is not True
+            for chain in table.chains
+            if chain.hook is not None and (table.family not in FAMILIES or chain.hook not in HOOKS)
+        ]
+    )
+
+
+def lower(
+    ruleset: Ruleset,
+    links: Mapping[int, str] | None = None,
+    *,
+    dormant: Mapping[tuple[str, str], bool] | None = None,
+) -> tuple[model.Table, ...]:
+    """The tables that see IP packets.
+
+    ``links`` are names of interfaces by index: nft prints the index of one that was not there when it was asked.
+    ``dormant`` tells by family and name of tables whether they are (netlink knows), for those where the JSON does not
+    (`ruleset.Table.is_dormant`).
+    """
+    with uncollected():
+        return tuple(
+            [
+                _table(table, links or {}, (dormant or {}).get((table.family, table.name), table.is_dormant))
+                for table in ruleset.tables
+                if table.family in FAMILIES
+            ]
+        )
+
+
+def _table(table: Table, links: Mapping[int, str], is_dormant: bool | None) -> model.Table:
+    scope = Scope(table, links, _changing(table))
+    chains = {chain.name: _chain(scope, chain, is_certain=is_dormant is not None) for chain in table.chains}
+    return model.Table(Store.NFT, table.family, table.name, chains, is_dormant=is_dormant is True)
+
+
+def _changing(table: Table) -> frozenset[str]:
+    """The sets that rules add elements to, or delete them from. Not every flag of such a set is in the JSON."""
+    return frozenset(
+        [
+            expression[kind][kind].removeprefix("@")
+            for chain in table.chains
+            for rule in chain.rules
+            for expression in rule.expressions
+            for kind in ("set", "map")
+            if isinstance(expression.get(kind), dict) and isinstance(expression[kind].get(kind), str)
+        ]
+    )
+
+
+def _chain(scope: Scope, chain: Chain, *, is_certain: bool) -> model.Chain:
+    base = _base(chain)
+    rules = [lowered for number, rule in enumerate(chain.rules, 1) for lowered in _rule(scope, chain, number, rule)]
+    if base is not None and not is_certain:
+        rules.insert(0, _maybe_dormant(scope, chain))
+    return model.Chain(chain.name, tuple(rules), base)
+
+
+def _base(chain: Chain) -> model.BaseChain | None:
+    if chain.hook not in HOOKS or chain.type not in TYPES:
+        return None
+    return model.BaseChain(HOOKS[chain.hook], _priority(chain.priority), TYPES[chain.type], chain.policy == "drop")
+
+
+def _priority(value: int | str | None) -> int:
+    """The number; nft prints numbers in JSON, and takes names and sums of them."""
+    if not isinstance(value, str):
+        return value or 0
+    name, sign, rest = value.replace("-", "+-").partition("+")
+    first = name.strip()
+    start = PRIORITIES.get(first, int(first) if first.isdecimal() else 0)
+    offset = rest.replace(" ", "")
+    return start + (int(offset) if sign and offset.lstrip("-").isdecimal() else 0)
+
+
+def _maybe_dormant(scope: Scope, chain: Chain) -> model.Rule:
+    """A rule before all others: where the table is dormant its chains are not called, and the packet goes on."""
+    words = f"whether table {scope.family} {scope.table} is dormant"
+    body = Undecided(Cause(Openness.NOT_GIVEN, words)), End(Verdict.ACCEPT)
+    return model.Rule(body, Origin(Store.NFT, scope.family, scope.table, chain.name, 0, words))
+
+
+def _rule(scope: Scope, chain: Chain, number: int, rule: Rule) -> list[model.Rule]:
+    """A rule; several of the same number where it does one of several things, by an element or by chance."""
+    body = Body(scope)
+    ways = statements.lower(body, rule.expressions) or [[]]
+    text = rule_text(rule.expressions, rule.comment)
+    origin = Origin(Store.NFT, scope.family, scope.table, chain.name, number, text)
+    counters = _counters(rule.expressions)
+    return [model.Rule((*body.statements, *way), origin, counters, body.tracks) for way in ways]
+
+
+def _counters(expressions: tuple[Expression, ...]) -> tuple[int, int] | None:
+    for expression in expressions:
+        counter: Json = expression.get("counter")
+        if isinstance(counter, dict):
+            packets, octets = counter.get("packets"), counter.get("bytes")
+            if isinstance(packets, int) and isinstance(octets, int):
+                return packets, octets
+    return None
