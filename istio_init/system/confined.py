@@ -77,7 +77,7 @@ class Started:
         if status == -signal.SIGXFSZ:
             raise ToolError(f"{path} printed {LARGEST >> 20} MiB or more, which is not read")
         if status == -signal.SIGXCPU:
-            raise ToolError(f"{path} took more than {SECONDS} s of the processor and was killed")
+            raise ToolError(f"{path} took more than {LIMITS['RLIMIT_CPU']} s of the processor and was killed")
         if status != FAILED:
             return
         words = os.read(self.pipe, 64).split()
@@ -250,7 +250,9 @@ def _shut_in(kept: Mapping[int, int], files: Sequence[int]) -> None:
         number = getattr(resource, what)
         hard = resource.getrlimit(number)[1]
         limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(number, (limit, limit))
+        # At the second limit of the processor's time it is SIGKILL that comes, which would not tell why.
+        last = limit + 1 if what == "RLIMIT_CPU" and limit != hard else limit
+        resource.setrlimit(number, (limit, last))
 
 
 def _drop_groups(*, must: bool) -> None:

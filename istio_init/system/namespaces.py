@@ -10,14 +10,12 @@ import time
 
 from istio_init.errors import BusyError, NamespaceError, PrivilegeError
 from istio_init.system import process
-from istio_init.system.places import CLONE_NEWNET
+from istio_init.system.places import CLONE_NEWNET, Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
-
-    from istio_init.system.places import Place
 
     T = TypeVar("T")
 
@@ -127,6 +125,7 @@ def _apart(function: Callable[[], T]) -> T:
             f"a network namespace of our own cannot be made: {error.strerror}",
             fix="run as root, or where user namespaces are allowed",
         ) from None
+    process.foreign = Place("a namespace of our own")  # For the sake of the limits: what is done there is others' text.
     return function()
 
 

@@ -70,10 +70,10 @@ def test_nothing_that_root_does_can_be_looked_into(command: str, backend: str) -
             assert "ISTIO_OUTPUT" not in rules(made, backend)
         elif command == "--run-validation":
             shown = ("--network-namespace", f"/proc/{made.pid}/ns/net", "-u", "0", "-g", "0", "--run-validation")
-            execute(*PROGRAM, "istio-iptables", *shown)
+            assert "ISTIO" in execute(*PROGRAM, "istio-iptables", *shown, "--log_output_level", "debug").stderr.upper()
         else:
-            words = ("--dst", "1.2.3.4:80") if command == "trace" else ()
-            istio_init(command, *target, *words)
+            words = {"trace": ("outbound", "tcp", "1.2.3.4:80")}.get(command, ())
+            assert istio_init(command, *target, *words).status != 2
         made.finish()
 
     assert made.got == []
