@@ -22,7 +22,7 @@ from istio_init.netfilter.family import Family
 from istio_init.observe.files import File, from_files
 from istio_init.observe.snapshot import Interface, Snapshot
 from istio_init.observe.unread import Why
-from istio_init.system import namespaces, nft_ruleset, places, ruleset
+from istio_init.system import namespaces, places
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
 from istio_init.system.privileges import capabilities
@@ -77,17 +77,17 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
         raise click.UsageError("only one of --file and --file6 can be standard input")
     found = from_files([_file(path, family) for path, family in ((file, Family.IPV4), (file6, Family.IPV6)) if path])
     label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
-    native, nft_rules = nft_ruleset.parse_ruleset(found.ruleset or ruleset.NO_RULES)
     return Snapshot(
         label,
         found.rules,
-        native=native,
-        nft_rules=nft_rules,
+        native=found.native,
+        nft_rules=found.nft_rules,
         is_live=False,
         unread=found.unread,
         partial=found.partial,
         registered=found.netfilter,
         host=found.host,
+        ruleset=found.ruleset,
     )
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 from istio_init.dialects.iptables.ipset import IpSetError, parse_ipset_save
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
 from istio_init.dialects.iptables.sections import is_refusal, sections
+from istio_init.dialects.nft.ruleset import Ruleset, parse
 from istio_init.errors import InputError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.formats import Format, format_of
-from istio_init.observe.netfilter import local_marks, model
+from istio_init.observe.netfilter import Known, local_marks, model
+from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, Why
-from istio_init.system import loading
+from istio_init.system import loading, nft_ruleset
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -39,8 +39,10 @@ class FromFiles(Value):
 
     formats: tuple[tuple[str, Format], ...]
     rules: Mapping[tuple[str, Family], RuleSet]
-    ruleset: str | None
-    """What nft prints of all tables, as JSON."""
+    native: tuple[NativeChain, ...]
+    nft_rules: tuple[NftRule, ...]
+    ruleset: Ruleset | None
+    """What nft prints of all tables."""
 
     netfilter: Netfilter
     host: Host
@@ -53,7 +55,10 @@ class _Collected:
 
     def __init__(self) -> None:
         self.rules: dict[tuple[str, Family], RuleSet] = {}
-        self.ruleset: tuple[str, str] | None = None
+        self.ruleset_file: str | None = None
+        self.ruleset: Ruleset | None = None
+        self.native: nft_ruleset.Native = ((), ())
+        self.dormant: Mapping[tuple[str, str], bool] = {}
         self.sets: dict[str, IpSet] | None = None
         self.unread: list[Unread] = []
         self.left_out: list[tuple[str, str]] = []
@@ -79,17 +84,18 @@ class _Collected:
             case Format.NFT_TEXT:
                 loaded = loading.load(file.text, file.name)
                 self.left_out += [(file.name, table) for table in loaded.left_out]
+                self.dormant = loaded.dormant
                 self._add_ruleset(file, loaded.text)
 
     def _add_ruleset(self, file: File, text: str) -> None:
-        if self.ruleset is not None:
-            raise InputError(f"{file.name}: {self.ruleset[0]} has the rules of nft already")
+        if self.ruleset_file is not None:
+            raise InputError(f"{file.name}: {self.ruleset_file} has the rules of nft already")
+        self.ruleset_file = file.name
         try:
-            if not isinstance(json.loads(text)["nftables"], list):
-                raise TypeError(text)
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{file.name}: it is not what nft -j list ruleset prints") from None
-        self.ruleset = file.name, text
+            self.ruleset = parse(text)
+            self.native = nft_ruleset.parse_ruleset(text)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{file.name}: it is not what nft -j list ruleset prints: {error}") from None
 
     def _add_save(self, file: File) -> None:
         for place, part in sections(file.text, file.family).items():
@@ -117,12 +123,21 @@ def from_files(files: Iterable[File]) -> FromFiles:
     """
     collected = _Collected()
     formats = tuple([(file.name, collected.add(file)) for file in files])
-    ruleset = None if collected.ruleset is None else collected.ruleset[1]
-    netfilter = model(collected.rules, ruleset, collected.sets)
+    known = Known(collected.sets, dormant=collected.dormant)
+    netfilter = model(collected.rules, collected.ruleset, known)
     unread = [*collected.unread, *_not_given(collected, netfilter)]
     partial = frozenset(each.family for each in unread if each.family is not None)
     host = Host(local_marks=local_marks(netfilter.tables))
-    return FromFiles(formats, collected.rules, ruleset, netfilter, host, tuple(unread), partial)
+    return FromFiles(
+        formats,
+        collected.rules,
+        *collected.native,
+        collected.ruleset,
+        netfilter,
+        host,
+        tuple(unread),
+        partial,
+    )
 
 
 def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:

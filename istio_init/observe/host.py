@@ -43,6 +43,7 @@ def read_host(sockets: Sequence[Socket] | None, *, asks_for_sockets: bool = Fals
         routes=attempt(Part.ROUTING, lambda: routes.routes(names)),
         listeners=waiting,
         forwards=None if settings is None else links.forwards(settings),
+        forwards_from=None if settings is None else settings.forwards,
         reverse_path_filter=None if settings is None else settings.reverse_path_filter,
         route_localnet=None if settings is None else settings.route_localnet,
         accept_local=None if settings is None else settings.accept_local,

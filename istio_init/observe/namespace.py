@@ -69,6 +69,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         label=place.label,
         rules=rules.iptables,
         registered=rules.netfilter,
+        ruleset=rules.ruleset,
         host=host,
         routing=attempt(Part.ROUTING, lambda: routing.read(frozenset([133])), LiveRouting()),
         unusual_routing=tuple(attempt(Part.ROUTING_RULES, netlink.unusual_rules, [])),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.matches import OpaqueMatch
 from istio_init.dialects.iptables.targets import OpaqueTarget
+from istio_init.dialects.nft.lower import lower as lower_nft
+from istio_init.dialects.nft.xtables import is_iptables, merge
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import AnyOf, Assign, Hook, Lookup, Store, Test, Tproxy
 from istio_init.netfilter.stages import NFT_FAMILIES, Call, Core, Netfilter, registered
-from istio_init.observe.opaque import opaque
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.ipset import IpSet
     from istio_init.dialects.iptables.rules import Entry, RuleSet
+    from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.netfilter.rules import Rule, Statement, Table
     from istio_init.netfilter.stages import Registered, Stage
 
@@ -26,19 +29,41 @@ SOCKET_FIELDS = frozenset(
 )
 
 
-def model(
-    rules: Mapping[tuple[str, Family], RuleSet],
-    text: str | None,
-    sets: Mapping[str, IpSet] | None = None,
-) -> Netfilter:
-    """The model of rules of iptables, by store and family, and of what ``nft -j list ruleset`` prints, if it is known.
+class Known(Value):
+    """What lowering asks about besides the rules: sets of ipset, interfaces by index, whether tables are dormant."""
 
-    Tables of nf_tables that iptables-nft cannot print, or did not write, are as nft has them.
+    sets: Mapping[str, IpSet] | None = None
+    links: Mapping[int, str] = {}
+    dormant: Mapping[tuple[str, str], bool] = {}
+    """By family and name, of nf_tables' tables."""
+
+
+def model(
+    rules: Mapping[tuple[str, Family], RuleSet], ruleset: Ruleset | None, known: Known | None = None
+) -> Netfilter:
+    """The model of rules of iptables, by store and family, and of what nft prints of nf_tables, if it is known.
+
+    iptables' own tables are what both tell of them (`xtables.merge`); of the others nft alone tells.
     """
-    tables = [table for (backend, _), each in rules.items() for table in lower(each, STORES[backend], sets)]
-    printed = {(table.family, table.name) for table in tables if table.store is Store.NFT}
-    others = [] if text is None else [each for each in opaque(text) if (each.family, each.name) not in printed]
-    return Netfilter([*tables, *others])
+    known = known or Known()
+    tables = [table for (backend, _), each in rules.items() for table in _of_iptables(each, STORES[backend], known)]
+    if ruleset is None:
+        return Netfilter(tables)
+    printed = {(table.family, table.name): table for table in tables if table.store is Store.NFT}
+    by_name = {(table.family, table.name): table for table in ruleset.tables}
+    of_nft = []
+    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant):
+        name = lowered.family, lowered.name
+        text, table = printed.pop(name, None), by_name[name]
+        of_nft.append(merge(text, lowered, table) if is_iptables(table) else lowered)
+    legacy = [table for table in tables if table.store is Store.LEGACY]
+    return Netfilter([*of_nft, *printed.values(), *legacy])
+
+
+def _of_iptables(rules: RuleSet, store: Store, known: Known) -> tuple[Table, ...]:
+    family = "ip" if rules.family is Family.IPV4 else "ip6"
+    asleep = {name for (each, name), is_dormant in known.dormant.items() if each == family and is_dormant}
+    return lower(rules, store, known.sets, dormant=frozenset(asleep if store is Store.NFT else ()))
 
 
 def names_sets(rules: Mapping[tuple[str, Family], RuleSet]) -> bool:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
-from istio_init.errors import IstioInitError
+from istio_init.dialects.nft.ruleset import Ruleset, parse
+from istio_init.errors import IstioInitError, ToolError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.stages import Netfilter
-from istio_init.observe.netfilter import has_ties, model, names_sets
+from istio_init.observe.netfilter import Known, has_ties, model, names_sets
 from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
-from istio_init.system import hooks, ipsets, nft_ruleset, process, ruleset
+from istio_init.system import hooks, ipsets, links, nft_ruleset, process, ruleset
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.dialects.iptables.ipset import IpSet
 
 READING = 60.0
 """Seconds for a program that prints rules."""
@@ -35,6 +35,7 @@ class Rules(Value):
 
     native: tuple[NativeChain, ...]
     nft_rules: tuple[NftRule, ...]
+    ruleset: Ruleset | None
     netfilter: Netfilter
     unread: tuple[Unread, ...]
 
@@ -43,32 +44,41 @@ def read_rules() -> Rules:
     """The rules of the current namespace. Nothing is raised: what cannot be read is said."""
     left: list[Unread] = []
     iptables, partial = _of_iptables(left)
-    text = _text(left)
-    native, nft_rules = nft_ruleset.parse_ruleset(text or ruleset.NO_RULES)
-    netfilter = model(iptables, text, _sets(left) if names_sets(iptables) else None)
+    (native, nft_rules), tables = _of_nft(left)
+    netfilter = model(iptables, tables, _known(left, asks_sets=names_sets(iptables), has_tables=bool(tables.tables)))
     if has_ties(netfilter):
         try:
             netfilter = Netfilter(netfilter.tables, hooks.order())
         except OSError as error:
             left.append(unread(Part.ORDER, error))
-    return Rules(iptables, partial, native, nft_rules, netfilter, tuple(left))
+    return Rules(iptables, partial, native, nft_rules, tables, netfilter, tuple(left))
 
 
-def _text(left: list[Unread]) -> str | None:
-    """What nft prints of all tables."""
+def _of_nft(left: list[Unread]) -> tuple[nft_ruleset.Native, Ruleset]:
+    """What nft prints of all tables; nothing where it cannot."""
     text = ruleset.read()
     if isinstance(text, str):
-        return text
+        try:
+            return nft_ruleset.parse_ruleset(text), parse(text)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            text = ToolError(f"nft printed what is not understood: {error}")
     left.append(unread(Part.NATIVE, text))
-    return None
+    return ((), ()), Ruleset(())
 
 
-def _sets(left: list[Unread]) -> Mapping[str, IpSet] | None:
-    sets = ipsets.read()
+def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
+    """What decides about rules besides them, as far as it is asked about."""
+    sets = ipsets.read() if asks_sets else None
     if isinstance(sets, IstioInitError):
         left.append(unread(Part.SETS, sets))
-        return None
-    return sets
+        sets = None
+    if not has_tables:
+        return Known(sets)
+    try:
+        return Known(sets, {each.index: each.name for each in links.links()[0]}, ruleset.dormant())
+    except (IstioInitError, OSError) as error:
+        left.append(unread(Part.NATIVE, error))
+        return Known(sets)
 
 
 def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:

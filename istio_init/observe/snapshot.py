@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.netfilter.stages import Netfilter
 
 
@@ -122,6 +123,9 @@ class Snapshot(Value):
     partial: frozenset[Family] = frozenset()
     registered: Netfilter | None = None
     """The model of all that is registered, where somebody made it; ask `netfilter`."""
+
+    ruleset: Ruleset | None = None
+    """All of nf_tables, as nft prints it."""
 
     host: Host = Host()
     """Interfaces, routing, sockets and settings, as far as they are known."""

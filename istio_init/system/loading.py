@@ -8,6 +8,10 @@ from istio_init.errors import InputError, IstioInitError
 from istio_init.system import namespaces, process, ruleset
 from istio_init.value import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 TIMEOUT = 30.0
 """Seconds for loading: a text may well ask nft to wait for ever."""
 
@@ -34,6 +38,9 @@ class Loaded(Value):
     left_out: tuple[str, ...] = ()
     """Families and names."""
 
+    dormant: Mapping[tuple[str, str], bool] = {}
+    """As `ruleset.dormant` gives it."""
+
 
 def load(text: str, name: str) -> Loaded:
     """Load a text of ``nft list ruleset`` and have nft print it as JSON; ``name`` is the file's.
@@ -48,12 +55,13 @@ def load(text: str, name: str) -> Loaded:
         raise InputError(f"{name}: it includes other files", fix="give what nft list ruleset prints")
     kept, left_out = _without_extensions(text)
     try:
-        return Loaded(namespaces.apart(lambda: _load(kept, name)), left_out)
+        printed, dormant = namespaces.apart(lambda: _load(kept, name))
     except InputError:
         raise
     except IstioInitError as error:
         what = f"{name}: only nft and the kernel can tell what it means: {error.message}"
         raise type(error)(what, fix="give what nft -j list ruleset prints") from None
+    return Loaded(printed, left_out, dormant)
 
 
 def _without_extensions(text: str) -> tuple[str, tuple[str, ...]]:
@@ -82,7 +90,7 @@ def _closing(text: str, position: int) -> int:
     return len(text)
 
 
-def _load(text: str, name: str) -> str:
+def _load(text: str, name: str) -> tuple[str, dict[tuple[str, str], bool]]:
     """Load the text and read it back, in the namespace of this process."""
     found = [each for part in INTERFACES.findall(text) for each in NAME.findall(part)]
     for interface in list(dict.fromkeys(found))[:MOST_INTERFACES]:
@@ -93,7 +101,7 @@ def _load(text: str, name: str) -> str:
         raise InputError(
             f"{name}: nft does not take it: {said}", fix="give what nft list ruleset prints, or nft -j list ruleset"
         )
-    return ruleset.listed()
+    return ruleset.listed(), ruleset.dormant()
 
 
 def _make(interface: str) -> None:

@@ -23,17 +23,19 @@ def programs() -> frozenset[str]:
     return frozenset(name for name in READERS if process.find_binary(name) is not None)
 
 
-def dormant() -> frozenset[tuple[str, str]]:
-    """The tables that the kernel does not call, by nft's names of families. nft up to 1.0.6 does not print it rightly.
+def dormant() -> dict[tuple[str, str], bool]:
+    """Of each table, by nft's name of its family and its own, whether the kernel does not call it.
+
+    nft up to 1.0.6 does not print it rightly.
 
     Raises:
         IstioInitError: they cannot be read.
     """
-    return frozenset(
-        (FAMILIES[table.family], table.name)
+    return {
+        (FAMILIES[table.family], table.name): table.is_dormant
         for table in netlink.all_nft_tables() or ()
-        if table.is_dormant and table.family in FAMILIES
-    )
+        if table.family in FAMILIES
+    }
 
 
 def read() -> str | IstioInitError:

@@ -9,8 +9,9 @@ from ipaddress import ip_address
 import pytest
 
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import Field
 from istio_init.netfilter.host import Listener
-from istio_init.netfilter.rules import Hook, Lookup, Store, Undecided
+from istio_init.netfilter.rules import Hook, Lookup, Store, Test, Undecided
 from istio_init.observe.namespace import observe
 from istio_init.observe.snapshot import Snapshot
 from istio_init.observe.unread import Part, Why
@@ -59,10 +60,34 @@ def test_all_stores_and_tables_are_in_one_model(namespace: Namespace) -> None:
 
     found = {(table.store, table.family, table.name) for table in seen.netfilter.tables}
     assert found >= {(Store.NFT, "ip", "nat"), (Store.LEGACY, "ip6", "filter"), (Store.NFT, "inet", "mine")}
-    calls = list(seen.netfilter.calls(V4, Hook.OUTPUT))
-    assert [call.table.name for call in calls] == ["nat", "mine"]
-    assert calls[1].chain.base is not None and calls[1].chain.base.drops
+    chains = {call.table.name: call.chain for call in seen.netfilter.calls(V4, Hook.OUTPUT)}
+    assert chains.keys() == {"nat", "mine"}
+    assert chains["mine"].base is not None and chains["mine"].base.drops
     assert seen.unread == ()
+
+
+def test_what_nft_wrote_into_a_table_of_iptables_is_what_it_says(namespace: Namespace) -> None:
+    """iptables prints the first rule as one of all ports, and the second without its extension."""
+    namespace.run("iptables-nft", "-A", "OUTPUT", "-p", "tcp", *"-m owner --uid-owner 1337 -j ACCEPT".split())
+    namespace.run("nft", "add", "rule", "ip", "filter", "OUTPUT", "tcp", "dport", "{", "80,", "443", "}", "drop")
+
+    [call] = look(namespace).netfilter.calls(V4, Hook.OUTPUT)
+
+    first, second = call.chain.rules
+    assert Test(Field.UID, ((1337, 1337),)) in first.body
+    assert Test(Field.DPORT, ((80, 80), (443, 443))) in second.body or any(
+        isinstance(each, Lookup) and each.keys[0].field is Field.DPORT for each in second.body
+    )
+    assert (first.origin.number, second.origin.number) == (1, 2)
+    assert "--uid-owner 1337" in first.origin.text
+
+
+def test_a_dormant_table_is_not_called(namespace: Namespace) -> None:
+    namespace.run("iptables-nft", "-A", "OUTPUT", "-j", "DROP")
+    namespace.run("nft", "add table ip filter { flags dormant; }; add table inet mine { flags dormant; }")
+    namespace.run("nft", "add chain inet mine out { type filter hook output priority 7; policy drop; }")
+
+    assert list(look(namespace).netfilter.calls(V4, Hook.OUTPUT)) == []
 
 
 def test_no_more_programs_are_run_than_there_are_stores_in_use(namespace: Namespace) -> None:
@@ -85,6 +110,7 @@ def test_the_host_is_seen_as_it_is(namespace: Namespace) -> None:
     assert host.rules is not None and [rule.mark for rule in host.rules[V4]] == [None, 0x539, None, None]
     assert host.routes is not None and any(route.table == 133 for route in host.routes[V4])
     assert host.forwards is not None and host.forwards[V6] is False
+    assert host.forwards_from == {"lo": True}
     assert host.reverse_path_filter == {"lo": 0}
     assert host.listeners == ()
 

@@ -85,7 +85,7 @@ def test_it_needs_no_root(real_kernel: None) -> None:
 def test_tables_that_are_not_called_are_told(real_kernel: None) -> None:
     with Namespace.create("dormant") as namespace:
         namespace.run("nft", "add table ip a { flags dormant; }; add table inet b; add table inet c { flags dormant; }")
-        assert namespace.call(ruleset.dormant) == {("ip", "a"), ("inet", "c")}
+        assert namespace.call(ruleset.dormant) == {("ip", "a"): True, ("inet", "b"): False, ("inet", "c"): True}
 
 
 def test_a_namespace_without_tables_is_read_without_a_program(

@@ -57,7 +57,6 @@ CORE = (
     "netfilter",
     "observe/formats.py",
     "observe/netfilter.py",
-    "observe/opaque.py",
     "observe/snapshot.py",
     "observe/unread.py",
     "options.py",
