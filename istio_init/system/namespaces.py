@@ -184,9 +184,8 @@ def lock(seconds: float, warn: Callable[[str], None] | None = None) -> int:
         BusyError: another run kept it for longer than ``seconds``.
     """
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        own = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError:
+    own = _own_file()
+    if own is None:
         deadline = time.monotonic() + min(seconds, UNSURE)
         if not _try_until(deadline, lambda: fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)) and warn is not None:
             warn("somebody holds the lock of this network namespace, perhaps another run: not waiting any longer")
@@ -197,6 +196,19 @@ def lock(seconds: float, warn: Callable[[str], None] | None = None) -> int:
         return own
     os.close(own)
     raise BusyError("another run of istio-init is at work in this namespace", fix="try again, or give a longer --wait")
+
+
+def _own_file() -> int | None:
+    """A descriptor of the file whose ranges are locked; None where there can be none that is nobody else's."""
+    try:
+        own = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError:
+        return None
+    status = os.fstat(own)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        os.close(own)
+        return None
+    return own
 
 
 def _try_until(deadline: float, take: Callable[[], object]) -> bool:
