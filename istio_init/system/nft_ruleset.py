@@ -6,13 +6,10 @@ import json
 from typing import Any
 
 from istio_init.dialects.iptables.tables import XTABLES
-from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import NativeChain, NftRule
-from istio_init.system import process
 
 IPTABLES_FAMILIES = {"ip": Family.IPV4, "ip6": Family.IPV6}
-TIMEOUT = 30.0
 
 Native = tuple[tuple[NativeChain, ...], tuple[NftRule, ...]]
 """Chains of tables that are not iptables', and rules in its tables that it did not write."""
@@ -24,21 +21,11 @@ WRITTEN_META = frozenset("iifname oifname iif oif l4proto mark".split())
 WRITTEN_PAYLOADS = frozenset("ip ip6 tcp udp udplite sctp dccp icmp icmpv6 th".split())
 
 
-def read() -> Native:
+def parse_ruleset(text: str) -> Native:
     """The chains of every table that iptables-nft does not show, and the rules in its own that it did not write.
 
-    Raises:
-        NoBackendError: nft is not installed.
-        ToolError: it failed.
+    ``text`` is the JSON of ``nft -j list ruleset`` (libnftables-json(5)).
     """
-    completed = process.run(["nft", "-j", "list", "ruleset"], timeout=TIMEOUT)
-    if completed.status != 0:
-        raise ToolError(f"nft: {completed.stderr.strip()}")
-    return parse_ruleset(completed.stdout)
-
-
-def parse_ruleset(text: str) -> Native:
-    """What `read` gives, from the JSON of ``nft -j list ruleset`` (libnftables-json(5))."""
     chains: dict[tuple[str, str, str], dict[str, object]] = {}
     counts: dict[tuple[str, str, str], int] = {}
     rules: list[NftRule] = []
