@@ -56,24 +56,35 @@ class Arriving:
 
     def _routed(self, name: str | None, interface: str) -> Node:
         """Ask the rules, and whether the source is believed."""
-        found = self.routes.program(incoming=True)
+        found = self.routes.program(None)
         if self.family is Family.IPV6:
-            near = self.routes.program(incoming=True, out_interface=name or "?")
+            near = self.routes.program(None, name or "?")
             found = self._where(self._in(Field.DESTINATION, LINK_LOCAL), near, found)
-        believed = self._believed(name, interface) if self.family is Family.IPV4 else self.truths.yes
-        words = f"{interface} takes no packets from there (rp_filter)"
-        refused = self.ways.stopped(Kind.DROP, ReversePathDecider(interface, words))
         types = union([((each.value, each.value),) for each in HERE])
         is_here = self.truths.within({self.layout.route_type: types})
         held = self._nowhere("what has a socket here is not sent onwards")
         onwards = self._where(self.truths.node(Test(Field.SOCKET, ((1, 1),))), held, self.ways.going)
-        onwards = self._where(self._forwards(), onwards, self._nowhere("this host does not forward"))
+        onwards = self._where(self._forwards(name), onwards, self._nowhere("this host does not forward"))
         taken = self._where(is_here, self.here, onwards)
-        drops = self.ways.then(taken, self._where(believed, self.ways.going, refused))
-        return self.ways.then(found, drops)
+        if self.family is Family.IPV4:
+            taken = self.ways.then(taken, self._checked(name, interface))
+        return self.ways.then(found, taken)
 
-    def _forwards(self) -> Node:
-        forwards = (self.host.forwards or {}).get(self.family)
+    def _checked(self, name: str | None, interface: str) -> Node:
+        """Drop what has a source that is not believed. The route back is asked as for where it goes."""
+        words = f"{interface} takes no packets from there (rp_filter)"
+        refused = self.ways.stopped(Kind.DROP, ReversePathDecider(interface, words))
+
+        def towards(device: str | None) -> Node:
+            return self._where(self._believed(name, interface, device or "?"), self.ways.going, refused)
+
+        if not self.routes.asks_for_interfaces:
+            return towards("lo")
+        return self.surroundings.by_interface(self.layout.route, towards)
+
+    def _forwards(self, name: str | None) -> Node:
+        by_interface = (self.host.forwards_from or {}) if self.family is Family.IPV4 else {}
+        forwards = by_interface.get(name or "", (self.host.forwards or {}).get(self.family))
         if forwards is None:
             return self.truths.maybe(_not_given("whether the host forwards"))
         return self.truths.yes if forwards else self.truths.no
@@ -101,10 +112,10 @@ class Arriving:
         wrong = self._nowhere(f"{interface} takes no packets from such a source (martian)")
         return self._where(truths.any_of([self._in(source, unheard), zero]), wrong, found)
 
-    def _believed(self, name: str | None, interface: str) -> Node:
+    def _believed(self, name: str | None, interface: str, towards: str) -> Node:
         """Whether a source may come by the interface (fib_validate_source)."""
         mode = None if name is None else (self.host.reverse_path_filter or {}).get(name)
-        nodes = [self._valid(name, interface, each) for each in ((0, 1, 2) if mode is None else (mode,))]
+        nodes = [self._valid(name, interface, towards, each) for each in ((0, 1, 2) if mode is None else (mode,))]
         unclear = self.truths.maybe(_not_given(f"rp_filter of {interface}"))
 
         def same(one: Node, other: Node) -> Node | None:
@@ -114,10 +125,11 @@ class Arriving:
 
         return self.surroundings.diagrams.joined(nodes, same)
 
-    def _valid(self, name: str | None, interface: str, mode: int) -> Node:
+    def _valid(self, name: str | None, interface: str, towards: str, mode: int) -> Node:
         truths = self.truths
         uses_mark = _setting(self.host.src_valid_mark, name)
-        found = self._back(name, interface, mode, with_mark=uses_mark is True)
+        back = self.surroundings.back(with_mark=uses_mark is True, in_interface=towards, with_ports=True)
+        found = self._allows(back, name, interface, mode)
         if uses_mark is None:
             unmarked = self._in(Field.MARK, ((0, 0),))
             unclear = truths.maybe(_not_given(f"src_valid_mark of {interface}"))
@@ -129,7 +141,7 @@ class Arriving:
             found = truths.any_of([truths.negated(self._in(Field.SOURCE, local)), found])
         return found
 
-    def _back(self, name: str | None, interface: str, mode: int, *, with_mark: bool) -> Node:
+    def _allows(self, back: Node, name: str | None, interface: str, mode: int) -> Node:
         """Whether the route back allows the packet to have come by the interface."""
         truths, layout = self.truths, self.layout
         accepts_local = _setting(self.host.accept_local, name)
@@ -153,7 +165,7 @@ class Arriving:
             has_addresses = name is not None and bool(self.surroundings.facts.addresses.get(name))
             return truths.yes if mode == 2 and has_addresses else truths.no
 
-        return self.surroundings.diagrams.mapped(self.surroundings.back(with_mark=with_mark), believed)
+        return self.surroundings.diagrams.mapped(back, believed)
 
     def _where(self, truth: Node, program: Node, otherwise: Node) -> Node:
         return self.ways.where(truth, program, otherwise)

@@ -71,11 +71,13 @@ Substitute = int | Moved | Unknown
 class Diagrams:
     """Makes diagrams, each once. ``sizes`` are how many numbers each dimension has.
 
-    Raises `TooManyPieces` where they would have more than ``most`` edges in all.
+    ``fixed`` are dimensions of which only one number is of interest: no diagram tests them. Raises `TooManyPieces`
+    where they would have more than ``most`` edges in all.
     """
 
-    def __init__(self, sizes: Sequence[int], most: int = MOST_EDGES) -> None:
+    def __init__(self, sizes: Sequence[int], most: int = MOST_EDGES, fixed: Mapping[int, int] | None = None) -> None:
         self.sizes = sizes
+        self._fixed = fixed or {}
         self._leaves: dict[Hashable, Node] = {}
         self._nodes: dict[tuple[int, tuple[int, ...], tuple[Node, ...]], Node] = {}
         self._left = most
@@ -98,6 +100,8 @@ class Diagrams:
     def _made(self, dim: int, cuts: tuple[int, ...], children: tuple[Node, ...]) -> Node:
         if not cuts:
             return children[0]
+        if dim in self._fixed:
+            return children[bisect_right(cuts, self._fixed[dim])]
         key = dim, cuts, children
         found = self._nodes.get(key)
         if found is None:

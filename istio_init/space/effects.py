@@ -47,13 +47,15 @@ class Effects:
         self.translation = translation
         self.layout: Layout = truths.layout
 
-    def effect(self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook) -> Node:
+    def effect(self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook | None) -> Node:
         """What an effect does, and what follows it."""
         match effect:
             case Assign():
                 return self.ways.then(self._assigned(effect), rest)
             case AssignFrom():
                 return self._assigned_from(effect, rest, decider)
+            case Forget(Field.CT_ZONE, cause):
+                return self.ways.then(self._in_zone(Unknown(cause)), rest)
             case Forget(field, cause):
                 return self.ways.then(self._forgotten(field, cause), rest)
             case Nat():
@@ -121,10 +123,10 @@ class Effects:
             {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
         )
 
-    def _in_zone(self, zone: int) -> Node:
-        values = {Field.CT_STATE: int(CtState.NEW), Field.CT_STATUS: int(TEMPLATE_STATUS), Field.CT_ZONE: zone,
-                  Field.CT_MARK: 0, **dict.fromkeys((*ORIGINAL, *REPLY), 0)}  # fmt: skip
-        changes = {self.layout.track: TEMPLATE, **self.numbers(values)}
+    def _in_zone(self, zone: int | Unknown) -> Node:
+        values = {Field.CT_STATE: int(CtState.NEW), Field.CT_STATUS: int(TEMPLATE_STATUS), Field.CT_MARK: 0,
+                  **dict.fromkeys((*ORIGINAL, *REPLY), 0)}  # fmt: skip
+        changes = {self.layout.track: TEMPLATE, **self.numbers(values), self.layout.dim(Field.CT_ZONE): zone}
         return self.truths.choice(
             {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
         )

@@ -42,7 +42,7 @@ ADDRESSES_FIRST = (Field.DESTINATION, Field.SOURCE, Field.DPORT, Field.SPORT)
 ORIGINAL = (Field.CT_ORIG_DPORT, Field.CT_ORIG_DESTINATION, Field.CT_ORIG_SOURCE, Field.CT_ORIG_SPORT)
 REPLY = (Field.CT_REPLY_DPORT, Field.CT_REPLY_DESTINATION, Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
 
-SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.PKTTYPE, Field.TOS, Field.PRIORITY, *ORIGINAL, *REPLY)
+SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.TOS, Field.PRIORITY, *ORIGINAL, *REPLY)
 """Fields that the kernel sets for rules alone: where no rule looks at one, nothing is noted of it."""
 
 MOST_SPREAD = 12
@@ -87,7 +87,11 @@ class Layout:
         for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
             self._add(field, _groups(self.width(field), masks.get(field) or BITS_APART.get(field, ())))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
-        seen = scan.fields | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        seen = scan.fields | scan.assigned | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})
+        """Whether rules give packets destinations, which nat does not know of."""
+        if self.translates_otherwise:
+            seen |= {Field.CT_STATUS, *REPLY}
         self.unseen = frozenset([group.dim for field in SELDOM if field not in seen for group in self.groups[field]])
         """Dimensions that nothing asks for."""
 

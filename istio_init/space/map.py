@@ -9,8 +9,10 @@ from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import Cause
 from istio_init.netfilter.stages import NFT_FAMILIES
+from istio_init.space.covering import Cover
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.layout import Layout, apart
+from istio_init.space.namespace import Namespace
 from istio_init.space.regions import Packets, Region, count, paths
 from istio_init.space.walk import Walk
 from istio_init.space.ways import Decider, Ends, Way
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from istio_init.netfilter.family import Family
     from istio_init.netfilter.host import Host
+    from istio_init.netfilter.rules import Rule
     from istio_init.netfilter.stages import Netfilter
 
     Made = TypeVar("Made")
@@ -53,6 +56,11 @@ class Regions:
     def first(self, most: int) -> list[Region]:
         """So many of them at most."""
         return list(islice(self, most))
+
+    def simplest(self, most: int) -> list[Region]:
+        """Fewer and wider regions with the same packets, which may overlap; so many at most."""
+        found = Cover(self._top, self._values, self._packets.layout).paths(most)
+        return [self._packets.region(path) for path in found]
 
 
 class Verdict(Value):
@@ -127,63 +135,126 @@ class Difference(Value):
 
 
 def classes(netfilter: Netfilter, host: Host, family: Family, direction: Direction) -> Map:
-    """All new connections of a direction and family, in classes.
+    """All new connections of a direction and family, in classes; `Space` makes both directions' sooner.
 
     Raises:
         TooManyPieces: the rules divide them into more than can be looked at.
     """
-
-    def made(layout: Layout) -> Map:
-        diagrams = Diagrams(layout.sizes)
-        packets = Packets(layout, direction, host)
-        ends = Walk(diagrams, layout, netfilter, host, direction).run()
-        top = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
-        return Map(_possible(diagrams, top, packets), packets)
-
-    return _in_some_order(family, [(netfilter, host)], made)
+    return Space(netfilter, host, family).map(direction)
 
 
 def differences(one: Side, other: Side, family: Family, direction: Direction) -> list[Difference]:
-    """Where two rule sets treat a new connection differently; empty where they are equal in behaviour.
-
-    Differences of the marks alone come last.
+    """Where two rule sets treat a new connection differently; `Comparison` looks at both directions sooner.
 
     Raises:
         TooManyPieces: the rules divide connections into more than can be looked at.
     """
-
-    def made(layout: Layout) -> list[Difference]:
-        diagrams = Diagrams(layout.sizes)
-        packets = Packets(layout, direction, other[1])
-        tops = []
-        for netfilter, host in (one, other):
-            ends = Walk(diagrams, layout, netfilter, host, direction).run()
-            tops.append(_possible(diagrams, _with_fates(diagrams, layout, ends), packets))
-        return _differing(diagrams, packets, *tops)
-
-    return _in_some_order(family, [one, other], made)
+    return Comparison(one, other, family).differences(direction)
 
 
-def _in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout], Made]) -> Made:
-    """What is made with ports before addresses, as most rules need it; with addresses first if that is too much."""
-    rules = [
-        rule
-        for netfilter, _ in sides
-        for table in netfilter.tables
-        if table.family in NFT_FAMILIES[family]
-        for chain in table.chains.values()
-        for rule in chain.rules
-    ]
+class Space:
+    """The new connections of a family, as one namespace's rules divide them."""
+
+    def __init__(self, netfilter: Netfilter, host: Host, family: Family) -> None:
+        self._host = host
+        self._attempts = _Attempts(family, [(netfilter, host)])
+
+    def map(self, direction: Direction) -> Map:
+        """Those of a direction, in classes.
+
+        Raises:
+            TooManyPieces: the rules divide them into more than can be looked at.
+        """
+
+        def made(layout: Layout, namespaces: list[Namespace]) -> Map:
+            [namespace] = namespaces
+            diagrams = namespace.diagrams
+            packets = Packets(layout, direction, self._host)
+            ends = Walk(namespace, direction).run()
+            top = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+            return Map(possible(diagrams, top, packets), packets)
+
+        return self._attempts.make(made)
+
+
+class Comparison:
+    """The new connections of a family, as two namespaces' rules divide them."""
+
+    def __init__(self, one: Side, other: Side, family: Family) -> None:
+        self._host = other[1]
+        self._attempts = _Attempts(family, [one, other])
+
+    def differences(self, direction: Direction) -> list[Difference]:
+        """Where they are treated differently; empty where the rules are equal in behaviour.
+
+        Differences of the marks alone come last.
+
+        Raises:
+            TooManyPieces: the rules divide connections into more than can be looked at.
+        """
+
+        def made(layout: Layout, namespaces: list[Namespace]) -> list[Difference]:
+            diagrams = namespaces[0].diagrams
+            packets = Packets(layout, direction, self._host)
+            ends = [Walk(namespace, direction).run() for namespace in namespaces]
+            tops = [possible(diagrams, _with_fates(diagrams, layout, each), packets) for each in ends]
+            return _differing(diagrams, packets, *tops)
+
+        return self._attempts.make(made)
+
+
+class _Attempts:
+    """Namespaces of some layouts, each made once."""
+
+    def __init__(self, family: Family, sides: Sequence[Side]) -> None:
+        self.family = family
+        self.sides = sides
+        self._layouts: dict[bool, Layout] = {}
+        self._namespaces: dict[bool, list[Namespace]] = {}
+
+    def make(self, made: Callable[[Layout, list[Namespace]], Made]) -> Made:
+        """What is made with ports before addresses, or, where that is too much, with addresses first."""
+        try:
+            return made(*self._attempt(ports_first=True))
+        except TooManyPieces:
+            self._namespaces.pop(True, None)
+            return made(*self._attempt(ports_first=False))
+
+    def _attempt(self, *, ports_first: bool) -> tuple[Layout, list[Namespace]]:
+        if ports_first not in self._layouts:
+            self._layouts[ports_first] = layout_of(self.family, self.sides, ports_first=ports_first)
+        layout = self._layouts[ports_first]
+        if ports_first not in self._namespaces:
+            diagrams = Diagrams(layout.sizes)
+            self._namespaces[ports_first] = [Namespace(diagrams, layout, *side) for side in self.sides]
+        return layout, self._namespaces[ports_first]
+
+
+def layout_of(family: Family, sides: Sequence[Side], *, ports_first: bool) -> Layout:
+    """The dimensions that the rules of some namespaces tell apart."""
+    rules = [rule for netfilter, _ in sides for rule in _rules(netfilter, family)]
     routing = [each for _, host in sides for each in (host.rules or {}).get(family, ())]
     marks = {each.mask for each in routing if each.mark is not None}
     by_tos = any(each.tos is not None for each in routing)
+    return Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=ports_first)
+
+
+def in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout], Made]) -> Made:
+    """What is made with ports before addresses, as most rules need it; with addresses first if that is too much."""
     try:
-        return made(Layout(family, rules, marks, routes_by_tos=by_tos))
+        return made(layout_of(family, sides, ports_first=True))
     except TooManyPieces:
-        return made(Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=False))
+        return made(layout_of(family, sides, ports_first=False))
 
 
-def _possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:
+def _rules(netfilter: Netfilter, family: Family) -> Iterator[Rule]:
+    for table in netfilter.tables:
+        if table.family in NFT_FAMILIES[family]:
+            for chain in table.chains.values():
+                yield from chain.rules
+
+
+def possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:
     """Without interfaces that no packet is asked for by: none, and inbound lo."""
     dim = packets.layout.dim(packets.interface)
     top = diagrams.without(top, dim, NO_INTERFACE)
@@ -210,6 +281,11 @@ def decider_of(way: Way) -> Decider | None:
     if way.delivery is None:
         return passed
     return passed or way.delivery.decider if way.delivery.kind is Kind.FORWARD else way.delivery.decider
+
+
+def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
+    """What becomes of packets, whatever decides it: UNKNOWN where that cannot be told."""
+    return diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends).outcome))
 
 
 def verdict_of(ends: Ends) -> Verdict:

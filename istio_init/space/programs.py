@@ -15,6 +15,7 @@ from istio_init.netfilter.rules import (
     Hook,
     Lookup,
     Nat,
+    NatKind,
     Never,
     Note,
     Openness,
@@ -50,10 +51,10 @@ DECISIVE = frozenset([Verdict.ACCEPT, Verdict.DROP, Verdict.REJECT, Verdict.RETU
 class Context(Value):
     """Where a chain is evaluated, and whether a rule that lets pass decides there: it may keep from a redirection.
 
-    On the way back by lo it does so only where none has before.
+    On the way back by lo it does so only where none has before. ``hook`` is None where it makes no difference.
     """
 
-    hook: Hook
+    hook: Hook | None
     lets_pass: bool = False
     has_returned: bool = False
 
@@ -66,11 +67,14 @@ class Programs:
         self.truths = truths
         self.effects = effects
         self._chains: dict[tuple[int, str, Context], Node] = {}
+        self._dependent: dict[tuple[int, str], bool] = {}
         self._tables: list[Table] = []
         """Kept, so that no other table gets their identity."""
 
     def chain(self, table: Table, name: str, context: Context, callers: tuple[str, ...] = ()) -> Node:
         """What a chain does; what comes back from it is going on."""
+        if context.hook is not None and not self._depends_on_hook(table, name):
+            context = context.replace(hook=None)
         key = id(table), name, context
         found = self._chains.get(key)
         if found is None:
@@ -79,6 +83,27 @@ class Programs:
             found = self._sequence([self._run(table, run, context, (*callers, name)) for run in runs(chain)])
             found = self._chains[key] = self.ways.ending(found, {RETURNED: GOING})
         return found
+
+    def _depends_on_hook(self, table: Table, name: str) -> bool:
+        """Whether a chain, or one that it calls, translates to an address of an interface."""
+        key = id(table), name
+        if key not in self._dependent:
+            self._dependent[key] = False  # What calls itself is not followed.
+            self._dependent[key] = any(
+                self._decides_by_hook(table, statement)
+                for rule in table.chains[name].rules
+                for statement in rule.body
+                if isinstance(statement, Nat | End | Dispatch)
+            )
+        return self._dependent[key]
+
+    def _decides_by_hook(self, table: Table, statement: Nat | End | Dispatch) -> bool:
+        if isinstance(statement, Nat):
+            return statement.kind is NatKind.REDIRECT
+        if isinstance(statement, Dispatch):
+            return any(self._decides_by_hook(table, end) for _, end in statement.verdicts)
+        name = statement.chain
+        return name is not None and name in table.chains and self._depends_on_hook(table, name)
 
     def _sequence(self, programs: Sequence[Node]) -> Node:
         """Programs one after the other."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from istio_init.space.truth import Truths
     from istio_init.space.ways import Ways
 
-LOOPBACK_DEVICE = "lo"
-
 
 class Routes:
     """Makes programs that give packets a route, or drop them."""
@@ -32,25 +30,33 @@ class Routes:
         self.layout = truths.layout
         self.bits = family.bits
         self.tables = Tables(host, family)
-        self._programs: dict[tuple[bool, str | None], Node] = {}
+        self._programs: dict[tuple[str | None, str | None], Node] = {}
 
-    def program(self, *, incoming: bool, out_interface: str | None = None) -> Node:
-        """Ask the rules in their order. What this machine sends counts as come in by lo (LOOPBACK_IFINDEX)."""
-        key = incoming, out_interface
+    @property
+    def asks_for_interfaces(self) -> bool:
+        """Whether a rule asks by which interface a packet came in."""
+        return any(rule.in_interface is not None for rule in self.tables.rules)
+
+    def program(self, in_interface: str | None, out_interface: str | None = None) -> Node:
+        """Ask the rules in their order.
+
+        ``in_interface`` is lo for what this machine sends (LOOPBACK_IFINDEX), None for the one of the packet.
+        """
+        key = in_interface, out_interface
         if key not in self._programs:
             found = self._end(NO_ROUTE)
             for rule in reversed(self.tables.rules):
-                found = self.ways.then(self._rule(rule, incoming, out_interface), found)
+                found = self.ways.then(self._rule(rule, in_interface, out_interface), found)
             self._programs[key] = self.ways.ending(found, {ACCEPTED: GOING})
         return self._programs[key]
 
-    def _rule(self, rule: RoutingRule, incoming: bool, out_interface: str | None) -> Node:
+    def _rule(self, rule: RoutingRule, in_interface: str | None, out_interface: str | None) -> Node:
         """What a rule leads to; going on is to the next rule."""
         followed = self._followed(rule, out_interface)
         if followed is self.ways.going:
             return followed
         truths = self.truths
-        nodes = [*self._selectors(rule, incoming, out_interface)]
+        nodes = [*self._selectors(rule, in_interface, out_interface)]
         if not rule.is_known:
             nodes.append(truths.maybe(Cause(Openness.NOT_MODELLED, f"the routing rule of priority {rule.priority}")))
         matches = truths.all_of(nodes)
@@ -92,13 +98,13 @@ class Routes:
         }
         return self.ways.end(ACCEPTED, changes)
 
-    def _selectors(self, rule: RoutingRule, incoming: bool, out_interface: str | None) -> Iterator[Node]:
+    def _selectors(self, rule: RoutingRule, in_interface: str | None, out_interface: str | None) -> Iterator[Node]:
         truths = self.truths
         if rule.in_interface is not None:
-            if incoming:
+            if in_interface is None:
                 yield truths.within({self.layout.dim(Field.IN_INTERFACE): exactly(rule.in_interface)})
             else:
-                yield truths.yes if rule.in_interface == LOOPBACK_DEVICE else truths.no
+                yield truths.yes if rule.in_interface == in_interface else truths.no
         if rule.out_interface is not None:
             yield truths.yes if rule.out_interface == out_interface else truths.no
         for field, network in ((Field.SOURCE, rule.source), (Field.DESTINATION, rule.destination)):
@@ -109,7 +115,7 @@ class Routes:
             yield truths.node(Test(Field.MARK, ((wanted, wanted),), rule.mask))
         if rule.uids is not None:
             by_root = rule.uids[0] == 0
-            if incoming or self.bits == 32:  # Asked as root's (flowi4_uid is not set).
+            if in_interface is None or self.bits == 32:  # Asked as root's (flowi4_uid is not set).
                 yield truths.yes if by_root else truths.no
             else:
                 yield truths.node(Test(Field.UID, (rule.uids,), if_absent=by_root))

@@ -19,10 +19,11 @@ SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY)
 
 
 class Scan:
-    """The fields that some rules test or change, and masks of those that are split."""
+    """The fields that some rules test or copy, those that they change, and masks of those that are split."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.fields: set[Field] = set()
+        self.assigned: set[Field] = set()
         self.masks: dict[Field, set[int]] = {field: set() for field in SPLIT}
         for rule in rules:
             for statement in rule.body:
@@ -42,15 +43,16 @@ class Scan:
             case Dispatch(keys, verdicts):
                 self._take_keys(keys, [box for box, _ in verdicts])
             case AssignFrom(field, keys, values):
-                self.fields.add(field)
+                self.assigned.add(field)
                 self._take_keys(keys, [box for box, _ in values])
             case Assign(field, parts):
-                self.fields.update((field, *[source for source, _ in parts]))
+                self.assigned.add(field)
+                self.fields.update([source for source, _ in parts])
                 for source, mask in parts:
                     if source in self.masks or field in self.masks:
                         self.masks[source if source in self.masks else field].add(mask & MAX_MARK)
             case Forget(field):
-                self.fields.add(field)
+                self.assigned.add(field)
             case Tproxy(_, _, _, mask):
                 self.masks[Field.MARK].add(mask)
             case _:

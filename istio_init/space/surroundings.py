@@ -144,18 +144,29 @@ class Surroundings:
                 yield int(network.network_address)
                 yield int(network.broadcast_address) + 1
 
-    def back(self, *, with_mark: bool, out_interface: str | None = None) -> Node:
-        """The route of an answer: from the packet's destination to its source, as nobody's and of no protocol."""
+    def back(
+        self,
+        *,
+        with_mark: bool,
+        out_interface: str | None = None,
+        in_interface: str = LOOPBACK,
+        with_ports: bool = False,
+    ) -> Node:
+        """The route of an answer, from the packet's destination to its source; as nobody's, and of no protocol."""
         assert self.routes is not None
-        layout = self.layout
+        dim = self.layout.dim
         values: dict[int, Substitute] = {
-            layout.dim(Field.DESTINATION): Moved(layout.dim(Field.SOURCE)),
-            layout.dim(Field.SOURCE): Moved(layout.dim(Field.DESTINATION)),
-            **dict.fromkeys((layout.dim(each) for each in (Field.UID, Field.PROTOCOL, Field.SPORT, Field.DPORT)), 0),
+            dim(Field.DESTINATION): Moved(dim(Field.SOURCE)),
+            dim(Field.SOURCE): Moved(dim(Field.DESTINATION)),
+            dim(Field.UID): 0,
         }
+        if with_ports:
+            values[dim(Field.SPORT)], values[dim(Field.DPORT)] = Moved(dim(Field.DPORT)), Moved(dim(Field.SPORT))
+        else:
+            values.update(dict.fromkeys((dim(Field.PROTOCOL), dim(Field.SPORT), dim(Field.DPORT)), 0))
         if not with_mark:
-            values.update({group.dim: 0 for group in layout.groups[Field.MARK]})
-        return self.ways.substituted(self.routes.program(incoming=False, out_interface=out_interface), values)
+            values.update({group.dim: 0 for group in self.layout.groups[Field.MARK]})
+        return self.ways.substituted(self.routes.program(in_interface, out_interface), values)
 
     def _back(self, *, here: bool, with_mark: bool) -> Node:
         incoming = self.layout.dim(Field.IN_INTERFACE)

@@ -36,7 +36,7 @@ LOOPBACK = {Family.IPV4: 0x7F000001, Family.IPV6: 1}
 FEW = 16
 """Of so many addresses or ports that a translation may choose each is followed."""
 
-LINK_LOCAL = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+LOOPBACK_SCOPE, LINK_SCOPE, SITE_SCOPE, COMPATIBLE_SCOPE = 0x10, 0x20, 0x40, 0x80
 DESTINATION_KINDS = frozenset([NatKind.DNAT, NatKind.REDIRECT])
 
 
@@ -50,7 +50,7 @@ class Translation:
         self.host = host
         self.surroundings = surroundings
 
-    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook) -> Node:
+    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook | None) -> Node:
         """Translate the connection, and accept."""
         layout, ways = self.layout, self.ways
         is_destination = nat.kind in DESTINATION_KINDS
@@ -124,7 +124,7 @@ class Translation:
             fields = (Field.CT_REPLY_DESTINATION, Field.CT_REPLY_DPORT)
         return {**found, layout.dim(fields[0]): address, layout.dim(fields[1]): port}
 
-    def _addresses(self, nat: Nat, hook: Hook, dim: int) -> Iterable[Choice]:
+    def _addresses(self, nat: Nat, hook: Hook | None, dim: int) -> Iterable[Choice]:
         if nat.kind is NatKind.REDIRECT:
             if hook is Hook.OUTPUT:
                 return [({}, LOOPBACK[self.layout.family])]
@@ -162,13 +162,27 @@ class Translation:
         for link in links:
             here: Region = {interface: exactly(link.name)}
             addresses = self._addresses_of(link)
-            if self.layout.family is Family.IPV6:
-                near = [each for each in addresses if LINK_LOCAL[0][0] <= each <= LINK_LOCAL[0][1]]
-                yield {**here, dim: LINK_LOCAL}, near[0] if near else None
-                here = {**here, dim: self._rest(dim, LINK_LOCAL)}
-            yield here, addresses[0] if addresses else None
+            for within, scope in self._scopes():
+                usable = [each for each in addresses if not scope or scope & scope_of(each)]
+                yield {**here, dim: within}, usable[0] if usable else None
         cause = Cause(Openness.NOT_GIVEN, "the addresses of the incoming interface")
         yield {interface: self._others(interface)}, Unknown(cause)
+
+    def _scopes(self) -> list[tuple[Intervals, int]]:
+        """Destinations by their scope, 0 for all others: REDIRECT keeps to it (nf_nat_redirect_ipv6)."""
+        if self.layout.family is Family.IPV4:
+            return [(((0, (1 << 32) - 1),), 0)]
+        narrow: list[tuple[Intervals, int]] = [
+            (((1, 1),), LOOPBACK_SCOPE),
+            (((2, (1 << 32) - 1),), COMPATIBLE_SCOPE),
+            (((0xFE80 << 112, (0xFEC0 << 112) - 1),), LINK_SCOPE),
+            (((0xFEC0 << 112, (0xFF00 << 112) - 1),), SITE_SCOPE),
+        ]
+        for number, scope in ((1, LOOPBACK_SCOPE), (2, LINK_SCOPE), (5, SITE_SCOPE)):
+            starts = [0xFF << 120 | flags << 116 | number << 112 for flags in range(16)]
+            narrow.append((union([((start, start + (1 << 112) - 1),) for start in starts]), scope))
+        rest = difference(((0, (1 << 128) - 1),), union([within for within, _ in narrow]))
+        return [*narrow, (rest, 0)]
 
     def _leaving(self) -> Iterator[Choice]:
         """MASQUERADE gives what leaves an address of its interface (nf_nat_masquerade_ipv4)."""
@@ -231,6 +245,13 @@ class Translation:
             taken = ways.then(taken, rest)
         missed = ways.stopped(Kind.DROP, decider) if tproxy.drops else ways.going
         return ways.where(self.surroundings.transparent(tproxy), taken, missed)
+
+
+def scope_of(address: int) -> int:
+    """The scope of an address of this machine, 0 for a global one (ipv6_addr_scope)."""
+    if 0 < address < 1 << 32:
+        return LOOPBACK_SCOPE if address == 1 else COMPATIBLE_SCOPE
+    return {0xFE80 >> 6: LINK_SCOPE, 0xFEC0 >> 6: SITE_SCOPE}.get(address >> 118, 0)
 
 
 def _few(value: Substitute) -> list[Substitute]:

@@ -1,0 +1,176 @@
+"""Where routing sends what starts here, asked again when rules changed it (ip_route_me_harder), as programs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType, Field
+from istio_init.netfilter.intervals import union
+from istio_init.netfilter.names import number_of
+from istio_init.netfilter.rules import Cause, Openness
+from istio_init.space.diagram import Moved, Unknown, leaves
+from istio_init.space.ways import ENDED, GOING, doubts
+from istio_init.trace.facts import ROUTING
+from istio_init.trace.result import Kind, RoutingDecider
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.space.diagram import Node, Substitute
+    from istio_init.space.namespace import Namespace
+    from istio_init.space.routes import Routes
+    from istio_init.space.ways import Ends, Way
+
+LO = number_of("lo")
+NOT_LO: Intervals = ((0, LO - 1), (LO + 1, (1 << 128) - 1))
+LOOPBACK: dict[Family, Intervals] = {Family.IPV4: ((127 << 24, (128 << 24) - 1),), Family.IPV6: ((1, 1),)}
+LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+LOCALNET = Cause(Openness.NOT_GIVEN, "route_localnet of the outgoing interface")
+
+
+class Leaving:
+    """Puts programs behind others, and asks for the route again where they have changed what it depends on."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+        self.family = namespace.family
+        self.ways = namespace.ways
+        self.truths = namespace.truths
+        self.layout = namespace.layout
+        self.surroundings = namespace.surroundings
+        self._programs: dict[bool | None, Node] = {}
+
+    def here(self) -> Node:
+        """The route to this machine."""
+        return self.ways.end(GOING, {self.layout.route: LO, self.layout.route_type: AddressType.LOCAL.value})
+
+    def local(self) -> Intervals:
+        """The addresses of this machine, as far as its interfaces tell."""
+        return union([LOOPBACK[self.family], *[((each, each),) for each in self.surroundings.facts.local]])
+
+    def astray(self) -> Node:
+        """Some route by which it does not stay here."""
+        layout = self.layout
+        return self.ways.end(
+            GOING, {layout.route: Unknown(ROUTING, NOT_LO), layout.route_type: AddressType.UNICAST.value}
+        )
+
+    def changes(self, program: Node, fields: tuple[Field, ...]) -> bool:
+        """Whether a program changes any of some fields of any packet."""
+        dims = self._dims(fields)
+        return any(dim in dims for ends in leaves(program) for way in ends.ways for dim, _ in way.changes)
+
+    def rerouting(self, first: Node, then: Node, fields: tuple[Field, ...]) -> Node:
+        """A program behind another one, and the route asked for again where it has changed any of some fields."""
+        ways, dims = self.ways, self._dims(fields)
+        entries: dict[object, set[Way]] = {}
+        for ends in leaves(first):
+            for way in ends.ways:
+                entries.setdefault(tuple([each for each in way.changes if each[0] in dims]), set()).add(way)
+        parts = []
+        for begun in entries.values():
+            before = dict(next(iter(begun)).changes)
+            after = ways.then(ways.part(first, begun), then)
+            parts.append(ways.diagrams.grafted(after, partial(self._rerouted, before, dims)))
+        return ways.apart(parts)
+
+    def _dims(self, fields: tuple[Field, ...]) -> list[int]:
+        return [group.dim for field in fields for group in self.layout.groups[field]]
+
+    def _rerouted(self, before: dict[int, Substitute], dims: list[int], ends: Ends) -> Node:
+        """Ask for the route where something has changed since."""
+        ways = self.ways
+        found = None
+        for way in sorted(ends.ways, key=lambda way: way is not ends.main):
+            node = ways.alone(way)
+            changed = self._changed(before, dict(way.changes), dims) if way.flow != ENDED else self.truths.no
+            if changed is not self.truths.no:
+                node = ways.where(changed, ways.then(node, self._route(way)), node)
+            found = node if found is None else ways.either(found, node, ends.doubts)
+        return found if found is not None else ways.nothing
+
+    def _changed(self, before: dict[int, Substitute], after: dict[int, Substitute], dims: list[int]) -> Node:
+        """Where any of some dimensions is not what it was, in terms of what packets began as."""
+        truths = self.truths
+        found = []
+        for dim in dims:
+            old, new = before.get(dim, Moved(dim)), after.get(dim, Moved(dim))
+            if old == new:
+                continue
+            unknown = [each for each in (old, new) if isinstance(each, Unknown)]
+            if unknown:
+                cause = unknown[0].why
+                assert isinstance(cause, Cause)
+                found.append(truths.maybe(cause))
+            elif isinstance(old, int) and isinstance(new, int):
+                return truths.yes
+            else:
+                found.append(self._unequal(old, new))
+        return truths.any_of(found)
+
+    def _unequal(self, one: Substitute, other: Substitute) -> Node:
+        truths = self.truths
+        if isinstance(one, int):
+            one, other = other, one
+        if isinstance(one, Moved) and isinstance(other, int):
+            number = other ^ one.flipped
+            return truths.negated(truths.within({one.dim: ((number, number),)}))
+        if isinstance(one, Moved) and isinstance(other, Moved) and one.dim == other.dim:
+            return truths.yes
+        return truths.maybe(Cause(Openness.NOT_MODELLED, "whether a rule has changed what it copies"))
+
+    def _route(self, way: Way) -> Node:
+        """Ask for the route; of a destination that is not known nobody can tell it."""
+        destination = dict(way.changes).get(self.layout.dim(Field.DESTINATION))
+        if isinstance(destination, Unknown):
+            assert isinstance(destination.why, Cause)
+            decider = RoutingDecider("where it is sent cannot be told")
+            return self.ways.stopped(Kind.UNKNOWN, decider, destination.why)
+        routes = self.surroundings.routes
+        key = None if routes is not None else way.delivery is not None and way.delivery.kind is Kind.DNAT
+        if key not in self._programs:
+            asked = self._asked(routes) if routes is not None else self._assumed(is_translated=key is True)
+            self._programs[key] = self._without_martians(asked)
+        return self._programs[key]
+
+    def _asked(self, routes: Routes) -> Node:
+        anywhere = routes.program("lo")
+        if self.family is Family.IPV4:
+            return anywhere
+        near = self.surroundings.by_interface(self.layout.route, lambda name: routes.program("lo", name or "?"))
+        where = self.truths.within({self.layout.dim(Field.DESTINATION): LINK_LOCAL})
+        return self.ways.where(where, near, anywhere)
+
+    def _assumed(self, *, is_translated: bool) -> Node:
+        """Where nobody knows the routing: what is for this machine, or has one of some marks, goes by lo."""
+        layout, truths, ways = self.layout, self.truths, self.ways
+        marks = [
+            truths.within(region)
+            for mark in sorted(self.namespace.host.local_marks.get(self.family, ()))
+            for region in layout.regions(Field.MARK, None, ((mark, mark),)) or []
+        ]
+        here = truths.any_of([truths.within({layout.dim(Field.DESTINATION): self.local()}), *marks])
+        stays = ways.end(GOING, {layout.route_type: AddressType.UNICAST.value})
+        by_lo = truths.within({layout.route: ((LO, LO),)})
+        elsewhere = ways.where(by_lo, self.astray() if is_translated else self.here(), stays)
+        return ways.where(here, self.here(), elsewhere)
+
+    def _without_martians(self, routed: Node) -> Node:
+        """What has an address of IPv4's loopback network does not leave by another interface (__mkroute_output)."""
+        if self.family is Family.IPV6:
+            return routed
+        ways, truths = self.ways, self.truths
+        words = "the loopback network does not leave the machine (martian)"
+        forbidden = ways.stopped(Kind.DROP, RoutingDecider(words))
+        allowed = self.namespace.host.route_localnet or {}
+
+        def by(name: str | None) -> Node:
+            if name == "lo" or (name is not None and allowed.get(name) is True):
+                return ways.going
+            is_forbidden = name is not None and allowed.get(name) is False
+            return forbidden if is_forbidden else ways.either(ways.going, forbidden, doubts([LOCALNET]))
+
+        from_loopback = truths.within({self.layout.dim(Field.SOURCE): LOOPBACK[self.family]})
+        checked = ways.where(from_loopback, self.surroundings.by_interface(self.layout.route, by), ways.going)
+        return ways.then(routed, checked)
