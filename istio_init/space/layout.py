@@ -26,6 +26,9 @@ Region = dict[int, "Intervals"]
 NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
 """Numbers of `Layout.track`: the connection is not looked up yet; a template stands in for it; it is; it never is."""
 
+STAYS, ELSEWHERE, SOMEWHERE = range(3)
+"""Numbers of `Layout.moved`: the destination is what it was; another one; one that nobody knows."""
+
 NO_SOCKET = 2**32 - 1
 """In place of the user of a packet without a socket: the id that nobody can have."""
 
@@ -65,6 +68,8 @@ class Layout:
     """Whether it has been decided what its connection's destination and source are translated to."""
     route, route_type = 3, 4
     """The interface by which the packet will leave, and the type of the route: rules see it only at the next hook."""
+    moved = 5
+    """Whether nat has given the packet another destination, for which routing has not been asked yet."""
 
     def __init__(
         self,
@@ -80,7 +85,7 @@ class Layout:
         masks = scan.masks
         masks[Field.MARK] |= masks[Field.CT_MARK] | set(marks)
         masks[Field.CT_MARK] = masks[Field.MARK]
-        self.sizes = [4, 2, 2, 1 << 128, len(AddressType)]
+        self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3]
         self.fields: list[Field | None] = [None] * len(self.sizes)
         self.groups: dict[Field, tuple[Group, ...]] = {}
         middle = PORTS_FIRST if ports_first else ADDRESSES_FIRST

@@ -10,6 +10,7 @@ from istio_init.netfilter.intervals import union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import Cause, Openness
 from istio_init.space.diagram import Moved, Unknown, leaves
+from istio_init.space.layout import ELSEWHERE, SOMEWHERE, STAYS
 from istio_init.space.ways import ENDED, GOING, doubts
 from istio_init.trace.facts import ROUTING
 from istio_init.trace.result import Kind, RoutingDecider
@@ -26,6 +27,7 @@ LO = number_of("lo")
 NOT_LO: Intervals = ((0, LO - 1), (LO + 1, (1 << 128) - 1))
 LOOPBACK: dict[Family, Intervals] = {Family.IPV4: ((127 << 24, (128 << 24) - 1),), Family.IPV6: ((1, 1),)}
 LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+UNTOLD = RoutingDecider("where it is sent cannot be told")
 LOCALNET = Cause(Openness.NOT_GIVEN, "route_localnet of the outgoing interface")
 
 
@@ -39,7 +41,7 @@ class Leaving:
         self.truths = namespace.truths
         self.layout = namespace.layout
         self.surroundings = namespace.surroundings
-        self._programs: dict[bool | None, Node] = {}
+        self._programs: dict[bool, Node] = {}
 
     def here(self) -> Node:
         """The route to this machine."""
@@ -120,17 +122,30 @@ class Leaving:
             return truths.yes
         return truths.maybe(Cause(Openness.NOT_MODELLED, "whether a rule has changed what it copies"))
 
+    def after_nat(self) -> Node:
+        """Ask for the route of what nat has given another destination; of one that is not known nobody can tell it."""
+        layout, ways, truths = self.layout, self.ways, self.truths
+        cause = Cause(Openness.OPEN, "which address of several is chosen")
+        stopped = ways.stopped(Kind.UNKNOWN, UNTOLD, cause)
+        routed = ways.then(self._program(is_translated=True), ways.end(GOING, {layout.moved: STAYS}))
+        somewhere = truths.within({layout.moved: ((SOMEWHERE, SOMEWHERE),)})
+        elsewhere = truths.within({layout.moved: ((ELSEWHERE, ELSEWHERE),)})
+        return ways.where(elsewhere, routed, ways.where(somewhere, stopped, ways.going))
+
     def _route(self, way: Way) -> Node:
-        """Ask for the route; of a destination that is not known nobody can tell it."""
+        """Ask for the route of packets that take a way."""
         destination = dict(way.changes).get(self.layout.dim(Field.DESTINATION))
         if isinstance(destination, Unknown):
             assert isinstance(destination.why, Cause)
-            decider = RoutingDecider("where it is sent cannot be told")
-            return self.ways.stopped(Kind.UNKNOWN, decider, destination.why)
+            return self.ways.stopped(Kind.UNKNOWN, UNTOLD, destination.why)
+        return self._program(is_translated=way.delivery is not None and way.delivery.kind is Kind.DNAT)
+
+    def _program(self, *, is_translated: bool) -> Node:
+        """Ask for the route of what starts here."""
         routes = self.surroundings.routes
-        key = None if routes is not None else way.delivery is not None and way.delivery.kind is Kind.DNAT
+        key = is_translated and routes is None
         if key not in self._programs:
-            asked = self._asked(routes) if routes is not None else self._assumed(is_translated=key is True)
+            asked = self._asked(routes) if routes is not None else self._assumed(is_translated=is_translated)
             self._programs[key] = self._without_martians(asked)
         return self._programs[key]
 

@@ -15,7 +15,7 @@ from istio_init.space.layout import Layout, apart
 from istio_init.space.namespace import Namespace
 from istio_init.space.regions import Packets, Region, count, paths
 from istio_init.space.walk import Walk
-from istio_init.space.ways import Decider, Ends, Way
+from istio_init.space.ways import Decider, Ends, RuleDecider, Way
 from istio_init.trace.result import Kind, Outcome
 from istio_init.value import Value
 
@@ -298,11 +298,18 @@ def verdict_of(ends: Ends) -> Verdict:
     causes.update(way.stop.cause for way in ends.ways if way.stop is not None and way.stop.cause is not None)
     deciders = {doubt.decider for doubt in ends.doubts}
     deciders.update(decider_of(way) for way in ends.ways if way.stop is not None and way.stop.kind is Kind.UNKNOWN)
-    return Verdict(UNKNOWN, min(deciders, key=_rank, default=None), tuple(sorted(causes, key=repr)))
+    return Verdict(
+        UNKNOWN,
+        min(deciders, key=_rank, default=None),
+        tuple(sorted(causes, key=lambda each: (each.openness.value, each.words))),
+    )
 
 
-def _rank(decider: Decider | None) -> tuple[bool, str]:
-    return decider is None, repr(decider)
+def _rank(decider: Decider | None) -> tuple[int, str, int]:
+    if isinstance(decider, RuleDecider):
+        origin = decider.rule.origin
+        return 0, f"{origin.table} {origin.chain}", origin.number
+    return (2, "", 0) if decider is None else (1, repr(decider), 0)
 
 
 def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:

@@ -113,7 +113,9 @@ class Stages:
             elif not self.namespace.tracks or has_returned:
                 pass  # What comes back has its connection, and its translation.
             elif isinstance(stage, NatCalls):
-                self._behind(line, self._nat(stage, hook), hook, (Field.DESTINATION,))
+                line.put(self._nat(stage, hook))
+                if hook is Hook.OUTPUT:
+                    line.put(self.leaving.after_nat())
             elif stage is Core.CONNTRACK:
                 line.put(self._lookup())
         if self.namespace.tracks and not has_returned and hook is not Hook.FORWARD:

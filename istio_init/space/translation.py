@@ -10,7 +10,7 @@ from istio_init.netfilter.intervals import difference, size, union
 from istio_init.netfilter.names import exactly
 from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
 from istio_init.space.diagram import Moved, Unknown
-from istio_init.space.layout import NO_SOCKET, together
+from istio_init.space.layout import ELSEWHERE, NO_SOCKET, SOMEWHERE, together
 from istio_init.space.ways import ACCEPTED, GOING, Delivery, doubts
 from istio_init.trace.result import Kind
 
@@ -95,20 +95,22 @@ class Translation:
         changes.update((dim, value) for dim, value in zip(dims, new, strict=True) if value != Moved(dim))
         if nat.kind is NatKind.REDIRECT:
             delivery = Delivery(Kind.REDIRECT, decider, *new)
-            same, changed = ways.end(ACCEPTED, kept, delivery), ways.end(ACCEPTED, changes, delivery)
+            same = ways.end(ACCEPTED, kept, delivery)
         elif is_destination:
+            delivery = Delivery(Kind.DNAT, decider, *new)
             same = ways.end(ACCEPTED, kept, passed=decider)
-            changed = ways.end(ACCEPTED, changes, Delivery(Kind.DNAT, decider, *new))
         else:
-            same, changed = ways.end(ACCEPTED, kept), ways.end(ACCEPTED, changes)
-        if any(isinstance(value, Unknown) for value in new):
-            return changed
-        region: Region = {
-            dim: ((value, value),) for dim, value in zip(dims, new, strict=True) if isinstance(value, int)
-        }
-        if not region:
-            return same if new == (Moved(dims[0]), Moved(dims[1])) else changed
-        return self.truths.choice(region, same, changed)
+            delivery, same = None, ways.end(ACCEPTED, kept)
+        changed = ways.end(ACCEPTED, changes, delivery)
+        address, port = new
+        if port != Moved(dims[1]):
+            here: Region = {dims[1]: ((port, port),)} if isinstance(port, int) else {dims[1]: ()}
+            same = self.truths.choice(here, same, changed)
+        elsewhere = SOMEWHERE if isinstance(address, Unknown) else ELSEWHERE
+        moved = ways.end(ACCEPTED, {**changes, **({layout.moved: elsewhere} if is_destination else {})}, delivery)
+        if isinstance(address, int):
+            return self.ways.diagrams.chosen(dims[0], *_at(address, same, moved, layout.sizes[dims[0]]))
+        return moved if isinstance(address, Unknown) else same
 
     def _remembered(self, is_destination: bool, address: Substitute, port: Substitute) -> dict[int, Substitute]:
         """What the connection knows of its translation."""
@@ -252,6 +254,13 @@ def scope_of(address: int) -> int:
     if 0 < address < 1 << 32:
         return LOOPBACK_SCOPE if address == 1 else COMPATIBLE_SCOPE
     return {0xFE80 >> 6: LINK_SCOPE, 0xFEC0 >> 6: SITE_SCOPE}.get(address >> 118, 0)
+
+
+def _at(number: int, there: Node, elsewhere: Node, size: int) -> tuple[list[int], list[Node]]:
+    """Cuts and children for one program at a number, and another one elsewhere."""
+    bounds = [(0, elsewhere), (number, there), (number + 1, elsewhere)]
+    kept = [each for each, (above, _) in zip(bounds, [*bounds[1:], (size, elsewhere)], strict=True) if each[0] < above]
+    return [start for start, _ in kept[1:]], [node for _, node in kept]
 
 
 def _few(value: Substitute) -> list[Substitute]:

@@ -13,7 +13,7 @@ from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.space.arrival import MULTICAST, Arriving
 from istio_init.space.diagram import Moved, Unknown, leaves
-from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY
+from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY, STAYS
 from istio_init.space.leaving import LO, Leaving
 from istio_init.space.stages import Line, Stages
 from istio_init.space.ways import ENDED, GOING, Delivery, Way, doubts
@@ -54,7 +54,7 @@ class Walk:
     def _begin(self, interface: Field, other: Field) -> Node:
         layout = self.layout
         changes: dict[int, Substitute] = {layout.dim(other): NO_INTERFACE, layout.track: NOT_YET,
-                                          layout.destination_done: 0, layout.source_done: 0,
+                                          layout.destination_done: 0, layout.source_done: 0, layout.moved: STAYS,
                                           layout.route: Moved(layout.dim(interface)),
                                           layout.route_type: AddressType.LOCAL.value}  # fmt: skip
         zeros = dict.fromkeys((Field.CT_STATUS, Field.CT_ZONE, Field.PKTTYPE, Field.TOS, Field.PRIORITY, Field.CT_MARK,
