@@ -62,20 +62,21 @@ _SYN, _ACK, _URG = 2, 16, 32
 _NO_BEGINNING = 8 | 64 | 128
 """PSH, ECE and CWR, which tell nothing of a connection's state."""
 
-_BEGINNINGS = frozenset([_SYN, _SYN | _URG, _ACK, _ACK | _URG])
+_BEGINNINGS, _PICKED_UP = frozenset([_SYN, _SYN | _URG]), frozenset([_ACK, _ACK | _URG])
 _REQUESTS = {Family.IPV4: (ICMP, frozenset([8, 13, 15, 17])), Family.IPV6: (ICMPV6, frozenset([128, 139]))}
 _NEIGHBOURS = frozenset([130, 131, 132, 133, 134, 135, 136, 143])
 """Messages of neighbour and listener discovery, of which no connections are tracked (nf_conntrack_proto_icmpv6.c)."""
 
 
-def first_state(packet: Packet) -> CtState:
+def first_state(packet: Packet, *, picks_up: bool = True) -> CtState:
     """The state that connection tracking gives a packet of no connection that is known (nf_conntrack_proto_tcp.c, …).
 
-    TCP begins with SYN, or is picked up with ACK (nf_conntrack_tcp_loose); other flags are INVALID.
+    TCP begins with SYN, or is picked up with ACK (``picks_up``: nf_conntrack_tcp_loose); other flags are INVALID.
     """
     family = packet.family
     if packet.protocol == TCP and packet.tcp_flags is not None:
-        return CtState.NEW if packet.tcp_flags & ~_NO_BEGINNING in _BEGINNINGS else CtState.INVALID
+        flags = packet.tcp_flags & ~_NO_BEGINNING
+        return CtState.NEW if flags in (_BEGINNINGS | _PICKED_UP if picks_up else _BEGINNINGS) else CtState.INVALID
     protocol, requests = _REQUESTS[family]
     if packet.protocol == protocol and packet.icmp_type is not None:
         if family is Family.IPV6 and packet.icmp_type in _NEIGHBOURS:

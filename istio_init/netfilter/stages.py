@@ -110,7 +110,7 @@ class Netfilter:
             if translating:
                 stages.append(NatCalls(tuple(call for call in translating if isinstance(call, Call))))
             orders += [tuple(each) for each in self._orders(family, hook, stages)]
-        return orders[:MOST_ORDERS]
+        return orders if len(orders) <= MOST_ORDERS else [*orders[: MOST_ORDERS - 1], orders[-1]]
 
     def _orders(self, family: Family, hook: Hook, stages: Sequence[Stage]) -> list[list[Stage]]:
         told = {place: number for number, place in enumerate(self.order.get((family, hook), ()))}
@@ -122,7 +122,7 @@ class Netfilter:
         groups = [list(group) for _, group in groupby(ranked, key=rank)]
         if all(len(group) == 1 or _do_the_same(group) for group in groups):
             return [ranked]
-        choices = [list(permutations(group)) if len(group) <= 3 else [tuple(group)] for group in groups]
+        choices = [list(permutations(group)) if len(group) <= 3 else _turned_around(group) for group in groups]
         return [[stage for group in choice for stage in group] for choice in product(*choices)]
 
 
@@ -147,6 +147,11 @@ def registered(call: Call) -> Registered:
 def _base(call: Call) -> BaseChain:
     assert call.chain.base is not None
     return call.chain.base
+
+
+def _turned_around(stages: list[Stage]) -> list[tuple[Stage, ...]]:
+    """Two orders of many stages: between them, each is called before each other."""
+    return [tuple(stages), tuple(reversed(stages))]
 
 
 def _do_the_same(stages: list[Stage]) -> bool:

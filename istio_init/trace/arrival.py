@@ -7,6 +7,7 @@ from enum import Enum
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.rules import Cause
+from istio_init.trace.facts import LINK_LOCAL
 from istio_init.trace.packet_fields import DESTINATION, DPORT, MARK, PROTOCOL, SOURCE, SPORT, TOS
 from istio_init.trace.result import ReversePathDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE, Found, Query
@@ -85,7 +86,7 @@ class Arriving:
             yield _nowhere("the host is no member of the group")
             yield not_given("whether the host is a member of the group")
             return
-        is_link_local = facts.family is Family.IPV6 and destination >> 118 == 0x3FA
+        is_link_local = facts.family is Family.IPV6 and destination >> 118 == LINK_LOCAL
         query = Query(
             destination,
             source,

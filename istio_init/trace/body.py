@@ -21,7 +21,7 @@ from istio_init.netfilter.rules import (
 from istio_init.trace.connection import do_not_track, put_template
 from istio_init.trace.effects import DESTINATION_KINDS, Translation, assign, forget
 from istio_init.trace.evaluate import few_values, narrow, points
-from istio_init.trace.packet_fields import DESTINATION, DPORT
+from istio_init.trace.packet_fields import CT_MARK, DESTINATION, DPORT
 from istio_init.trace.proxy import hand_over, socket_for, target_of
 from istio_init.trace.result import Hop, Kind, Outcome, SocketDecider
 from istio_init.trace.state import Unsure, anything, not_given
@@ -72,7 +72,7 @@ class Body:
             match statement:
                 case End():
                     return self._end(rule, state, statement, exits, depth)
-                case Assign():
+                case Assign() if not (state.has_template and statement.field is CT_MARK):
                     assign(state.values, statement, facts)
                 case Forget(field, cause) if field is Field.CT_ZONE:
                     put_template(state, anything(field, facts.family.bits, cause))
@@ -94,6 +94,8 @@ class Body:
                 case Unknowable(cause):
                     self.chains.finish(state, UNKNOWN, (self.chains.call.hook, rule.rule), cause)
                     return []
+                case Assign():
+                    pass  # What is written to a template stays with it.
                 case _:
                     raise TypeError(statement)
         return [state]

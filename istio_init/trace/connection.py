@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.fields import CtState, CtStatus
+from istio_init.netfilter.fields import CtState, CtStatus, bits_of
+from istio_init.netfilter.rules import Cause, Openness
 from istio_init.trace.packet_fields import (
     CT_DIRECTION,
     CT_MARK,
@@ -20,6 +21,7 @@ from istio_init.trace.packet_fields import (
     CT_ZONE,
     DESTINATION,
     DPORT,
+    NFPROTO,
     PROTOCOL,
     SOURCE,
     SPORT,
@@ -31,10 +33,13 @@ if TYPE_CHECKING:
     from istio_init.netfilter.packet import Packet
     from istio_init.trace.state import Number, State
 
+IPV4 = 2
+"""As the field NFPROTO numbers it."""
+
 NEW, UNTRACKED = int(CtState.NEW), int(CtState.UNTRACKED)
 CONFIRMED, DNAT = int(CtStatus.CONFIRMED), int(CtStatus.DNAT)
-TEMPLATE_STATUS = CONFIRMED | 1 << 11
-"""Of a template (IPS_TEMPLATE), which stands in for a connection between raw and the lookup."""
+TEMPLATE = Cause(Openness.NOT_MODELLED, "what rules see of a connection before it is looked up")
+"""x_tables reads a template's fields, which are what the last packet left there; for nft it has none but the state."""
 
 CONNECTION = {
     CT_STATUS: "the connection's status",
@@ -61,12 +66,13 @@ def put_template(state: State, zone: Number) -> None:
     if state.has_connection or state.is_untracked:
         return
     state.has_connection = True
-    values = state.values
+    state.has_template = True
+    state.zone = zone
+    values, address_bits = state.values, 32 if state.values[NFPROTO] == IPV4 else 128
     values[CT_STATE] = NEW
-    values[CT_STATUS] = TEMPLATE_STATUS
-    values[CT_ZONE] = zone
-    for field in (CT_MARK, CT_DIRECTION, *_TUPLES):
-        values[field] = 0
+    for field in (CT_MARK, CT_STATUS, CT_ZONE, CT_DIRECTION, *_TUPLES):
+        # One number more than there are stands for its absence, so that no test is sure.
+        values[field] = Unsure(((0, 1 << bits_of(field, address_bits)),), TEMPLATE)
 
 
 def do_not_track(state: State) -> None:
@@ -95,7 +101,7 @@ def look_up_connection(state: State, packet: Packet) -> None:
         return
     state.is_looked_up = True
     values = state.values
-    zone = values[CT_ZONE] or 0
+    state.has_template = False
     bits = int(packet.state)
     if bits & (INVALID | UNTRACKED):
         state.has_connection = False
@@ -105,7 +111,7 @@ def look_up_connection(state: State, packet: Packet) -> None:
         values[CT_STATE] = bits
         return
     state.has_connection = True
-    values[CT_ZONE] = zone
+    values[CT_ZONE] = state.zone
     values[CT_PROTOCOL] = values[PROTOCOL]
     if bits & NEW:
         values[CT_STATE] = bits

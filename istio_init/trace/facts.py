@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from istio_init.netfilter.rules import Cause
     from istio_init.trace.state import Number, Values
 
+LINK_LOCAL = 0xFE80 >> 6
+"""The first ten bits of IPv6's link-local addresses."""
+
 LIMITED_BROADCAST = 0xFFFFFFFF
 LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
 TCP = 6
@@ -48,6 +51,7 @@ class Facts:
             link.name: [int(each) for each in link.addresses if each.version == (4, 6)[family is Family.IPV6]]
             for link in host.links
         }
+        self.down = frozenset(link.name for link in host.links if not link.is_up)
         self.derived: dict[Field, Callable[[Values], Number]] = {
             Field.SOURCE_TYPE: lambda values: self._type(values, SOURCE, None),
             Field.DESTINATION_TYPE: lambda values: self._type(values, DESTINATION, None),
@@ -102,7 +106,8 @@ class Facts:
     def _type_of_ipv6(self, address: int, device: str | None, tables: Tables) -> AddressType | None:
         if device is not None and address in self.addresses.get(device, ()):
             return AddressType.LOCAL
-        found, causes = tables.look_up(Query(address, out_interface=device, in_interface=""))
+        is_link_local = address >> 118 == LINK_LOCAL
+        found, causes = tables.look_up(Query(address, out_interface=device if is_link_local else None, in_interface=""))
         if causes:
             return None
         kind = found[0].type
@@ -134,13 +139,13 @@ class Facts:
         unsure = next((each for each in (source, destination) if isinstance(each, Unsure)), None)
         if unsure is not None:
             return _any_interface(unsure.cause)
-        is_link_local = self.family is Family.IPV6 and source >> 118 == 0x3FA
+        is_link_local = self.family is Family.IPV6 and source >> 118 == LINK_LOCAL
         device = name_of(incoming) if (here or is_link_local) and incoming != NO_INTERFACE else None
         query = Query(
             source,
             destination,
             mark=values[MARK] if mark else 0,
-            out_interface=device if self.family is Family.IPV6 else None,
+            out_interface=device if is_link_local else None,
             tos=values[TOS],
         )
         found, causes = self.tables.look_up(query)

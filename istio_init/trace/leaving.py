@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
+from istio_init.trace.facts import LINK_LOCAL
 from istio_init.trace.packet_fields import DESTINATION, DPORT, MARK, PROTOCOL, SOURCE, SPORT, TOS, UID
 from istio_init.trace.result import Kind
-from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE, NO_ROUTE, Found, Query
+from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE, Found, Query
 from istio_init.trace.state import Unsure, not_given
 
 TYPE_CHECKING = False
@@ -24,11 +25,11 @@ TO_LOOPBACK = Found(AddressType.LOCAL, LOOPBACK_DEVICE)
 def leaving(facts: Facts, state: State, bound: str | None) -> Finds:
     """The routes that the packet may take now; none at all where its destination cannot be told.
 
-    ``bound`` is the interface that its socket is bound to: without a route by it IPv4 sends there all the same.
+    ``bound`` is the interface that its socket is bound to: where no route leads by it IPv4 sends there all the same.
     """
     found, causes = _routes(facts, state, bound)
     if bound is not None and facts.family is Family.IPV4:
-        found = tuple(dict.fromkeys(Found(UNICAST, bound) if each == NO_ROUTE else each for each in found))
+        found = tuple(dict.fromkeys(Found(UNICAST, bound) if each.type in FAILURES else each for each in found))
     source = state.values[SOURCE]
     if facts.family is not Family.IPV4 or not isinstance(source, int) or not facts.is_loopback(source):
         return found, causes
@@ -57,7 +58,7 @@ def _routes(facts: Facts, state: State, bound: str | None) -> Finds:
     query = Query(
         destination,
         source if isinstance(source, int) else None,
-        out_interface=bound or (state.device if is_ipv6 and destination >> 118 == 0x3FA else None),
+        out_interface=bound or (state.device if is_ipv6 and destination >> 118 == LINK_LOCAL else None),
         mark=values[MARK],
         uid=(uid if isinstance(uid, int) else 0) if is_ipv6 else 0,
         tos=values[TOS],

@@ -109,6 +109,7 @@ class State:
         "first",
         "has_connection",
         "has_returned",
+        "has_template",
         "is_local",
         "is_looked_up",
         "is_mapped",
@@ -117,6 +118,7 @@ class State:
         "outcome",
         "steps",
         "values",
+        "zone",
     )
 
     def __init__(self, packet: Packet) -> None:
@@ -128,7 +130,8 @@ class State:
         self.first: tuple[Outcome, DecidedBy] | None = None
         self.device: str | None = packet.interface
         self.is_local = True
-        self.has_connection = False
+        self.has_connection = self.has_template = False
+        self.zone: Number = 0
         self.is_untracked = False
         self.is_looked_up = False
         self.is_mapped = False
@@ -143,6 +146,7 @@ class State:
         other.steps = None
         other.outcome, other.decided_by, other.first = self.outcome, self.decided_by, self.first
         other.device, other.is_local = self.device, self.is_local
+        other.has_template, other.zone = self.has_template, self.zone
         other.has_connection, other.is_untracked = self.has_connection, self.is_untracked
         other.is_looked_up, other.is_mapped, other.nat_done = self.is_looked_up, self.is_mapped, self.nat_done
         other.has_returned = self.has_returned
@@ -152,7 +156,7 @@ class State:
         """What tells two states at the same place apart."""
         first = self.first[0] if self.first is not None else None
         flags = (self.has_connection, self.is_untracked, self.is_looked_up, self.is_mapped, self.nat_done)
-        return *self.values.values(), *flags, self.device, self.is_local, self.outcome, first
+        return *self.values.values(), *flags, self.zone, self.device, self.is_local, self.outcome, first
 
 
 def first_values(packet: Packet) -> Values:

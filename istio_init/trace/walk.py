@@ -132,6 +132,9 @@ class Walk:
             words = f"{self.packet.interface} takes no packets of ::1"  # ip6_rcv_core drops them before any hook.
             self.finish(state, DROP, RoutingDecider(words), None)
             return
+        if self.packet.interface in self.facts.down:
+            self.finish(state, DROP, RoutingDecider(f"{self.packet.interface} is down"), None)
+            return
         if values[PKTTYPE] == TO_ANOTHER_HOST:  # ip_rcv_core, ip6_rcv_core
             self.finish(state, DROP, RoutingDecider("its link-layer address is another host's"), None)
             return

@@ -310,6 +310,14 @@ def test_chains_of_the_same_priority_are_called_in_either_order_where_nobody_tol
     assert trace(packet("8.8.8.8"), marks, harmless).causes == ()
 
 
+def test_each_of_many_chains_of_the_same_priority_is_called_before_each_other() -> None:
+    idle = [table(base(Hook.OUTPUT, (UDP, DROP)), name=f"idle{number}") for number in range(3)]
+    marks = table(base(Hook.OUTPUT, (mark(1),)), name="marks")
+    drops = table(base(Hook.OUTPUT, (is_marked(1), DROP)), name="drops")
+    assert trace(packet("8.8.8.8"), drops, *idle, marks).delivered.kind is Kind.UNKNOWN
+    assert trace(packet("8.8.8.8"), marks, *idle, drops).delivered.kind is Kind.UNKNOWN
+
+
 DECIDERS: dict[str, tuple[Packet, Chain, str | None]] = {
     "a return of nat that keeps it from being redirected": (
         packet("8.8.8.8"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import CtState, Field
+from istio_init.netfilter.fields import BITS, CtState, Field
 from istio_init.netfilter.packet import first_state
 from istio_init.netfilter.rules import (
     Assign,
@@ -56,6 +56,15 @@ def test_rules_see_the_state_of_the_connection(name: str) -> None:
         rule = table(base(Hook.OUTPUT, (state(wanted), *DROP), priority=priority))
         found = trace(sent, raw, rule, tracks=tracks)
         assert (found.delivered.kind is Kind.DROP) is (wanted == bits), wanted
+
+
+@pytest.mark.parametrize("field", [Field.CT_MARK, Field.CT_ZONE, Field.CT_DIRECTION])
+def test_what_rules_see_of_a_connection_before_it_is_looked_up_is_not_known(field: Field) -> None:
+    first = (Zone(7),), (Assign(Field.CT_MARK, (), 5),)
+    most = (1 << BITS[field]) - 1
+    for rule in (Test(field, ((0, most),)), Test(field, ((1, 1),))):
+        found = trace(packet("8.8.8.8"), table(base(Hook.OUTPUT, *first, (rule, *DROP), priority=-300)), tracks=True)
+        assert found.delivered.kind is Kind.UNKNOWN
 
 
 def test_a_zone_is_that_of_the_connection() -> None:
@@ -227,7 +236,9 @@ BEGINNINGS = {
 
 @pytest.mark.parametrize("flags", BEGINNINGS)
 def test_tcp_begins_with_syn_or_is_picked_up_with_ack(flags: int) -> None:
-    assert first_state(packet("8.8.8.8", tcp_flags=flags)) is BEGINNINGS[flags]
+    sent = packet("8.8.8.8", tcp_flags=flags)
+    assert first_state(sent) is BEGINNINGS[flags]
+    assert first_state(sent, picks_up=False) is (CtState.INVALID if flags == 16 else BEGINNINGS[flags])
 
 
 def test_icmp_begins_with_a_request() -> None:

@@ -204,6 +204,11 @@ def test_what_comes_in_goes_where_routing_says(name: str) -> None:
     assert found.delivered_by is None if decider is None else isinstance(found.delivered_by, decider)
 
 
+def test_nothing_comes_in_by_an_interface_that_is_down() -> None:
+    links = tuple(each.replace(is_up=each.name != "eth0") for each in host().links)
+    assert trace(inbound("10.1.2.3"), on=host().replace(links=links)).delivered.kind is Kind.DROP
+
+
 UNKNOWN: dict[str, tuple[Packet, Host, str]] = {
     "whether it forwards": (inbound("10.9.0.77"), host(forwards=None), "whether the host forwards"),
     "rp_filter": (
