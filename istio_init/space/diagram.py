@@ -223,6 +223,29 @@ class Diagrams:
 
         return go(node)
 
+    def within(self, node: Node, region: Mapping[int, Intervals]) -> Node:
+        """The function in a region, simpler: what it is elsewhere does not matter."""
+        memo: dict[Node, Node] = {}
+        mask = sum(1 << dim for dim in region)
+
+        def go(node: Node) -> Node:
+            if not node.support & mask:
+                return node
+            found = memo.get(node)
+            if found is None:
+                if node.dim not in region:
+                    found = self.node(node.dim, node.cuts, [go(child) for child in node.children])
+                else:
+                    reached = dict.fromkeys(_reached(node, region[node.dim]))
+                    kept = [go(child) if child in reached else None for child in node.children]
+                    last = next(child for child in kept if child is not None)
+                    filled = [last := child if child is not None else last for child in kept]
+                    found = self.node(node.dim, node.cuts, filled)
+                memo[node] = found
+            return found
+
+        return go(node) if mask else node
+
     def without(self, node: Node, dim: int, number: int) -> Node:
         """The function with another value for a number that no packet has in a dimension: that of the one before it."""
         memo: dict[Node, Node] = {}

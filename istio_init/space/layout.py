@@ -93,6 +93,8 @@ class Layout:
             self._add(field, _groups(self.width(field), masks.get(field) or BITS_APART.get(field, ())))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
         seen = scan.fields | scan.assigned | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        self.assigned = frozenset(scan.assigned)
+        """Fields that rules change, apart from nat and TPROXY."""
         self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})
         """Whether rules give packets destinations, which nat does not know of."""
         if self.translates_otherwise:

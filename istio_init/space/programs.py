@@ -6,7 +6,10 @@ programs of a chain are joined two by two, so that thousands of rules take a doz
 
 from __future__ import annotations
 
-from istio_init.netfilter.intervals import union
+from typing import NamedTuple
+
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.intervals import intersection, union
 from istio_init.netfilter.rules import (
     AnyOf,
     Cause,
@@ -15,7 +18,6 @@ from istio_init.netfilter.rules import (
     Hook,
     Lookup,
     Nat,
-    NatKind,
     Never,
     Note,
     Openness,
@@ -25,6 +27,7 @@ from istio_init.netfilter.rules import (
     Unknowable,
     Verdict,
 )
+from istio_init.space.callers import Callers
 from istio_init.space.effects import Effects
 from istio_init.space.truth import meeting
 from istio_init.space.ways import ACCEPTED, GOING, RETURNED, RuleDecider
@@ -41,8 +44,12 @@ if TYPE_CHECKING:
     from istio_init.space.truth import Truths
     from istio_init.space.ways import Ways
 
-MAX_DEPTH = 16
-"""So deep may chains call each other (NFT_JUMP_STACK_SIZE)."""
+MAX_DEPTH = 60
+"""So deep chains may call each other here; those of nf_tables 16 levels (NFT_JUMP_STACK_SIZE)."""
+
+LASTING = frozenset([Field.PROTOCOL, Field.SOURCE, Field.DESTINATION, Field.SPORT, Field.DPORT,
+                     Field.IN_INTERFACE, Field.OUT_INTERFACE])  # fmt: skip
+"""What no rule changes of packets that go on, but by assignments."""
 
 CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never)
 DECISIVE = frozenset([Verdict.ACCEPT, Verdict.DROP, Verdict.REJECT, Verdict.RETURN])
@@ -59,51 +66,46 @@ class Context(Value):
     has_returned: bool = False
 
 
+class Scope(NamedTuple):
+    """Where a rule is evaluated: in which table and context, who has called its chain, and for which packets.
+
+    ``given`` is a region in which they all are, as far as no rule changes that.
+    """
+
+    table: Table
+    context: Context
+    callers: tuple[str, ...]
+    given: Region
+
+
 class Programs:
-    """Compiles chains, each once for each context."""
+    """Compiles chains, each once for each context; one that is called in one place alone, for what comes from there."""
 
     def __init__(self, ways: Ways, truths: Truths, effects: Effects) -> None:
         self.ways = ways
         self.truths = truths
         self.effects = effects
-        self._chains: dict[tuple[int, str, Context], Node] = {}
-        self._dependent: dict[tuple[int, str], bool] = {}
-        self._tables: list[Table] = []
-        """Kept, so that no other table gets their identity."""
+        layout = truths.layout
+        self._lasting = frozenset([layout.dim(field) for field in LASTING - layout.assigned])
+        self._chains: dict[tuple[object, ...], Node] = {}
+        self._callers = Callers()
 
-    def chain(self, table: Table, name: str, context: Context, callers: tuple[str, ...] = ()) -> Node:
-        """What a chain does; what comes back from it is going on."""
-        if context.hook is not None and not self._depends_on_hook(table, name):
+    def chain(self, table: Table, name: str, context: Context) -> Node:
+        """What a base chain does; what comes to its end, or returns, is going on."""
+        return self._chain(Scope(table, context, (), {}), name)
+
+    def _chain(self, scope: Scope, name: str) -> Node:
+        context = scope.context
+        if context.hook is not None and not self._callers.depends_on_hook(scope.table, name):
             context = context.replace(hook=None)
-        key = id(table), name, context
+        given = scope.given if self._callers.count(scope.table, name) == 1 else {}
+        key = id(scope.table), name, context, tuple(given.items())
         found = self._chains.get(key)
         if found is None:
-            self._tables.append(table)
-            chain = table.chains[name]
-            found = self._sequence([self._run(table, run, context, (*callers, name)) for run in runs(chain)])
+            inner = Scope(scope.table, context, (*scope.callers, name), given)
+            found = self._sequence([self._run(run, inner) for run in runs(scope.table.chains[name])])
             found = self._chains[key] = self.ways.ending(found, {RETURNED: GOING})
         return found
-
-    def _depends_on_hook(self, table: Table, name: str) -> bool:
-        """Whether a chain, or one that it calls, translates to an address of an interface."""
-        key = id(table), name
-        if key not in self._dependent:
-            self._dependent[key] = False  # What calls itself is not followed.
-            self._dependent[key] = any(
-                self._decides_by_hook(table, statement)
-                for rule in table.chains[name].rules
-                for statement in rule.body
-                if isinstance(statement, Nat | End | Dispatch)
-            )
-        return self._dependent[key]
-
-    def _decides_by_hook(self, table: Table, statement: Nat | End | Dispatch) -> bool:
-        if isinstance(statement, Nat):
-            return statement.kind is NatKind.REDIRECT
-        if isinstance(statement, Dispatch):
-            return any(self._decides_by_hook(table, end) for _, end in statement.verdicts)
-        name = statement.chain
-        return name is not None and name in table.chains and self._depends_on_hook(table, name)
 
     def _sequence(self, programs: Sequence[Node]) -> Node:
         """Programs one after the other."""
@@ -113,43 +115,48 @@ class Programs:
             left = pairs + left[2 * len(pairs) :]
         return left[0] if left else self.ways.going
 
-    def _run(self, table: Table, run: Run, context: Context, callers: tuple[str, ...]) -> Node:
+    def _run(self, run: Run, scope: Scope) -> Node:
         """Rules that do the same."""
-        decider = RuleDecider(run.rules[0], run.rules[-1].origin.number)
-        done = self._body(table, run.tail, decider, context, callers)
         regions: list[Region] = []
-        programs = []
+        others = []
         for rule in run.rules:
             conditions = _conditions(rule)
-            region = self._region(conditions)
-            if region is not None:
+            region = self._region(conditions, scope.given)
+            if region is None:
+                others.append((rule, conditions))
+            elif all(region.values()):
                 regions.append(region)
-            else:
-                programs.append(self._where(conditions, done, RuleDecider(rule, rule.origin.number)))
+        if not regions and not others:
+            return self.ways.going
+        if len(run.rules) == 1 and regions:
+            lasting = {dim: within for dim, within in regions[0].items() if dim in self._lasting}
+            scope = scope._replace(given={**scope.given, **lasting})
+        done = self._body(run.tail, RuleDecider(run.rules[0], run.rules[-1].origin.number), scope)
+        going = self.ways.going
         if done.children:
-            inside = [self.ways.where(self.truths.within(region), done, self.ways.going) for region in joined(regions)]
+            inside = [self.ways.where(self.truths.within(region), done, going) for region in joined(regions)]
         else:
-            inside = [self.truths.choice(region, done, self.ways.going) for region in joined(regions)]
-        return self._sequence([*inside, *programs])
+            inside = [self.truths.choice(region, done, going) for region in joined(regions)]
+        for rule, conditions in others:
+            inside.append(self._where(conditions, done, RuleDecider(rule, rule.origin.number)))
+        return self._sequence(inside)
 
-    def _region(self, conditions: Sequence[Condition]) -> Region | None:
-        """The one region where all conditions hold; None where it is none."""
+    def _region(self, conditions: Sequence[Condition], given: Region) -> Region | None:
+        """The one region where all conditions hold, without what is given; None where it is none."""
         found: Region = {}
         for condition in conditions:
             region = self.truths.region(condition)
             if region is None:
                 return None
             found = meeting(found, region) if found else region
-        return found
+        return narrowed(found, given) if given else found
 
     def _where(self, conditions: Sequence[Condition], program: Node, decider: RuleDecider) -> Node:
         """A program where conditions hold."""
         truth = self.truths.all_of([self.truths.node(each) for each in conditions])
         return self.ways.where(truth, program, self.ways.going, decider)
 
-    def _body(
-        self, table: Table, body: Sequence[Statement], decider: RuleDecider, context: Context, callers: tuple[str, ...]
-    ) -> Node:
+    def _body(self, body: Sequence[Statement], decider: RuleDecider, scope: Scope) -> Node:
         """Statements one after the other, the last of them first."""
         done = self.ways.going
         for statement in reversed(body):
@@ -159,45 +166,46 @@ class Programs:
                 case Note():
                     pass
                 case End():
-                    done = self._end(table, statement, decider, context, callers)
+                    done = self._end(statement, decider, scope)
                 case Dispatch(keys, verdicts, is_complete):
-                    ends = [(box, self._end(table, end, decider, context, callers)) for box, end in verdicts]
+                    ends = [(box, self._end(end, decider, scope)) for box, end in verdicts]
                     done = self.effects.dispatched(keys, ends, done, decider, is_complete=is_complete)
                 case Unknowable(cause):
                     done = self.ways.stopped(Kind.UNKNOWN, decider, cause)
+                case Nat():
+                    done = self.effects.effect(statement, done, decider, scope.context.hook)
+                    done = self.ways.diagrams.within(done, scope.given)
                 case _:
-                    done = self.effects.effect(statement, done, decider, context.hook)
+                    done = self.effects.effect(statement, done, decider, scope.context.hook)
         return done
 
-    def _end(self, table: Table, end: End, decider: RuleDecider, context: Context, callers: tuple[str, ...]) -> Node:
+    def _end(self, end: End, decider: RuleDecider, scope: Scope) -> Node:
+        ways, text = self.ways, decider.rule.origin.text
         match end.verdict:
             case Verdict.ACCEPT | Verdict.RETURN:
                 flow = ACCEPTED if end.verdict is Verdict.ACCEPT else RETURNED
-                if not context.lets_pass:
-                    return self.ways.end(flow)
+                if not scope.context.lets_pass:
+                    return ways.end(flow)
                 return (
-                    self.ways.end(flow, returned=decider)
-                    if context.has_returned
-                    else self.ways.end(flow, passed=decider)
+                    ways.end(flow, returned=decider) if scope.context.has_returned else ways.end(flow, passed=decider)
                 )
             case Verdict.DROP:
-                return self.ways.stopped(Kind.DROP, decider)
+                return ways.stopped(Kind.DROP, decider)
             case Verdict.REJECT:
-                return self.ways.stopped(Kind.REJECT, decider)
+                return ways.stopped(Kind.REJECT, decider)
             case Verdict.QUEUE:
-                cause = Cause(Openness.OPEN, f"a program decides: {decider.rule.origin.text}")
-                return self.ways.stopped(Kind.UNKNOWN, decider, cause)
+                return ways.stopped(Kind.UNKNOWN, decider, Cause(Openness.OPEN, f"a program decides: {text}"))
             case Verdict.STOLEN:
-                cause = Cause(Openness.OPEN, f"the packet is taken away: {decider.rule.origin.text}")
-                return self.ways.stopped(Kind.UNKNOWN, decider, cause)
-        return self._call(table, end, decider, context, callers)
+                return ways.stopped(Kind.UNKNOWN, decider, Cause(Openness.OPEN, f"the packet is taken away: {text}"))
+        return self._call(end, decider, scope)
 
-    def _call(self, table: Table, end: End, decider: RuleDecider, context: Context, callers: tuple[str, ...]) -> Node:
-        name = end.chain
-        if name is None or name not in table.chains or name in callers or len(callers) > MAX_DEPTH:
-            cause = Cause(Openness.NOT_MODELLED, f"a chain {name} that can be called")
-            return self.ways.stopped(Kind.UNKNOWN, decider, cause)
-        called = self.chain(table, name, context, callers)
+    def _call(self, end: End, decider: RuleDecider, scope: Scope) -> Node:
+        name, callers = end.chain, scope.callers
+        if name is None or name not in scope.table.chains or name in callers or len(callers) >= MAX_DEPTH:
+            is_missing = name is None or name not in scope.table.chains
+            words = f"chain {name} is missing" if is_missing else "chains call each other too deep"
+            return self.ways.stopped(Kind.UNKNOWN, decider, Cause(Openness.NOT_GIVEN, words))
+        called = self._chain(scope, name)
         return self.ways.ending(called, {GOING: RETURNED}) if end.verdict is Verdict.GOTO else called
 
 
@@ -251,6 +259,19 @@ def _tail(rule: Rule) -> tuple[Statement, ...]:
                 tail.pop()
             return tuple(tail)
     return ()
+
+
+def narrowed(region: Region, given: Region) -> Region:
+    """A region for packets that are all in another one: what those pass anyhow is left out."""
+    found: Region = {}
+    for dim, within in region.items():
+        if dim in given:
+            both = intersection(within, given[dim])
+            if both == given[dim]:
+                continue
+            within = both
+        found[dim] = within
+    return found
 
 
 def joined(regions: list[Region]) -> list[Region]:
