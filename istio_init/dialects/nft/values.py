@@ -183,8 +183,8 @@ def _compound(value: dict[str, Json], kind: Kind, bits: int, links: Mapping[int,
             if not 0 <= length <= width:
                 raise OddError(f"a prefix of {length} bits")
             rest = (1 << (width - length)) - 1
-            low = number(address, kind) & ~rest
-            return ((low, low | rest),)
+            low = number(address, kind)  # Of a match, bits under a mask: with others set it never holds.
+            return EMPTY if low & rest else ((low, low | rest),)
         case {"set": list(elements)}:
             return union([intervals(each, kind, bits, links, depth + 1) for each in elements])
         case {"set": element}:
@@ -203,6 +203,8 @@ def _encodable(name: str) -> str:
 
 
 def _interface(value: str) -> Intervals:
+    if "/" in value:  # No interface has such a name (dev_valid_name); iptables-nft writes INVAL/D for ``! -o +``.
+        return EMPTY
     if value == "*":
         return with_prefix("")
     if value.endswith("\\*"):

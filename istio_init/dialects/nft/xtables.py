@@ -6,7 +6,8 @@ The expressions are what the kernel evaluates. But of extensions of x_tables nft
 
 from __future__ import annotations
 
-from istio_init.netfilter.rules import AnyOf, Chain, Forget, Nat, Rule, Undecided, Unknowable
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.rules import AnyOf, Chain, Forget, Lookup, Nat, Never, Rule, Test, Undecided, Unknowable
 from istio_init.netfilter.rules import Table as Lowered
 
 TYPE_CHECKING = False
@@ -85,10 +86,11 @@ def merge(from_text: Lowered | None, from_expressions: Lowered, table: ruleset.T
     """One table of iptables', out of what iptables-nft-save printed and of the same table's expressions.
 
     Chains, their hooks and priorities, and whether the table is dormant are those of the expressions. Of a rule with an
-    extension, and of one that iptables wrote and that the expressions do not tell, the text is taken; else the
-    expressions, with the text to show where iptables wrote the rule. ``from_text`` is None where it printed nothing.
-    Where a chain has more or fewer rules in the text, the rules changed in between, or are not all printed: nothing of
-    the text is taken.
+    extension, and of one that iptables wrote and that the expressions do not tell, the text is taken, with what the
+    expressions test besides; else the expressions, with the text to show where iptables wrote the rule.
+
+    ``from_text`` is None where it printed nothing. Where a chain has more or fewer rules in the text, the rules changed
+    in between, or are not all printed: nothing of the text is taken.
     """
     chains = dict(from_expressions.chains)
     for chain in table.chains:
@@ -116,12 +118,42 @@ def _chosen(text: Rule, lowered: list[Rule], source: ruleset.Rule) -> list[Rule]
     is_theirs = is_written_by_iptables(source.expressions)
     is_told = not has_extension(source.expressions) and all(is_exact(rule.body) for rule in lowered)
     if is_theirs and not is_told:
-        counters = lowered[0].counters if lowered else None
-        return [text if text.counters is not None else text.replace(counters=counters)]
+        return [_with_tests(text, lowered[0], source.expressions) if lowered else text]
     if not is_theirs:
         return lowered
     shown = text.origin.text
     return [rule.replace(origin=rule.origin.replace(text=shown)) for rule in lowered]
+
+
+def _with_tests(text: Rule, lowered: Rule, expressions: Iterable[Expression]) -> Rule:
+    """A rule of the text, with the tests that its expressions tell.
+
+    Of several tests of a port 1.8.9 prints the last, negated where any is: they are left out unless an extension, which
+    the expressions do not tell, could have made them.
+    """
+    tests = [each for each in lowered.body if isinstance(each, _TESTS)]
+    body = text.body
+    if not _may_test_ports(expressions):
+        told = {each.field for each in tests if type(each) is Test and each.field in _PORTS}
+        body = tuple([each for each in body if each in tests or type(each) is not Test or each.field not in told])
+    missing = [each for each in tests if each not in body]
+    counters = lowered.counters if text.counters is None else text.counters
+    return text.replace(body=(*missing, *body), counters=counters)
+
+
+def _may_test_ports(expressions: Iterable[Expression]) -> bool:
+    for expression in expressions:
+        if "xt" in expression:
+            found = expression["xt"]
+            name = found.get("name") if isinstance(found, dict) else None
+            if not isinstance(name, str) or name in _PORT_EXTENSIONS:
+                return True
+    return False
+
+
+_PORTS = frozenset([Field.SPORT, Field.DPORT])
+_PORT_EXTENSIONS = frozenset(["multiport", "tcp", "udp", "udplite", "sctp", "dccp"])
+_TESTS = (Test, Lookup, Never)
 
 
 def is_exact(body: Iterable[Statement]) -> bool:
