@@ -49,7 +49,7 @@ def test_tables_hold_their_chains_sets_and_rules_in_order() -> None:
     ],
 )
 def test_a_table_is_dormant_where_it_says_so_and_unclear_where_nft_printed_other_memory(
-    flags: dict[str, object], is_dormant: bool | None
+    flags: dict[str, Any], is_dormant: bool | None
 ) -> None:
     [table] = parse(document(**flags)).tables
     assert table.is_dormant is is_dormant
@@ -117,7 +117,7 @@ def test_odd_expressions_are_never_a_traceback() -> None:
 
 
 def test_what_is_registered_elsewhere_is_listed_and_not_lowered() -> None:
-    hook = {"type": "filter", "hook": "ingress", "prio": -5, "dev": "eth0"}
+    hook: dict[str, Any] = {"type": "filter", "hook": "ingress", "prio": -5, "dev": "eth0"}
     ruleset = parse(document(chain(**hook, policy="drop"), in_chain({"drop": None}), family="netdev"))
     [found] = present(ruleset)
     assert (found.family, found.table, found.chain, found.hook, found.devices, found.rules, found.drops) == (
