@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-USER = 4242_000
-"""Nobody else's on this machine."""
+USER = 4_200_000 + os.getpid()
+"""Nobody else's on this machine, nor of tests that run beside these."""
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
