@@ -22,6 +22,7 @@ RANGES = ",".join(f"10.{number >> 8}.{number & 255}.0/24" for number in range(70
 """So many rules that writing them takes a while."""
 
 MAPPED = ("--proxy-uid", "0", "--proxy-gid", "0", "-x", RANGES)
+ROUNDS = 5
 SECRET = "a-secret-of-roots"
 
 
@@ -55,7 +56,7 @@ def test_the_attack_works_on_a_program_that_is_simply_started_there() -> None:
     assert {word.split()[0] for word in made.got} >= {"seize", "environ", "memory", "descriptors", "process_vm_readv"}
 
 
-@pytest.mark.parametrize("command", ["apply", "clean", "verify", "explain", "trace", "--run-validation"])
+@pytest.mark.parametrize("command", ["apply", "verify", "explain", "trace", "--run-validation"])
 def test_nothing_that_root_does_can_be_looked_into(command: str, backend: str) -> None:
     with attacker(look_into) as made, with_address(made):
         target = ("--pid", str(made.pid))
@@ -63,11 +64,11 @@ def test_nothing_that_root_does_can_be_looked_into(command: str, backend: str) -
         if command not in ("apply", "--run-validation"):
             istio_init("apply", *target, *forced, *MAPPED).ok()
         if command == "apply":
-            istio_init("apply", *target, *forced, *MAPPED).ok()
-            assert "ISTIO_OUTPUT" in rules(made, backend)
-        elif command == "clean":
-            istio_init("clean", *target, *forced).ok()
-            assert "ISTIO_OUTPUT" not in rules(made, backend)
+            for _ in range(ROUNDS):
+                istio_init("apply", *target, *forced, *MAPPED).ok()
+                assert "ISTIO_OUTPUT" in rules(made, backend)
+                istio_init("clean", *target, *forced).ok()
+                assert "ISTIO_OUTPUT" not in rules(made, backend)
         elif command == "--run-validation":
             shown = ("--network-namespace", f"/proc/{made.pid}/ns/net", "-u", "0", "-g", "0", "--run-validation")
             assert "ISTIO" in execute(*PROGRAM, "istio-iptables", *shown, "--log_output_level", "debug").stderr.upper()
@@ -77,7 +78,7 @@ def test_nothing_that_root_does_can_be_looked_into(command: str, backend: str) -
         made.finish()
 
     assert made.got == []
-    if command in ("apply", "clean"):
+    if command == "apply":  # It did come by what it could not look into.
         assert [each for each in made.saw if "iptables" in each or "memfd" in each or each.split()[1].isdigit()], (
             made.saw
         )
@@ -147,11 +148,14 @@ def test_who_stops_what_root_starts_does_not_stop_root(command: str) -> None:
             istio_init(command, "--pid", str(made.pid), "--expect", "-u 0 -g 0", "--timeout", "1s")
             made.finish()
             return
-        began = time.monotonic()
-        small = ("--proxy-uid", "0", "--proxy-gid", "0")
-        done = istio_init("apply", "--pid", str(made.pid), *small)
+        for _ in range(ROUNDS):  # She may come too late for one.
+            began = time.monotonic()
+            done = istio_init("apply", "--pid", str(made.pid), *MAPPED)
+            assert time.monotonic() - began < 60
+            if done.status:
+                break
+            istio_init("clean", "--pid", str(made.pid))
         made.finish()
-        assert time.monotonic() - began < 60
     assert done.status != 0
     assert "Traceback" not in done.stderr
     assert made.got
