@@ -349,8 +349,10 @@ class Ways:
         before = dict(way.changes)
         kept = way.changes
         if then.changes:
-            changes = {**before, **{dim: resolved(value, before) for dim, value in then.changes}}
-            kept = tuple(sorted([each for each in changes.items() if not is_same(*each)], key=itemgetter(0)))
+            changed = {each[0]: _resolved(each, before) for each in then.changes}
+            left = [each for each in kept if each[0] not in changed]
+            left += [each for each in changed.values() if not is_same(*each)]
+            kept = tuple(sorted(left, key=itemgetter(0)))
         delivery = then.delivery
         passed, returned = (then.passed, then.returned) if way.delivery is None else (None, None)
         if delivery is not None and not (isinstance(delivery.address, int) and isinstance(delivery.port, int)):
@@ -374,6 +376,12 @@ class Ways:
             return self._leaf(frozenset(ways.values()), None if ends.main is None else ways[ends.main], ends.doubts)
 
         return self.diagrams.mapped(program, changed)
+
+
+def _resolved(change: tuple[int, Substitute], before: dict[int, Substitute]) -> tuple[int, Substitute]:
+    """A change in terms of what dimensions were before; the same object where that is the same."""
+    dim, value = change
+    return (dim, resolved(value, before)) if isinstance(value, Moved) else change
 
 
 def is_same(dim: int, value: Substitute) -> bool:
