@@ -8,15 +8,16 @@ from pathlib import Path
 import click
 
 from istio_init.cli.source import Source, config_snapshot, source_from, source_of
-from istio_init.dialects.iptables.render import rule_text
-from istio_init.dialects.iptables.rules import RuleSet
-from istio_init.netfilter.family import Family
+from istio_init.errors import InputError
+from istio_init.netfilter.family import MAX_MARK, Family
+from istio_init.netfilter.host import beside
+from istio_init.netfilter.packet import Direction
 from istio_init.report.trace_json import packet_json
-from istio_init.space.classes import NO_MARKS, Difference, Fate, differences
-from istio_init.space.space import Space
-from istio_init.trace.packet import Direction
-from istio_init.wording.arguments import packet_arguments
-from istio_init.wording.region_words import condition_words, fate_words
+from istio_init.space.diagram import TooManyPieces
+from istio_init.space.map import Difference, Fate, differences
+from istio_init.wording.outcomes import outcome_words, place
+from istio_init.wording.packets import packet_arguments
+from istio_init.wording.regions import decider_json, lines, mark_text
 
 DIFFERENT, UNDECIDED = 3, 1
 
@@ -51,20 +52,36 @@ def diff(before: str, after: str, form: str) -> int:
     """
     one, other = _both(before, after)
     caveats = list(dict.fromkeys((*one.caveats, *other.caveats)))
-    found: list[tuple[Family, Space, Difference]] = []
-    for family in Family:
-        rules = [each.rules.get(family, RuleSet(family)) for each in (one, other)]
-        marks = [each.local_marks.get(family, NO_MARKS) for each in (one, other)]
-        for direction in Direction if rules[0] != rules[1] or marks[0] != marks[1] else ():
-            space, differing = differences(rules[0], rules[1], direction, marks[0], marks[1])
-            found += [(family, space, each) for each in differing]
+    found = [
+        (family, direction, each)
+        for family in Family
+        for direction in Direction
+        for each in _differences(one, other, family, direction)
+    ]
     if form == "json":
         objects = [_json(*each) for each in found]
         equal = None if caveats and not found else not found
         click.echo(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
     else:
-        _print(found, caveats)
+        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports)
     return DIFFERENT if found else UNDECIDED if caveats else 0
+
+
+def _differences(one: Source, other: Source, family: Family, direction: Direction) -> list[Difference]:
+    hosts = one.host, other.host
+    if one.host.routes is not None:
+        hosts = one.host, beside(one.host, other.host)
+    elif other.host.routes is not None:
+        hosts = beside(other.host, one.host), other.host
+    # Who listens is no matter of rules.
+    sides = (one.netfilter, hosts[0].replace(listeners=None)), (other.netfilter, hosts[1].replace(listeners=None))
+    if sides[0][0].tables == sides[1][0].tables and sides[0][1] == sides[1][1]:
+        return []
+    try:
+        return differences(*sides, family, direction)
+    except TooManyPieces:
+        what = f"{direction.value} {family.value}: the rules divide connections into too many to be compared"
+        raise InputError(what, fix="compare single connections with istio-init trace") from None
 
 
 def _both(before: str, after: str) -> tuple[Source, Source]:
@@ -94,36 +111,60 @@ def _source(text: str) -> Source:
     return source_of(None, text, None, None, None)
 
 
-def _print(found: list[tuple[Family, Space, Difference]], caveats: list[str]) -> None:
+Found = tuple[Family, Direction, Difference]
+
+
+def _print(found: list[Found], caveats: list[str], ports: frozenset[int]) -> None:
     if not found and not caveats:
         click.echo("equal: every new connection has the same outcome")
     elif not found:
-        click.echo(f"cannot tell: equal, unless what is not looked at decides otherwise: {', '.join(caveats)}")
-    for family, space, each in sorted(found, key=lambda one: one[2].before.outcome == one[2].after.outcome):
-        click.secho(f"{space.direction.value}, {family.value}: ", bold=True, nl=False)
-        click.echo(f"{fate_words(each.before, each.after)} in A, {fate_words(each.after, each.before)} in B")
-        lines = condition_words(space, each.regions)
-        for line in lines[:SHOWN]:
+        click.echo(f"undecidable: equal, as far as could be read: {', '.join(caveats)}")
+    for family, direction, each in sorted(found, key=lambda one: one[2].before.outcome == one[2].after.outcome):
+        before, after = _words(each.before, each.after, ports), _words(each.after, each.before, ports)
+        click.secho(f"{direction.value}, {family.value}: ", bold=True, nl=False)
+        click.echo(f"{before} in A, {after} in B")
+        told = lines(each.regions, is_ipv6=family is Family.IPV6)
+        for line in told[:SHOWN]:
             click.echo(f"  {line}")
-        if len(lines) > SHOWN:
-            click.echo(f"  and {len(lines) - SHOWN} conditions more")
+        if len(told) > SHOWN:
+            click.echo(f"  and {len(told) - SHOWN} conditions more")
         click.echo(f"  for example: istio-init trace {packet_arguments(each.witness)}")
 
 
-def _json(family: Family, space: Space, each: Difference) -> dict[str, object]:
+def _words(fate: Fate, beside: Fate, ports: frozenset[int]) -> str:
+    """A fate, and of its marks those in which it differs from another."""
+    words = outcome_words(fate.outcome, ports)
+    if fate.outcome != beside.outcome:
+        return words
+    if fate.mark != beside.mark:
+        words += f" with {mark_text(fate.mark)}" if fate.mark else " with its mark"
+    if fate.connection_mark != beside.connection_mark:
+        words += f" with {mark_text(fate.connection_mark or ((MAX_MARK, 0),), 'connection mark')}"
+    return words
+
+
+def _json(family: Family, direction: Direction, each: Difference) -> dict[str, object]:
     return {
-        "direction": space.direction.value,
+        "direction": direction.value,
         "family": family.value,
-        "before": _fate(each.before),
-        "after": _fate(each.after),
-        "conditions": condition_words(space, each.regions),
+        "before": {**_fate(each.before), "decided_by": decider_json(each.decider_before)},
+        "after": {**_fate(each.after), "decided_by": decider_json(each.decider_after)},
+        "conditions": lines(each.regions, is_ipv6=family is Family.IPV6),
         "witness": packet_arguments(each.witness),
         "packet": packet_json(each.witness),
     }
 
 
 def _fate(fate: Fate) -> dict[str, object]:
-    """A fate; a mark that rules left alone is null."""
-    how = None if fate.how is None else rule_text(fate.how)
     outcome = fate.outcome
-    return {"kind": outcome.kind, "port": outcome.port, "how": how, "mark": fate.mark, "connmark": fate.connmark}
+    return {
+        "kind": outcome.kind.value,
+        "port": outcome.port,
+        "to": place(outcome) if outcome.address is not None else None,
+        "marks": _marks(fate.mark),
+        "connection_marks": _marks(fate.connection_mark),
+    }
+
+
+def _marks(parts: tuple[tuple[int, int | None], ...]) -> list[dict[str, int | None]]:
+    return [{"mask": mask, "value": value} for mask, value in parts]

@@ -8,15 +8,20 @@ import click
 
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
-from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
-from istio_init.space.classes import NO_MARKS, TrafficClass, classes
-from istio_init.trace.assume import is_usable
-from istio_init.trace.packet import Direction
+from istio_init.netfilter.packet import Direction
+from istio_init.netfilter.stages import NFT_FAMILIES
+from istio_init.space.diagram import TooManyPieces
+from istio_init.space.map import TrafficClass, classes
+from istio_init.trace.describe import is_usable
+from istio_init.trace.result import Kind
 from istio_init.value import Value
-from istio_init.wording.region_words import condition_words, decider_words, outcome_words
+from istio_init.wording.outcomes import outcome_words, place, word
+from istio_init.wording.regions import decider_json, decider_words, lines
+from istio_init.wording.traces import causes_words
 
-KINDS = ["redirect", "tproxy", "direct", "drop", "unknown"]
+KINDS = [each.value for each in Kind]
 
 
 @click.command("map", short_help="Divide all connections by what becomes of them.")
@@ -37,37 +42,49 @@ def map_command(
 ) -> int:
     """Divide all new connections by what becomes of them.
 
-    Every connection is in exactly one class. Names of interfaces and protocols
-    that no rule tests are told together, as any other.
+    Every connection is in exactly one class, whatever store and dialect the
+    rules are of. Values that no rule tests are told together, as everything.
     """
     source = source_of(pid, netns, file, file6, expect)
     objects = []
-    for family, rules in _families(source).items():
+    for family in _families(source):
         for direction in Direction:
-            space, every = classes(rules, direction, source.local_marks.get(family, NO_MARKS))
-            wanted = [each for each in every if only in (None, each.outcome.kind)]
-            found = [_Shown(each, condition_words(space, each.regions)) for each in wanted]
-            found.sort(key=lambda each: (KINDS.index(each.found.outcome.kind), len(each.lines[0])))
+            wanted = [each for each in _classes(source, family, direction) if only in (None, each.outcome.kind.value)]
+            found = [_Shown(each, lines(each.regions, is_ipv6=family is Family.IPV6)) for each in wanted]
+            found.sort(key=lambda each: (KINDS.index(each.found.outcome.kind.value), len(each.lines[0])))
             if form == "json":
-                objects += [_json(family, direction, each) for each in found]
+                objects += [_json(source, family, direction, each) for each in found]
             else:
-                _print(family, direction, found)
+                _print(source, family, direction, found)
     if form == "json":
         click.echo(json.dumps({"schema": 1, "classes": objects, "caveats": list(source.caveats)}, indent=2))
     for caveat in source.caveats if form == "text" else ():
-        click.echo(f"unless what is not looked at decides otherwise: {caveat}")
+        click.echo(f"not certain: {caveat}")
     return 0
 
 
-def _families(source: Source) -> dict[Family, RuleSet]:
-    """The rules of each family that there is; a live namespace has those of its addresses, even without any rule."""
-    found = dict(source.rules)
+def _classes(source: Source, family: Family, direction: Direction) -> tuple[TrafficClass, ...]:
+    try:
+        return classes(source.netfilter, source.host, family, direction, only_expected=True).classes
+    except TooManyPieces:
+        what = f"{source.snapshot.label}: {direction.value} {family.value}: the rules divide connections into too many"
+        raise InputError(what, fix="ask about one connection with istio-init trace") from None
+
+
+def _families(source: Source) -> list[Family]:
+    """The families with rules; a live namespace has those of its addresses, too, and there is one in any case."""
+    held = {table.family for table in source.netfilter.tables}
+    found = {family for family in Family if held & NFT_FAMILIES[family] and _has(source, family)}
     if source.snapshot.is_live:
-        usable = [address for address in source.snapshot.addresses if is_usable(address)]
-        for family, version in ((Family.IPV4, 4), (Family.IPV6, 6)):
-            if any(address.version == version for address in usable):
-                found.setdefault(family, RuleSet(family))
-    return {family: found[family] for family in Family if family in found} or {Family.IPV4: RuleSet(Family.IPV4)}
+        versions = {address.version for address in source.snapshot.addresses if is_usable(address)}
+        found |= {family for family, version in ((Family.IPV4, 4), (Family.IPV6, 6)) if version in versions}
+    return [family for family in Family if family in found] or [Family.IPV4]
+
+
+def _has(source: Source, family: Family) -> bool:
+    """Whether a table is of the family, or one of both is worth to be told of for a family that it could be."""
+    own = {"ip"} if family is Family.IPV4 else {"ip6"}
+    return any(table.family in own | {"inet"} for table in source.netfilter.tables)
 
 
 class _Shown(Value):
@@ -77,26 +94,31 @@ class _Shown(Value):
     lines: list[str]
 
 
-def _print(family: Family, direction: Direction, found: list[_Shown]) -> None:
+def _print(source: Source, family: Family, direction: Direction, found: list[_Shown]) -> None:
     click.secho(f"{direction.value}, {family.value}", bold=True)
     for each in found:
-        click.echo(f"  {outcome_words(each.found.outcome)}: {decider_words(each.found.decider)}")
+        outcome = each.found.outcome
+        why = decider_words(each.found.decider)
+        if outcome.kind is Kind.UNKNOWN:
+            why = f"depends on {causes_words(each.found.causes)}"
+        click.echo(f"  {outcome_words(outcome, source.reader.proxy_ports)}: {why}")
         for line in each.lines:
             click.echo(f"    {line}")
     if not found:
         click.echo("  none")
 
 
-def _json(family: Family, direction: Direction, shown: _Shown) -> dict[str, object]:
-    found = shown.found
-    decider = found.decider
+def _json(source: Source, family: Family, direction: Direction, shown: _Shown) -> dict[str, object]:
+    outcome, is_sure = shown.found.outcome, not source.caveats
     return {
         "direction": direction.value,
         "family": family.value,
-        "kind": found.outcome.kind,
-        "port": found.outcome.port,
-        "decided_by": None
-        if decider is None
-        else {"table": decider.table.value, "chain": decider.chain, "first": decider.first, "last": decider.last},
+        "outcome": word(outcome, source.reader.proxy_ports).value if is_sure else "undecidable",
+        "kind": outcome.kind.value if is_sure else "unknown",
+        **({} if is_sure else {"likely": outcome.kind.value}),
+        "port": outcome.port,
+        "to": place(outcome) if outcome.address is not None else None,
+        "decided_by": decider_json(shown.found.decider),
+        "causes": [{"why": cause.openness.value, "what": cause.words} for cause in shown.found.causes],
         "conditions": shown.lines,
     }

@@ -13,9 +13,10 @@ import click
 from istio_init.cli.source import Source
 from istio_init.config import values
 from istio_init.errors import InputError
+from istio_init.netfilter.packet import Packet
+from istio_init.netfilter.protocols import WITH_PORTS, protocol_number
 from istio_init.system.names import FileNames
-from istio_init.trace.assume import filled
-from istio_init.trace.packet import PORT_PROTOCOLS, Packet, is_protocol, protocol_name
+from istio_init.trace.describe import FLAGS, filled
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,10 +28,15 @@ PACKET_OPTIONS = [
     click.option("--gid", help="Group of the sending process. Assumed: the same number."),
     click.option("--no-socket", is_flag=True, help="The kernel itself sends it, as it does an answer to ping."),
     click.option(
-        "--interface", help="By which it leaves or enters. Assumed: lo for loopback and local addresses, else eth0."
+        "--interface", help="Via which it leaves or enters. Assumed: lo for loopback and local addresses, else eth0."
     ),
     click.option("--mark", help="Packet mark. Assumed: 0."),
     click.option("--ctstate", type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"]), help="Assumed: NEW."),
+    click.option("--tcp-flags", "flags", metavar="FLAG,...", help="Such as SYN,ACK. Assumed of a first packet: SYN."),
+    click.option("--icmp-type", metavar="TYPE[/CODE]", help="By number. Assumed of a first packet: an echo request."),
+    click.option("--length", type=click.IntRange(0, 65535), help="Bytes with the IP header. Assumed of TCP: a SYN's."),
+    click.option("--ttl", type=click.IntRange(0, 255), help="TTL or hop limit. Assumed of what is sent: 64."),
+    click.option("--dscp", type=click.IntRange(0, 63), help="Assumed: 0."),
 ]
 
 
@@ -43,12 +49,13 @@ def described(
         click.UsageError: an argument is wrong.
     """
     fields: dict[str, Any] = {"direction": direction, "proto": protocol}
-    if not is_protocol(protocol_name(protocol)):
+    try:
+        has_ports = protocol_number(protocol) in WITH_PORTS
+    except ValueError:
         fix = "write tcp, udp, icmp, ipv6-icmp, sctp, or another protocol's number"
-        raise click.BadParameter(f"{protocol!r}: no protocol; {fix}", param_hint="PROTOCOL")
+        raise click.BadParameter(f"{protocol!r}: no protocol; {fix}", param_hint="PROTOCOL") from None
     if (direction == "inbound" or given["no_socket"]) and (given["uid"] is not None or given["gid"] is not None):
         raise click.UsageError("--uid and --gid are of the sending socket: an inbound packet and --no-socket have none")
-    has_ports = protocol_name(protocol) in PORT_PROTOCOLS
     fields |= _end(destination, "DST", ("dst", "dport"), has_ports=has_ports)
     if given["src"] is not None:
         fields |= _end(given["src"], "--src", ("src", "sport"), has_ports=has_ports)
@@ -63,9 +70,16 @@ def described(
             fields[name] = ids.first
     if given["mark"] is not None:
         fields["mark"] = _mark(given["mark"])
-    fields |= {name: given[name] for name in ("interface", "ctstate") if given[name] is not None}
+    if given["flags"] is not None:
+        fields["flags"] = _flags(given["flags"])
+    if given["dscp"] is not None:
+        fields["tos"] = given["dscp"] << 2
+    if given["icmp_type"] is not None:
+        fields |= _icmp_type(given["icmp_type"])
+    plain = ("interface", "ctstate", "length", "ttl")
+    fields |= {name: given[name] for name in plain if given[name] is not None}
     try:
-        return filled(fields, source.snapshot, source.local_marks)
+        return filled(fields, source.host)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -118,6 +132,21 @@ def _mark(text: str) -> int:
     return number
 
 
+def _flags(text: str) -> int:
+    names = [name.strip().upper() for name in text.split(",") if name.strip() and name.strip().upper() != "NONE"]
+    if unknown := [name for name in names if name not in FLAGS]:
+        raise click.BadParameter(f"{unknown[0]!r}: not one of {', '.join(FLAGS)}", param_hint="--tcp-flags")
+    return sum({FLAGS[name] for name in names})
+
+
+def _icmp_type(text: str) -> dict[str, int]:
+    kind, slash, code = text.partition("/")
+    for part in (kind, *([code] if slash else [])):
+        if not (part.isascii() and part.isdecimal() and int(part) < 256):
+            raise click.BadParameter(f"{text!r}: write for example 8 or 3/1", param_hint="--icmp-type")
+    return {"type": int(kind), **({"code": int(code)} if slash else {})}
+
+
 def _value(parse: Any, text: str, name: str, lookup: Any) -> Any:
     try:
         return parse(text, lookup)
@@ -143,7 +172,7 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
                 if not isinstance(fields, dict):
                     raise ValueError("it is no JSON object")
                 given = {name: value for name, value in fields.items() if value is not None}
-                packet = filled(given, source.snapshot, source.local_marks)
+                packet = filled(given, source.host)
             except (ValueError, RecursionError) as error:
                 raise click.BadParameter(
                     f"{path}, line {number}: not a packet: {error}; give direction, proto, dst, and what else is known",

@@ -11,17 +11,23 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.expect import expected_config
-from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.others import other_rules
+from istio_init.inspector.reader import reader_of
 from istio_init.mesh.meaning import Note, settle
 from istio_init.mesh.policy import sidecar
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import Host, Link
+from istio_init.netfilter.stages import Netfilter
 from istio_init.observe.files import File, from_files
+from istio_init.observe.native import holders, raised_from
+from istio_init.observe.netfilter import local_marks as marks_of
+from istio_init.observe.netfilter import model
 from istio_init.observe.snapshot import Interface, Snapshot
-from istio_init.observe.unread import Why
+from istio_init.observe.unread import Part, Why
 from istio_init.system import namespaces, places
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
@@ -29,6 +35,7 @@ from istio_init.system.privileges import capabilities
 from istio_init.trace.assume import local_marks
 from istio_init.value import Value
 from istio_init.visible import visible
+from istio_init.wording.traces import Reader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,9 +84,10 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
         raise click.UsageError("only one of --file and --file6 can be standard input")
     found = from_files([_file(path, family) for path, family in ((file, Family.IPV4), (file6, Family.IPV6)) if path])
     label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
+    natives = raised_from(found.ruleset, found.netfilter)
     return Snapshot(
         label,
-        found.rules,
+        holders(found.rules, natives),
         native=found.native,
         nft_rules=found.nft_rules,
         is_live=False,
@@ -88,6 +96,7 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
         registered=found.netfilter,
         host=found.host,
         ruleset=found.ruleset,
+        raised=natives,
     )
 
 
@@ -112,19 +121,30 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
         warning = "no name server is known here, so --redirect-dns captures none"
         click.secho(f"warning: {warning}", fg="yellow", err=True)
     built = sidecar.rules(meaning.config, meaning.around)
-    rules = {("nft", family): with_texts(each) for family, each in built.items()}
-    return Snapshot(f"configuration {line!r}", rules, interfaces=(Interface("lo", True),), is_live=False)
+    rules = {(RuleStore.NFT, family): as_in_kernel(with_texts(each)) for family, each in built.items()}
+    netfilter = model(rules, None)
+    return Snapshot(
+        f"configuration {line!r}",
+        rules,
+        interfaces=(Interface("lo", True),),
+        is_live=False,
+        registered=netfilter,
+        host=Host(links=(Link("lo"),), local_marks=marks_of(netfilter.tables)),
+    )
 
 
 class Source(Value):
-    """Rules to ask, and what is known of where they are: by family, also the marks that lead to this machine."""
+    """Rules to ask, all that is known of where they are, and how to tell of them."""
 
     snapshot: Snapshot
-    backend: str
+    backend: RuleStore
     rules: dict[Family, RuleSet]
     local_marks: dict[Family, frozenset[int]]
+    netfilter: Netfilter
+    host: Host
+    reader: Reader
     caveats: tuple[str, ...] = ()
-    """What the kernel asks as well, and is not looked at."""
+    """What could not be read, and may decide otherwise."""
 
 
 def source_of(pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None) -> Source:
@@ -146,13 +166,23 @@ def source_from(snapshot: Snapshot) -> Source:
         InputError: they are missing from the file.
         NoBackendError: the same, for another reason.
     """
-    refuse_unread(snapshot)
+    if snapshot.missing_rules or snapshot.ruleset is None:
+        refuse_unread(snapshot)
     view = View(snapshot)
-    caveats = tuple(_caveats(snapshot, view.backend))
+    caveats = tuple(_caveats(snapshot))
     for caveat in caveats:
         click.secho(f"warning: {caveat}", fg="yellow", err=True)
     marks = {family: local_marks(snapshot, rules) for family, rules in view.rules.items()}
-    return Source(snapshot, view.backend, view.rules, marks, caveats)
+    return Source(
+        snapshot,
+        view.backend,
+        view.rules,
+        marks,
+        snapshot.netfilter,
+        snapshot.host,
+        reader_of(view),
+        caveats,
+    )
 
 
 def refuse_unread(snapshot: Snapshot) -> None:
@@ -167,15 +197,17 @@ def refuse_unread(snapshot: Snapshot) -> None:
     raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")
 
 
-def _caveats(snapshot: Snapshot, backend: str) -> Iterator[str]:
-    """What the kernel asks besides the rules that are looked at, or what could not be read of them."""
-    yield from map(visible, other_rules(snapshot, backend))
-    for family, priority in snapshot.unusual_routing:
-        yield f"{family.value}: the routing rule {priority} (ip rule) counts, too, and is not followed"
-    for rule in snapshot.nft_rules:
-        yield f"not written by iptables, and perhaps not what it prints: {visible(str(rule))}"
+DECIDING = frozenset(
+    [Part.RULES_NFT, Part.RULES_LEGACY, Part.NATIVE, Part.ROUTING, Part.ROUTING_RULES, Part.INTERFACES]
+)
+"""Parts without which a packet may fare otherwise than what is known says."""
+
+
+def _caveats(snapshot: Snapshot) -> Iterator[str]:
+    """What could not be read of what decides."""
     for each in snapshot.unread:
-        yield f"not read: {visible(str(each))}"
+        if each.part in DECIDING and (each.part is not Part.RULES_NFT or each in snapshot.missing_rules):
+            yield f"not read: {visible(str(each))}"
 
 
 def snapshot_of(

@@ -10,15 +10,17 @@ import click
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
 from istio_init.cli.targets import with_options
-from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import CtState
+from istio_init.netfilter.packet import Direction, Packet
+from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_text import trace_lines, verdict_line
-from istio_init.trace.assume import FIELDS
-from istio_init.trace.depends import depends_on
-from istio_init.trace.engine import Trace, Tracer
-from istio_init.trace.packet import Direction, Packet
+from istio_init.space.depends import depends_on, looks_for_invalid
+from istio_init.space.diagram import TooManyPieces
+from istio_init.trace.result import Trace
+from istio_init.trace.tracer import Tracer
 
 
 @click.command("trace")
@@ -52,7 +54,7 @@ def trace(
     For example: istio-init trace outbound tcp 10.0.0.5:443 --uid 1000
 
     A port that is not given is taken to be 80; the answer names every assumed
-    value that it hinges on.
+    value that it depends on.
 
     With --live it is sent from inside the namespace; exit status 3 where the
     kernel does not do what was predicted.
@@ -69,22 +71,22 @@ def trace(
         assert direction is not None and protocol is not None and destination is not None
         return _live(direction, protocol, destination, given, pid, netns, form)
     source = source_of(pid, netns, file, file6, expect)
-    tracers = _Tracers(source, only_given=file is not None or file6 is not None)
+    asked = _Asked(source, only_given=file is not None or file6 is not None)
     if path is not None:
         for packet, assumed in batch(path, source):
-            found, hinges = tracers.trace(packet, assumed)
+            found, depends = asked.trace(packet, assumed)
             if form == "json":
-                click.echo(json.dumps(trace_json(found, hinges, source.caveats)))
+                click.echo(json.dumps(trace_json(found, source.reader, depends, source.caveats)))
             else:
-                click.echo(verdict_line(found, hinges, source.caveats))
+                click.echo(verdict_line(found, source.reader, depends, source.caveats))
         return 0
     assert direction is not None and protocol is not None and destination is not None
     packet, assumed = described(direction, protocol, destination, given, source)
-    found, hinges = tracers.trace(packet, assumed)
+    found, depends = asked.trace(packet, assumed)
     if form == "json":
-        click.echo(json.dumps(trace_json(found, hinges, source.caveats), indent=2))
+        click.echo(json.dumps(trace_json(found, source.reader, depends, source.caveats), indent=2))
     else:
-        click.echo("\n".join(trace_lines(found, hinges, source.caveats)))
+        click.echo("\n".join(trace_lines(found, source.reader, depends, source.caveats)))
     return 0
 
 
@@ -104,29 +106,41 @@ def _live(
     try:
         source = source_from(snapshot_in(place))
         packet, assumed = described(direction, protocol, destination, given, source)
-        return run_live(packet, assumed, source, _Tracers(source).by_family[packet.family], place, form=form)
+        return run_live(packet, assumed, source, Tracer(source.netfilter, source.host), place, form=form)
     finally:
         place.close()
 
 
-class _Tracers:
-    """The tracers of both families; of files that are given, only those whose rules they hold."""
+class _Asked:
+    """What is asked about packets; of files that are given, only the families whose rules they hold."""
 
     def __init__(self, source: Source, *, only_given: bool = False) -> None:
-        self.only_given = only_given
         self.source = source
-        self.rules = {family: source.rules.get(family, RuleSet(family)) for family in Family}
-        self.by_family = {
-            family: Tracer(rules, source.local_marks.get(family, frozenset())) for family, rules in self.rules.items()
-        }
+        self.tracer = Tracer(source.netfilter, source.host)
+        held = {table.family for table in source.netfilter.tables}
+        self.looks_for_invalid = looks_for_invalid(source.netfilter)
+        self.known = [family for family in Family if not only_given or held & NFT_FAMILIES[family]]
 
     def trace(self, packet: Packet, assumed: list[str]) -> tuple[Trace, tuple[str, ...]]:
-        """The trace of a packet, and on which assumed values its outcome hinges."""
+        """The trace of a packet, and the assumed values on which its outcome depends."""
         family = packet.family
-        if self.only_given and family not in self.source.rules:
+        if family not in self.known:
             option = "--file" if family is Family.IPV4 else "--file6"
             raise InputError(f"no rules of {family.value} were given", fix=f"add {option}")
-        found = self.by_family[family].trace(packet)
-        hinges = depends_on(found, self.by_family[family], self.rules[family], [FIELDS[name] for name in assumed])
-        names = {field: name for name, field in FIELDS.items()}
-        return found, tuple(names[field] for field in hinges)
+        found = self.tracer.trace(packet)
+        return found, _depends(self, found, assumed)
+
+
+def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]:
+    """The assumed values on which the outcome depends; all of them where the rules are too many to tell."""
+    netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
+    if not assumed:
+        return ()
+    try:
+        depends = depends_on(netfilter, host, packet, assumed)
+    except TooManyPieces:
+        return tuple(assumed)
+    if "ctstate" in assumed and asked.looks_for_invalid:
+        other = asked.tracer.trace(packet.replace(state=CtState.INVALID))
+        depends += ("ctstate",) if other.delivered != found.delivered else ()
+    return depends

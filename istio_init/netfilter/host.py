@@ -113,3 +113,46 @@ class Host(Value):
     def addresses(self) -> tuple[Address, ...]:
         """All addresses of all interfaces."""
         return tuple(address for link in self.links for address in link.addresses)
+
+
+STANDARD_TABLES = frozenset([LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE])
+STANDARD_RULES = frozenset([(0, LOCAL_TABLE), (32766, MAIN_TABLE), (32767, DEFAULT_TABLE)])
+"""What a namespace has by itself (ip-rule(8))."""
+
+ASSUMED_PRIORITY, ASSUMED_TABLE = 32765, 133
+
+
+def beside(base: Host, other: Host) -> Host:
+    """The other host on the addresses, interfaces and settings of a base: what is left are routing rules of its own.
+
+    So rules of two places are compared, and not the places. Of a host whose routing is not known, its marks that are
+    taken to lead to this machine do.
+    """
+    if base.rules is None or base.routes is None:
+        return other
+    rules, routes = {}, {}
+    for family in Family:
+        own_rules, own_routes = _of_its_own(other, family)
+        rules[family] = tuple(sorted((*_standard_rules(base, family), *own_rules), key=lambda rule: rule.priority))
+        routes[family] = (*[route for route in base.routes.get(family, ()) if _is_standard(route)], *own_routes)
+    return base.replace(rules=rules, routes=routes)
+
+
+def _of_its_own(host: Host, family: Family) -> tuple[list[RoutingRule], list[Route]]:
+    """Rules and routes that a namespace does not have by itself."""
+    if host.rules is None or host.routes is None:
+        marks = sorted(host.local_marks.get(family, ()))
+        everything = IPv4Network("0.0.0.0/0") if family is Family.IPV4 else IPv6Network("::/0")
+        local = Route(ASSUMED_TABLE, everything, AddressType.LOCAL, "lo")
+        return [RoutingRule(ASSUMED_PRIORITY, ASSUMED_TABLE, mark=mark) for mark in marks], [local] if marks else []
+    rules = [rule for rule in host.rules.get(family, ()) if (rule.priority, rule.table) not in STANDARD_RULES]
+    return rules, [route for route in host.routes.get(family, ()) if not _is_standard(route)]
+
+
+def _standard_rules(host: Host, family: Family) -> list[RoutingRule]:
+    every = (host.rules or {}).get(family, ())
+    return [rule for rule in every if (rule.priority, rule.table) in STANDARD_RULES]
+
+
+def _is_standard(route: Route) -> bool:
+    return route.table in STANDARD_TABLES

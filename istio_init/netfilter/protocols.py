@@ -17,8 +17,6 @@ _NAMES = (
 """The names that iptables-save prints, and the numbers; other protocols it prints by number."""
 
 _ALIASES = {
-    "all": 0,
-    "ip": 0,
     "icmp6": 58,
     "icmpv6": 58,
     "ip-encap": 4,

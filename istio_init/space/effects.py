@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from istio_init.netfilter.rules import Box, Effect, Hook, Key
+    from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.layout import Layout
     from istio_init.space.translation import Translation
     from istio_init.space.truth import Truths
-    from istio_init.space.ways import RuleDecider, Ways
+    from istio_init.space.ways import RuleDecider
 
 TEMPLATE_STATUS = CtStatus.CONFIRMED | 1 << 11
 """Of a template (IPS_TEMPLATE), which stands in for a connection between raw and the lookup."""

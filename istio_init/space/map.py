@@ -11,11 +11,13 @@ from istio_init.netfilter.rules import Cause
 from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.space.covering import Cover
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
+from istio_init.space.expected import NOWHERE, expected, only
 from istio_init.space.layout import Layout, apart
 from istio_init.space.namespace import Namespace
+from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of
 from istio_init.space.regions import Packets, Region, count, paths
 from istio_init.space.walk import Walk
-from istio_init.space.ways import Decider, Ends, RuleDecider, Way
+from istio_init.space.ways import Decider, Ends, Way
 from istio_init.trace.result import Kind, Outcome
 from istio_init.value import Value
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     Made = TypeVar("Made")
     Side = tuple[Netfilter, Host]
 
-UNKNOWN = Outcome(Kind.UNKNOWN)
 STOPPED = frozenset([Kind.DROP, Kind.REJECT, Kind.UNKNOWN])
 
 
@@ -59,19 +60,8 @@ class Regions:
 
     def simplest(self, most: int) -> list[Region]:
         """Fewer and wider regions with the same packets, which may overlap; so many at most."""
-        found = Cover(self._top, self._values, self._packets.layout).paths(most)
+        found = Cover(self._top, self._values, frozenset([NOWHERE]), self._packets.layout).paths(most)
         return [self._packets.region(path) for path in found]
-
-
-class Verdict(Value):
-    """What becomes of packets, what decided it, and, where that is UNKNOWN, why.
-
-    The outcome's port and address are None where they stay what they were, too.
-    """
-
-    outcome: Outcome
-    decider: Decider | None
-    causes: tuple[Cause, ...] = ()
 
 
 class TrafficClass(Value):
@@ -102,10 +92,10 @@ class Map:
                 example,
             )
             for leaf, (_, example) in found.items()
+            if leaf.value != NOWHERE
         )
-        self._by_verdict: dict[Verdict, TrafficClass] = dict(
-            zip([leaf.value for leaf in found], self.classes, strict=True)
-        )
+        verdicts = [leaf.value for leaf in found if leaf.value != NOWHERE]
+        self._by_verdict: dict[Verdict, TrafficClass] = dict(zip(verdicts, self.classes, strict=True))
 
     def class_of(self, packet: Packet) -> TrafficClass:
         """The class of a packet of this direction and family, the first one of a connection."""
@@ -134,13 +124,15 @@ class Difference(Value):
     witness: Packet
 
 
-def classes(netfilter: Netfilter, host: Host, family: Family, direction: Direction) -> Map:
+def classes(
+    netfilter: Netfilter, host: Host, family: Family, direction: Direction, *, only_expected: bool = False
+) -> Map:
     """All new connections of a direction and family, in classes; `Space` makes both directions' sooner.
 
     Raises:
         TooManyPieces: the rules divide them into more than can be looked at.
     """
-    return Space(netfilter, host, family).map(direction)
+    return Space(netfilter, host, family).map(direction, only_expected=only_expected)
 
 
 def differences(one: Side, other: Side, family: Family, direction: Direction) -> list[Difference]:
@@ -159,8 +151,8 @@ class Space:
         self._host = host
         self._attempts = _Attempts(family, [(netfilter, host)])
 
-    def map(self, direction: Direction) -> Map:
-        """Those of a direction, in classes.
+    def map(self, direction: Direction, *, only_expected: bool = False) -> Map:
+        """Those of a direction, in classes; with ``only_expected`` without those that the host has not, rules or no.
 
         Raises:
             TooManyPieces: the rules divide them into more than can be looked at.
@@ -172,6 +164,8 @@ class Space:
             packets = Packets(layout, direction, self._host)
             ends = Walk(namespace, direction).run()
             top = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+            if only_expected:
+                top = only(diagrams, top, expected(diagrams, layout, self._host, direction, packets))
             return Map(possible(diagrams, top, packets), packets)
 
         return self._attempts.make(made)
@@ -197,8 +191,9 @@ class Comparison:
             diagrams = namespaces[0].diagrams
             packets = Packets(layout, direction, self._host)
             ends = [Walk(namespace, direction).run() for namespace in namespaces]
-            tops = [possible(diagrams, _with_fates(diagrams, layout, each), packets) for each in ends]
-            return _differing(diagrams, packets, *tops)
+            there = expected(diagrams, layout, self._host, direction, packets)
+            fates = [only(diagrams, _with_fates(diagrams, layout, each), there) for each in ends]
+            return _differing(diagrams, packets, there, *[possible(diagrams, each, packets) for each in fates])
 
         return self._attempts.make(made)
 
@@ -261,55 +256,9 @@ def possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:
     return diagrams.without(top, dim, number_of("lo")) if packets.direction is Direction.INBOUND else top
 
 
-def outcome_of(way: Way) -> Outcome:
-    """What becomes of packets that take a way."""
-    if way.stop is not None:
-        return Outcome(way.stop.kind)
-    if way.delivery is None:
-        return Outcome(Kind.DIRECT)
-    port, address = way.delivery.port, way.delivery.address
-    return Outcome(
-        way.delivery.kind, port if isinstance(port, int) else None, address if isinstance(address, int) else None
-    )
-
-
-def decider_of(way: Way) -> Decider | None:
-    """What decides that."""
-    if way.stop is not None:
-        return way.stop.decider
-    passed = way.passed or way.returned
-    if way.delivery is None:
-        return passed
-    return passed or way.delivery.decider if way.delivery.kind is Kind.FORWARD else way.delivery.decider
-
-
 def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
     """What becomes of packets, whatever decides it: UNKNOWN where that cannot be told."""
     return diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends).outcome))
-
-
-def verdict_of(ends: Ends) -> Verdict:
-    """What becomes of packets that take one of some ways: UNKNOWN where that makes a difference."""
-    outcomes = {outcome_of(way) for way in ends.ways}
-    if len(outcomes) == 1 and outcomes != {UNKNOWN}:
-        main = ends.main or min(ends.ways, key=repr)
-        return Verdict(outcomes.pop(), decider_of(main))
-    causes = {doubt.cause for doubt in ends.doubts}
-    causes.update(way.stop.cause for way in ends.ways if way.stop is not None and way.stop.cause is not None)
-    deciders = {doubt.decider for doubt in ends.doubts}
-    deciders.update(decider_of(way) for way in ends.ways if way.stop is not None and way.stop.kind is Kind.UNKNOWN)
-    return Verdict(
-        UNKNOWN,
-        min(deciders, key=_rank, default=None),
-        tuple(sorted(causes, key=lambda each: (each.openness.value, each.words))),
-    )
-
-
-def _rank(decider: Decider | None) -> tuple[int, str, int]:
-    if isinstance(decider, RuleDecider):
-        origin = decider.rule.origin
-        return 0, f"{origin.table} {origin.chain}", origin.number
-    return (2, "", 0) if decider is None else (1, repr(decider), 0)
 
 
 def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
@@ -325,7 +274,7 @@ def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
             if outcome.kind not in STOPPED:
                 fate = Fate(outcome, _marks(way, marks, kept), _marks(way, connection_marks, None))
             fates[fate] = decider_of(way)
-        decider = min(fates.values(), key=_rank) if len(fates) == 1 else verdict_of(found).decider
+        decider = min(fates.values(), key=rank) if len(fates) == 1 else verdict_of(found).decider
         return diagrams.leaf((frozenset(fates), decider))
 
     def change(found: Ends) -> Node:
@@ -370,7 +319,7 @@ def _marks(
     return tuple(found)
 
 
-def _differing(diagrams: Diagrams, packets: Packets, one: Node, other: Node) -> list[Difference]:
+def _differing(diagrams: Diagrams, packets: Packets, there: Node, one: Node, other: Node) -> list[Difference]:
     same = diagrams.leaf(None)
 
     def join(one: Node, other: Node) -> Node | None:
@@ -380,10 +329,10 @@ def _differing(diagrams: Diagrams, packets: Packets, one: Node, other: Node) -> 
             return None
         return same if one.value[0] == other.value[0] else diagrams.leaf((*one.value, *other.value))
 
-    top = diagrams.combine(one, other, join)
+    top = only(diagrams, diagrams.combine(one, other, join), there)
     groups: dict[tuple[Fate, Fate, Decider | None, Decider | None], list[tuple[Node, int, Packet]]] = {}
     for leaf, (oddness, example) in packets.examples(top).items():
-        if leaf is not same:
+        if leaf is not same and leaf.value != NOWHERE:
             before, decider_before, after, decider_after = leaf.value
             key = (*_told(before, after), decider_before, decider_after)
             groups.setdefault(key, []).append((leaf, oddness, example))

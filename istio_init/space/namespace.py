@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from istio_init.space.composing import Ways
 from istio_init.space.effects import Effects
 from istio_init.space.programs import Programs
 from istio_init.space.surroundings import Surroundings
 from istio_init.space.translation import Translation
 from istio_init.space.truth import Truths
-from istio_init.space.ways import Ways
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

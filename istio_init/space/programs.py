@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from istio_init.netfilter.rules import Chain, Condition, Rule, Statement, Table
+    from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node
     from istio_init.space.layout import Region
     from istio_init.space.truth import Truths
-    from istio_init.space.ways import Ways
 
 MAX_DEPTH = 60
 """So deep chains may call each other here; those of nf_tables 16 levels (NFT_JUMP_STACK_SIZE)."""
@@ -50,6 +50,9 @@ MAX_DEPTH = 60
 LASTING = frozenset([Field.PROTOCOL, Field.SOURCE, Field.DESTINATION, Field.SPORT, Field.DPORT,
                      Field.IN_INTERFACE, Field.OUT_INTERFACE])  # fmt: skip
 """What no rule changes of packets that go on, but by assignments."""
+
+LONG = 100
+"""Chains of more rules are made by programs."""
 
 CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never)
 DECISIVE = frozenset([Verdict.ACCEPT, Verdict.DROP, Verdict.REJECT, Verdict.RETURN])
@@ -220,17 +223,29 @@ class Run:
 
 
 def runs(chain: Chain) -> list[Run]:
-    """The rules of a chain, those in a row together that do the same, without those that do nothing."""
+    """The rules of a chain, those in a row together that do the same, without those that do nothing.
+
+    In chains that people look at rule by rule, only those that test the same: then what decides is told more exactly.
+    """
     found: list[Run] = []
+    is_long = len(chain.rules) > LONG
     for rule in chain.rules:
         tail = _tail(rule)
         if not tail:
             continue
-        if found and found[-1].tail == tail and _is_final(tail):
+        is_final = bool(found) and found[-1].tail == tail and _is_final(tail)
+        if is_final and (is_long or _tested(found[-1].rules[-1]) == _tested(rule)):
             found[-1].rules.append(rule)
         else:
             found.append(Run(tail, [rule]))
     return found
+
+
+def _tested(rule: Rule) -> list[object]:
+    """What a rule tests, but for the values."""
+    return [
+        (each.field, each.mask, each.negated) if isinstance(each, Test) else type(each) for each in _conditions(rule)
+    ]
 
 
 def _is_final(tail: tuple[Statement, ...]) -> bool:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from istio_init.netfilter.family import Family
     from istio_init.netfilter.host import Host, Network, RoutingRule
     from istio_init.netfilter.intervals import Intervals
+    from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.truth import Truths
-    from istio_init.space.ways import Ways
 
 
 class Routes:

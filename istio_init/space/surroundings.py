@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from istio_init.netfilter.host import Host, Listener
     from istio_init.netfilter.rules import Tproxy
+    from istio_init.space.composing import Ways
     from istio_init.space.diagram import Diagrams, Node, Substitute
     from istio_init.space.layout import Layout, Region
     from istio_init.space.truth import Truths
-    from istio_init.space.ways import Ends, Ways
+    from istio_init.space.ways import Ends
 
 PROXIED = ((6, 6), (17, 17))
 """TCP and UDP: nothing else is handed to a socket."""

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from istio_init.netfilter.host import Host, Link
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Nat, Tproxy
+    from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.layout import Region
     from istio_init.space.surroundings import Surroundings
     from istio_init.space.truth import Truths
-    from istio_init.space.ways import RuleDecider, Ways
+    from istio_init.space.ways import RuleDecider
 
     Choice = tuple[Region, Substitute | None]
     """Where a field gets which value; None is dropped."""

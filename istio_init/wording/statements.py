@@ -66,7 +66,7 @@ def condition_words(condition: Condition | Dispatch, *, is_ipv6: bool = False) -
 def _test(test: Test, *, is_ipv6: bool) -> str:
     field, found = test.field, test.within
     if field is Field.SOCKET:
-        return f"{_not(test.negated)}a packet of a local socket"
+        return "no socket" if (found == ((0, 0),)) is not test.negated else "a socket"
     if field in (Field.CT_STATE, Field.CT_STATUS) and test.mask is not None:
         return f"{_not(test.negated)}{head(field)}{bits_text(field, test.mask)}"
     under = f"/{test.mask:#x}" if test.mask is not None else ""

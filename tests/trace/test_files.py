@@ -107,4 +107,4 @@ class TestFamilies:
     def test_a_configuration_says_what_it_does_with_both(self) -> None:
         done = istio_init("trace", "outbound", "tcp", "[fd00::5]:443", "--expect", "-b '*'").ok()
 
-        assert "=> goes straight to" in done.stdout
+        assert "=> direct to" in done.stdout

@@ -78,7 +78,7 @@ def test_a_packet_is_followed_though_its_source_port_changes(pod: Pod, words: st
 
     done = live(pod, words)
 
-    assert done.ok().stdout.splitlines()[-1].endswith(f"; in the end it goes to port {port}")
+    assert done.ok().stdout.splitlines()[-1].endswith(f"; it ends at port {port}")
 
 
 def test_no_connection_stays_behind_where_somebody_answered(pod: Pod) -> None:
@@ -101,4 +101,4 @@ def test_answers_to_another_source_port_are_no_disagreement_where_counters_tell(
 
         done = live(pod, f"outbound tcp {V4.far}:80 --uid 1337")
 
-    assert done.ok().stdout.splitlines()[-1].endswith("; in the end it goes to port 80")
+    assert done.ok().stdout.splitlines()[-1].endswith("; it ends at port 80")

@@ -8,8 +8,8 @@ from support.rules import program
 
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.protocols import protocol_name, protocol_number
 from istio_init.testing import Namespace
-from istio_init.trace.packet import is_protocol, protocol_name
 
 
 @pytest.mark.parametrize("family", Family, ids=lambda each: each.value)
@@ -21,8 +21,8 @@ def test_a_number_is_the_name_that_iptables_prints(backend: str, family: Family)
         saved = parse_save(namespace.run(program(backend, family, "save")), family).rules
 
     printed = [entry.rule.protocol.name for *_, entry in saved.entries() if entry.rule.protocol is not None]
-    assert [protocol_name(str(number)) for number in numbers] == [protocol_name(name) for name in printed]
-    assert all(is_protocol(protocol_name(name)) for name in printed)
+    assert [protocol_name(number) for number in numbers] == printed
+    assert [protocol_number(name) for name in printed] == list(numbers)
 
 
 @pytest.mark.parametrize("typed", ["89", "089", "ospf", "OSPF", "ospfigp"])

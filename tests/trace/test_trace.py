@@ -9,10 +9,11 @@ from typing import NamedTuple
 import pytest
 
 from istio_init.netfilter.family import Family
-from istio_init.trace.depends import depends_on
-from istio_init.trace.engine import Tracer
+from istio_init.netfilter.host import Host
+from istio_init.space.depends import depends_on, looks_for_invalid
+from istio_init.trace.result import Hop, Kind
 
-from .words import outcome_of, packet_of, rules_of, sidecar_rules, way_of
+from .words import netfilter_of, outcome_of, packet_of, place_of, rules_of, sidecar_rules, tracer_of, way_of
 
 INJECTED = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i * -b * -d 15090,15021,15020"
 TPROXY = "-u 1337 -m TPROXY -i * -b * -d 15090"
@@ -56,7 +57,7 @@ def run_cases(cases: list[Case]) -> pytest.MarkDecorator:
     ]
 )  # fmt: skip
 def test_the_injected_rules(case: Case) -> None:
-    traced = Tracer(sidecar_rules(INJECTED)).trace(packet_of(case.packet, **case.fields))
+    traced = tracer_of(sidecar_rules(INJECTED)).trace(packet_of(case.packet, **case.fields))
 
     assert outcome_of(traced.delivered) == case.expected
 
@@ -77,7 +78,7 @@ def test_the_injected_rules(case: Case) -> None:
     ]
 )  # fmt: skip
 def test_tproxy(case: Case) -> None:
-    traced = Tracer(sidecar_rules(TPROXY)).trace(packet_of(case.packet, **case.fields))
+    traced = tracer_of(sidecar_rules(TPROXY)).trace(packet_of(case.packet, **case.fields))
 
     assert outcome_of(traced.delivered) == case.expected
 
@@ -93,7 +94,7 @@ def test_tproxy(case: Case) -> None:
 def test_dns_capture(case: Case) -> None:
     rules = sidecar_rules(f"{INJECTED} --redirect-dns", servers=("10.96.0.10",))
 
-    assert outcome_of(Tracer(rules).trace(packet_of(case.packet, **case.fields)).delivered) == case.expected
+    assert outcome_of(tracer_of(rules).trace(packet_of(case.packet, **case.fields)).delivered) == case.expected
 
 
 CHAINS = """
@@ -118,7 +119,7 @@ CHAINS = """
     ids=["RETURN after goto goes to the caller's caller", "RETURN at depth", "ACCEPT ends the table", "a rule later"],
 )
 def test_jumps_gotos_and_returns(port: int, way: str, expected: str) -> None:
-    traced = Tracer(rules_of(CHAINS)).trace(packet_of(f"outbound tcp 10.0.0.5:{port}"))
+    traced = tracer_of(rules_of(CHAINS)).trace(packet_of(f"outbound tcp 10.0.0.5:{port}"))
 
     assert (way_of(traced)[0], outcome_of(traced.delivered)) == (way, expected)
 
@@ -135,16 +136,25 @@ class Small(NamedTuple):
 
 
 SMALL = [
-    Small("a match that is not known makes the answer unknown", """
-        nat OUTPUT -m addrtype --dst-type LOCAL -j ACCEPT
+    Small("a match that nobody can decide makes the answer unknown where both ways end differently", """
+        nat OUTPUT -m statistic --mode random --probability 0.5 -j ACCEPT
         nat OUTPUT -p tcp -j REDIRECT --to-ports 1
-        """, "outbound tcp 10.0.0.5:80", [""], "unknown"),
-    Small("unless another test of the rule fails", """
-        nat OUTPUT -p udp -m addrtype --dst-type LOCAL -j ACCEPT
+        """, "outbound tcp 10.0.0.5:80", ["nat OUTPUT 2", ""], "unknown"),
+    Small("but not where they end alike", """
+        nat OUTPUT -m statistic --mode random --probability 0.5 -j REDIRECT --to-ports 1
         nat OUTPUT -p tcp -j REDIRECT --to-ports 1
         """, "outbound tcp 10.0.0.5:80", ["nat OUTPUT 2", ""], "redirect 1"),
-    Small("a target that is not known", "nat OUTPUT -p tcp -j DNAT --to-destination 10.0.0.9",
-          "outbound tcp 10.0.0.5:80", ["nat OUTPUT 1"], "unknown"),
+    Small("nor where another test of the rule fails", """
+        nat OUTPUT -p udp -m statistic --mode random --probability 0.5 -j ACCEPT
+        nat OUTPUT -p tcp -j REDIRECT --to-ports 1
+        """, "outbound tcp 10.0.0.5:80", ["nat OUTPUT 2", ""], "redirect 1"),
+    Small("a match that this package does not know", """
+        filter OUTPUT -m magic --spell x -j DROP
+        """, "outbound tcp 10.0.0.5:80", [""], "unknown"),
+    Small("another destination", "nat OUTPUT -p tcp -j DNAT --to-destination 10.0.0.9:81",
+          "outbound tcp 10.0.0.5:80", ["nat OUTPUT 1"], "dnat 81"),
+    Small("a target that this package does not know", "filter OUTPUT -p tcp -j MAGIC --spell x",
+          "outbound tcp 10.0.0.5:80", ["filter OUTPUT 1"], "unknown"),
     Small("but a log goes on", """
         nat OUTPUT -p tcp -j LOG --log-prefix "x"
         nat OUTPUT -p tcp -j REDIRECT --to-ports 1
@@ -155,7 +165,7 @@ SMALL = [
         """, "outbound tcp 10.0.0.5:80", ["nat OUTPUT 1, nat OUTPUT 2", ""], "redirect 1"),
     Small("a queue", "filter OUTPUT -p tcp -j NFQUEUE --queue-num 0", "outbound tcp 10.0.0.5:80", ["filter OUTPUT 1"],
           "unknown"),
-    Small("a chain that is not there", "nat OUTPUT -p tcp -j GONE", "outbound tcp 10.0.0.5:80", ["nat OUTPUT 1"],
+    Small("a chain that is not there", "filter OUTPUT -p tcp -j GONE", "outbound tcp 10.0.0.5:80", ["filter OUTPUT 1"],
           "unknown"),
     Small("a policy drops what reaches a chain's end", """
         filter OUTPUT policy DROP
@@ -169,8 +179,8 @@ SMALL = [
         filter OUTPUT policy DROP
         filter OUTPUT -j ACCEPT
         """, "outbound tcp 10.0.0.5:80", ["filter OUTPUT 1"], "direct"),
-    Small("a rejection is a drop", "filter OUTPUT -j REJECT --reject-with icmp-port-unreachable",
-          "outbound tcp 10.0.0.5:80", ["filter OUTPUT 1"], "drop"),
+    Small("a rejection", "filter OUTPUT -j REJECT --reject-with icmp-port-unreachable",
+          "outbound tcp 10.0.0.5:80", ["filter OUTPUT 1"], "reject"),
     Small("a redirected packet can be dropped on its second leg", """
         nat OUTPUT -p tcp -j REDIRECT --to-ports 15001
         filter INPUT -p tcp -m tcp --dport 15001 -j DROP
@@ -186,8 +196,12 @@ SMALL = [
           ["nat OUTPUT 1", ""], "redirect 53"),
     Small("another source does not matter", "nat POSTROUTING -o eth0 -j MASQUERADE", "outbound tcp 10.0.0.5:80",
           ["nat POSTROUTING 1"], "direct"),
-    Small("unless it comes in again", "nat POSTROUTING -j MASQUERADE", "outbound tcp 127.0.0.1:80",
-          ["nat POSTROUTING 1"], "unknown"),
+    Small("nor where it comes in again", "nat POSTROUTING -j MASQUERADE", "outbound tcp 127.0.0.1:80",
+          ["nat POSTROUTING 1", ""], "direct"),
+    Small("nat is not evaluated where nothing makes the kernel track connections", """
+        nat OUTPUT policy DROP
+        nat OUTPUT -j MARK --set-xmark 0x1/0xffffffff
+        """, "outbound tcp 10.0.0.5:80", [""], "direct"),
 ]  # fmt: skip
 
 INTERFACES = [
@@ -285,7 +299,7 @@ TRACKING = [
     "case", [*SMALL, *INTERFACES, *MARKS, *OWNERS, *TRACKING], ids=lambda case: case.what.replace(" ", "-")
 )
 def test_the_kernels_ways(case: Small) -> None:
-    tracer = Tracer(rules_of(case.rules), local_marks=frozenset([0x539]))
+    tracer = tracer_of(rules_of(case.rules), frozenset([0x539]))
 
     traced = tracer.trace(packet_of(case.packet, **case.fields))
 
@@ -296,14 +310,14 @@ def test_the_kernels_ways(case: Small) -> None:
 def test_ipv6_is_redirected_to_its_own_loopback() -> None:
     rules = rules_of("nat OUTPUT -p tcp -j REDIRECT --to-ports 1\nmangle INPUT -d ::1/128 -j DROP", Family.IPV6)
 
-    assert Tracer(rules).trace(packet_of("outbound tcp [fd00::5]:80")).delivered.kind == "drop"
+    assert tracer_of(rules).trace(packet_of("outbound tcp [fd00::5]:80")).delivered.kind is Kind.DROP
 
 
 @pytest.mark.parametrize("protocol", ["6", "tcp", "TCP"])
 def test_a_protocol_has_many_names(protocol: str) -> None:
-    rules = rules_of(f"nat OUTPUT -p {protocol} -j ACCEPT")
+    rules = rules_of(f"nat OUTPUT -p {protocol} -j REDIRECT")
 
-    assert way_of(Tracer(rules).trace(packet_of("outbound tcp 10.0.0.5:80"))) == ["nat OUTPUT 1"]
+    assert way_of(tracer_of(rules).trace(packet_of("outbound tcp 10.0.0.5:80"))) == ["nat OUTPUT 1", ""]
 
 
 @pytest.mark.parametrize(
@@ -319,32 +333,35 @@ def test_which_rule_decides(what: str, packet: str, fields: dict[str, object], d
     sidecar, others = sidecar_rules(INJECTED), rules_of(text)
     rules = type(sidecar)(Family.IPV4, {**others.tables, **sidecar.tables})
 
-    hop = Tracer(rules).trace(packet_of(packet, **fields)).delivered_by
+    hop = tracer_of(rules).trace(packet_of(packet, **fields)).delivered_by
 
-    assert hop is not None
-    assert f"{hop.table.value} {hop.rule.chain} {hop.rule.number}" == decided, what
+    assert isinstance(hop, Hop)
+    assert place_of(hop) == decided, what
 
 
 @pytest.mark.parametrize(
-    ("packet", "fields", "assumed", "hinges"),
+    ("packet", "fields", "assumed", "depends"),
     [
-        ("outbound tcp 10.0.0.5:443", {}, ["uid", "gid", "mark", "source_port"], ("uid", "gid")),
-        ("outbound tcp 10.0.0.5:443", {"uid": 1337}, ["gid", "source_port"], ()),
+        ("outbound tcp 10.0.0.5:443", {}, ["uid", "gid", "mark", "sport"], ("uid", "gid")),
+        ("outbound tcp 10.0.0.5:443", {"uid": 1337}, ["gid", "sport"], ()),
         ("outbound udp 10.0.0.5:443", {}, ["uid", "gid", "interface"], ()),
-        ("inbound tcp 10.1.2.3:80", {}, ["destination_port", "mark", "interface", "ctstate"], ("destination_port",)),
+        ("inbound tcp 10.1.2.3:80", {}, ["dport", "mark", "interface"], ("dport",)),
     ],
 )
-def test_what_the_outcome_hinges_on(
-    packet: str, fields: dict[str, object], assumed: list[str], hinges: tuple[str, ...]
+def test_what_the_outcome_depends_on(
+    packet: str, fields: dict[str, object], assumed: list[str], depends: tuple[str, ...]
 ) -> None:
-    rules = sidecar_rules(INJECTED)
-    tracer = Tracer(rules)
+    netfilter = netfilter_of(sidecar_rules(INJECTED))
 
-    assert depends_on(tracer.trace(packet_of(packet, **fields)), tracer, rules, assumed) == hinges
+    assert depends_on(netfilter, Host(), packet_of(packet, **fields), assumed) == depends
 
 
-def test_a_state_matters_where_rules_look_for_packets_of_no_connection() -> None:
-    rules = sidecar_rules(f"{INJECTED} --drop-invalid")
-    tracer = Tracer(rules)
+def test_values_count_together_not_one_at_a_time() -> None:
+    netfilter = netfilter_of(rules_of("filter OUTPUT -p tcp -m owner --uid-owner 5 --gid-owner 5 -j DROP"))
 
-    assert depends_on(tracer.trace(packet_of("inbound tcp 10.1.2.3:80")), tracer, rules, ["ctstate"]) == ("ctstate",)
+    assert depends_on(netfilter, Host(), packet_of("outbound tcp 10.0.0.5:80"), ["uid", "gid"]) == ("uid", "gid")
+
+
+@pytest.mark.parametrize(("more", "looks"), [("", False), (" --drop-invalid", True)])
+def test_whether_rules_look_for_packets_of_no_connection(more: str, looks: bool) -> None:
+    assert looks_for_invalid(netfilter_of(sidecar_rules(INJECTED + more))) is looks

@@ -101,6 +101,18 @@ class RuleSet:
         return f"RuleSet({self.family.value}, {sum(1 for _ in self.entries())} rules)"
 
 
+def as_in_kernel(rules: RuleSet) -> RuleSet:
+    """Rules that are wanted, as the kernel would hold them: its own chains have a policy, which accepts."""
+    tables = {
+        table: {
+            name: chain.replace(policy="ACCEPT") if chain.policy is None and is_builtin(table, name) else chain
+            for name, chain in chains.items()
+        }
+        for table, chains in rules.tables.items()
+    }
+    return RuleSet(rules.family, tables)
+
+
 def is_builtin(table: Table, chain: str) -> bool:
     """Whether the kernel itself calls the chain."""
     return chain in BUILTIN_CHAINS[table]

@@ -1,0 +1,188 @@
+"""Says the same packets with fewer and simpler regions, which may overlap."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import islice, pairwise
+
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.intervals import difference, intersection, union
+from istio_init.space.diagram import END
+from istio_init.space.layout import NO_SOCKET
+from istio_init.space.regions import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from istio_init.netfilter.intervals import Intervals
+    from istio_init.space.diagram import Node
+    from istio_init.space.layout import Layout
+
+    Path = dict[int, Intervals]
+
+MOST = 60
+"""More regions than that are left as they are."""
+
+MOST_CUTS = 100
+"""A dimension in which more numbers are told apart is widened by what other regions have alone."""
+
+PORTS = (Field.SPORT, Field.DPORT)
+
+
+class Cover:
+    """The packets of a diagram that have one of some values; regions may hold others that there are not, too."""
+
+    def __init__(self, top: Node, values: frozenset[Hashable], absent: frozenset[Hashable], layout: Layout) -> None:
+        self.top = top
+        self.values = values
+        self.absent = absent
+        self.possible = values | absent
+        self.layout = layout
+        self.sizes = layout.sizes
+
+    def paths(self, most: int) -> list[Path]:
+        """Regions that hold all of the packets and no other, each as wide as it can be; ``most`` of them at most."""
+        found = [self._told(path) for path in islice(paths(self.top, self.values, self.sizes), max(most, MOST + 1))]
+        if len(found) > MOST:
+            return found[:most]
+        wide: list[Path] = []
+        for path in found:
+            widened = self._widened(path, found)
+            if widened not in wide:
+                wide.append(widened)
+        wide.sort(key=len)
+        for path in reversed(wide[:]):
+            others = [each for each in wide if each is not path]
+            if others and _is_within(path, others):
+                wide = others
+        return [self._told_shortly(path) for path in _joined(wide)][:most]
+
+    def _told(self, path: Path) -> Path:
+        """The region; what has no socket has group 0 in its place."""
+        uid, gid = self.layout.dim(Field.UID), self.layout.dim(Field.GID)
+        nobody = path.get(uid) == ((NO_SOCKET, NO_SOCKET),) and gid not in path
+        return {**path, gid: ((0, 0),)} if nobody else path
+
+    def _widened(self, path: Path, every: list[Path]) -> Path:
+        """The region with each dimension as wide as the packets of all regions together allow."""
+        for dim in sorted(path, reverse=True):
+            field = self.layout.fields[dim]
+            if field is Field.PROTOCOL and any(self.layout.fields[each] in PORTS for each in path):
+                continue  # A port says little without its protocol.
+            tried = {each: within for each, within in path.items() if each != dim}
+            if self._holds(tried):
+                path = tried
+                continue
+            for further in self._candidates(dim, every):
+                wider = union([path[dim], further])
+                if wider != path[dim] and self._holds({**path, dim: wider}):
+                    path = {**path, dim: wider}
+        return path
+
+    def _told_shortly(self, path: Path) -> Path:
+        """The region, in each dimension with the numbers of packets that there are alone where that is said sooner."""
+        if self.absent:
+            for dim, within in path.items():
+                parts = [part for each in self._candidates(dim, []) if (part := intersection(within, each))]
+                needed = union([part for part in parts if self._occurs({**path, dim: part})])
+                if needed and self._length(dim, needed) <= self._length(dim, within):
+                    path = {**path, dim: needed}
+        return path
+
+    def _length(self, dim: int, within: Intervals) -> int:
+        """How many intervals have to be named."""
+        return min(len(within), len(difference(((0, self.sizes[dim] - 1),), within)) or 1)
+
+    def _occurs(self, path: Path) -> bool:
+        """Whether a region holds a packet that there is."""
+        return not self._all(path, self.absent)
+
+    def _candidates(self, dim: int, every: list[Path]) -> Iterable[Intervals]:
+        """What a dimension may be widened by: all that is told apart, or, of too much, what other regions have."""
+        cuts = sorted(self._cuts.get(dim, ()))
+        if len(cuts) > MOST_CUTS:
+            return dict.fromkeys(each[dim] for each in every if dim in each)
+        return [((low, high - 1),) for low, high in pairwise((0, *cuts, self.sizes[dim]))]
+
+    @cached_property
+    def _cuts(self) -> dict[int, set[int]]:
+        """Where the diagram tells numbers of a dimension apart."""
+        found: dict[int, set[int]] = {}
+        seen: set[Node] = set()
+        left = [self.top]
+        while left:
+            node = left.pop()
+            if node not in seen and node.dim != END:
+                seen.add(node)
+                found.setdefault(node.dim, set()).update(node.cuts)
+                left += node.children
+        return found
+
+    def _holds(self, path: Path) -> bool:
+        """Whether every packet of a region has one of the values, or there is none such."""
+        return self._all(path, self.possible)
+
+    def _all(self, path: Path, values: frozenset[Hashable]) -> bool:
+        """Whether every packet of a region has one of some values."""
+        seen: dict[Node, bool] = {}
+
+        def go(node: Node) -> bool:
+            found = seen.get(node)
+            if found is None:
+                if node.dim == END:
+                    found = node.value in values
+                else:
+                    within = path.get(node.dim)
+                    bounds = pairwise((0, *node.cuts, self.sizes[node.dim]))
+                    found = all(
+                        go(child)
+                        for child, (low, high) in zip(node.children, bounds, strict=True)
+                        if within is None or intersection(within, ((low, high - 1),))
+                    )
+                seen[node] = found
+            return found
+
+        return go(self.top)
+
+
+def _is_within(path: Path, others: list[Path]) -> bool:
+    """Whether every packet of a region is in one of some regions."""
+    left = [path]
+    for other in others:
+        left = [part for each in left for part in _without(each, other)]
+        if not left:
+            return True
+        if len(left) > MOST:
+            return False
+    return False
+
+
+def _without(path: Path, other: Path) -> list[Path]:
+    """What is left of a region, in disjoint parts. A dimension that a region does not name is whole there."""
+    parts: list[Path] = []
+    inside = dict(path)
+    for dim, within in other.items():
+        if dim not in inside:
+            return [path] if dim not in path else parts  # Only regions as wide are taken away; this one is not.
+        outside = difference(inside[dim], within)
+        if outside:
+            parts.append({**inside, dim: outside})
+        inside[dim] = intersection(inside[dim], within)
+        if not inside[dim]:
+            return [path]
+    return parts
+
+
+def _joined(found: list[Path]) -> list[Path]:
+    """Regions that differ in one dimension alone as one."""
+    done: list[Path] = []
+    for path in found:
+        for place, other in enumerate(done):
+            differing = [dim for dim in path if dim in other and path[dim] != other[dim]]
+            if path.keys() == other.keys() and len(differing) == 1:
+                done[place] = {**other, differing[0]: union([other[differing[0]], path[differing[0]]])}
+                break
+        else:
+            done.append(path)
+    return done
