@@ -37,7 +37,7 @@ ARRIVING = frozenset([Kind.DIRECT, Kind.FORWARD])
 def expected(diagrams: Diagrams, layout: Layout, host: Host, direction: Direction, packets: Packets) -> Node:
     """True for packets via interfaces that exist that the host itself does not drop; of an unknown host for all.
 
-    No packet comes in with a mark.
+    No packet comes in with a mark: it loses it where it changes its namespace (skb_scrub_packet, net/core/skbuff.c).
     """
     yes, no = diagrams.leaf(True), diagrams.leaf(False)
 

@@ -15,10 +15,10 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from istio_init.netfilter.intervals import Intervals
-    from istio_init.netfilter.rules import Rule
+    from istio_init.netfilter.rules import Cause, Rule
 
 Region = dict[int, "Intervals"]
 """What lies within intervals in some dimensions; in others anywhere."""
@@ -79,7 +79,9 @@ class Layout:
         *,
         ports_first: bool = True,
         routes_by_tos: bool = False,
+        answers: Sequence[Cause] = (),
     ) -> None:
+        """``answers`` are tests that nobody can decide, to be taken to answer alike wherever they are asked."""
         self.family = family
         scan = Scan(rules)
         masks = scan.masks
@@ -92,6 +94,10 @@ class Layout:
         for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
             self._add(field, _groups(self.width(field), masks.get(field) or BITS_APART.get(field, ())))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
+        self.answers = {cause: len(self.sizes) + number for number, cause in enumerate(answers)}
+        """The dimension of each answer: 1 is yes."""
+        self.sizes += [2] * len(answers)
+        self.fields += [None] * len(answers)
         seen = scan.fields | scan.assigned | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
         self.assigned = frozenset(scan.assigned)
         """Fields that rules change, apart from nat and TPROXY."""

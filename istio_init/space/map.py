@@ -7,7 +7,7 @@ from itertools import islice
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import Cause
+from istio_init.netfilter.rules import Cause, Undecided
 from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.space.covering import Cover
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     Made = TypeVar("Made")
     Side = tuple[Netfilter, Host]
+
+MOST_ANSWERS = 10
+"""Of so many tests that nobody can decide each answer is followed by itself, where rule sets are compared."""
 
 STOPPED = frozenset([Kind.DROP, Kind.REJECT, Kind.UNKNOWN])
 
@@ -217,7 +220,8 @@ class _Attempts:
 
     def _attempt(self, *, ports_first: bool) -> tuple[Layout, list[Namespace]]:
         if ports_first not in self._layouts:
-            self._layouts[ports_first] = layout_of(self.family, self.sides, ports_first=ports_first)
+            answers = _answers(self.family, self.sides) if len(self.sides) > 1 else ()
+            self._layouts[ports_first] = layout_of(self.family, self.sides, answers, ports_first=ports_first)
         layout = self._layouts[ports_first]
         if ports_first not in self._namespaces:
             diagrams = Diagrams(layout.sizes)
@@ -225,13 +229,25 @@ class _Attempts:
         return layout, self._namespaces[ports_first]
 
 
-def layout_of(family: Family, sides: Sequence[Side], *, ports_first: bool) -> Layout:
+def _answers(family: Family, sides: Sequence[Side]) -> tuple[Cause, ...]:
+    """The tests that nobody can decide, so that rule sets are compared for each of their answers; none of too many."""
+    found = {
+        statement.cause: None
+        for netfilter, _ in sides
+        for rule in _rules(netfilter, family)
+        for statement in rule.body
+        if isinstance(statement, Undecided)
+    }
+    return tuple(found) if len(found) <= MOST_ANSWERS else ()
+
+
+def layout_of(family: Family, sides: Sequence[Side], answers: tuple[Cause, ...] = (), *, ports_first: bool) -> Layout:
     """The dimensions that the rules of some namespaces tell apart."""
     rules = [rule for netfilter, _ in sides for rule in _rules(netfilter, family)]
     routing = [each for _, host in sides for each in (host.rules or {}).get(family, ())]
     marks = {each.mask for each in routing if each.mark is not None}
     by_tos = any(each.tos is not None for each in routing)
-    return Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=ports_first)
+    return Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=ports_first, answers=answers)
 
 
 def in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout], Made]) -> Made:
@@ -261,6 +277,10 @@ def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
     return diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends).outcome))
 
 
+_Fates = tuple[frozenset[Fate], tuple[Cause, ...]]
+"""What may become of packets and, of several, what decides: where that is the same, both sides are taken to agree."""
+
+
 def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
     """Fates with their deciders in place of ends. A mark that a packet had already has not changed."""
     marks = {group.dim: group.mask for group in layout.groups[Field.MARK]}
@@ -274,8 +294,10 @@ def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
             if outcome.kind not in STOPPED:
                 fate = Fate(outcome, _marks(way, marks, kept), _marks(way, connection_marks, None))
             fates[fate] = decider_of(way)
-        decider = min(fates.values(), key=rank) if len(fates) == 1 else verdict_of(found).decider
-        return diagrams.leaf((frozenset(fates), decider))
+        if len(fates) == 1:
+            return diagrams.leaf(((frozenset(fates), ()), min(fates.values(), key=rank)))
+        verdict = verdict_of(found)
+        return diagrams.leaf(((frozenset(fates), verdict.causes), verdict.decider))
 
     def change(found: Ends) -> Node:
         set_to: dict[int, set[int]] = {}
@@ -344,7 +366,7 @@ def _differing(diagrams: Diagrams, packets: Packets, there: Node, one: Node, oth
     return sorted(found, key=lambda each: each.before.outcome == each.after.outcome)
 
 
-def _told(before: frozenset[Fate], after: frozenset[Fate]) -> tuple[Fate, Fate]:
+def _told(before: _Fates, after: _Fates) -> tuple[Fate, Fate]:
     """Two fates that differ, without their marks where the outcomes differ already; UNKNOWN where there are several."""
-    one, other = [next(iter(each)) if len(each) == 1 else Fate(UNKNOWN) for each in (before, after)]
+    one, other = [next(iter(each)) if len(each) == 1 else Fate(UNKNOWN) for each, _ in (before, after)]
     return (one, other) if one.outcome == other.outcome else (Fate(one.outcome), Fate(other.outcome))

@@ -10,7 +10,7 @@ from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import contains, intersection
 from istio_init.netfilter.names import SIZE, name_of, number_of
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import Test
+from istio_init.netfilter.rules import AnyOf, Test, Undecided
 from istio_init.space.diagram import END, Node
 from istio_init.space.layout import NO_SOCKET, apart
 from istio_init.space.truth import PORTED
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     Best = dict[Node, tuple[int, int, Node | None]]
     """By leaf: how odd a packet is at least, the number that it has here, and the child for it."""
 
-Region = tuple[Test, ...]
-"""What the packets of a region have in common: all tests hold."""
+Region = tuple[Test | Undecided | AnyOf, ...]
+"""What the packets of a region have in common: all tests hold. An answer of no is a negated `AnyOf` of it."""
 
 ODD_DIMENSIONS = {Field.UID: 16, Field.MARK: 8, Field.PROTOCOL: 4, Field.OUT_INTERFACE: 2, Field.IN_INTERFACE: 2}
 """How little one would expect a packet that has none of the usual values of a field."""
@@ -87,10 +87,14 @@ class Packets:
 
     def region(self, path: dict[int, Intervals]) -> Region:
         """The tests that packets of a path through a diagram pass."""
-        tests = []
+        tests: list[Test | Undecided | AnyOf] = []
         for dim, within in path.items():
             field = self.layout.fields[dim]
-            assert field is not None
+            if field is None:
+                [cause] = [cause for cause, number in self.layout.answers.items() if number == dim]
+                yes = Undecided(cause)
+                tests.append(yes if within == ((1, 1),) else AnyOf(((yes,),), negated=True))
+                continue
             [mask] = [group.mask for group in self.layout.groups[field] if group.dim == dim]
             if field is Field.UID and within == ((NO_SOCKET, NO_SOCKET),):
                 tests.append(Test(Field.SOCKET, ((0, 0),)))
@@ -151,7 +155,8 @@ class Packets:
     def _pick(self, dim: int, within: Intervals) -> tuple[int, int]:
         """The most ordinary number of some, and how odd it is."""
         field = self.layout.fields[dim]
-        assert field is not None
+        if field is None:
+            return 0, within[0][0]
         if field is Field.MARK:
             return (0, 0) if within[0][0] == 0 else (ODD_DIMENSIONS[field], within[0][0])
         for place, number in enumerate(self.usual.get(field, ())):

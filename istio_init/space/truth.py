@@ -70,6 +70,8 @@ class Truths:
                 return self.negated(found) if negated else found
             case Never():
                 return self.no
+            case Undecided(cause) if cause in self.layout.answers:
+                return self.diagrams.test(self.layout.answers[cause], ((1, 1),), self.yes, self.no)
             case Undecided(cause):
                 return self.maybe(cause)
 

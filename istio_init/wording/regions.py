@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.netfilter.family import MAX_MARK
 from istio_init.netfilter.fields import Field, bits_of
 from istio_init.netfilter.intervals import difference
-from istio_init.netfilter.rules import Test
+from istio_init.netfilter.rules import AnyOf, Test, Undecided
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.result import PolicyDecider, ReversePathDecider, RoutingDecider
 from istio_init.visible import visible
@@ -48,7 +48,7 @@ WIDE = 2**24
 def region_words(region: Region, *, is_ipv6: bool) -> str:
     """What the packets of a region have in common."""
     rank = {field: number for number, field in enumerate(ORDER)}
-    tests = sorted(region, key=lambda test: rank.get(test.field, len(rank)))
+    tests = sorted(region, key=lambda test: rank.get(test.field, len(rank)) if isinstance(test, Test) else len(rank))
     return ", ".join(visible(_test(test, is_ipv6=is_ipv6)) for test in tests) or "everything"
 
 
@@ -98,7 +98,12 @@ def decider_json(decider: Decider | None) -> dict[str, object] | None:
     return None
 
 
-def _test(test: Test, *, is_ipv6: bool) -> str:
+def _test(test: Test | Undecided | AnyOf, *, is_ipv6: bool) -> str:
+    if isinstance(test, Undecided):
+        return f"where “{test.cause.words}” holds"
+    if isinstance(test, AnyOf):
+        [[answer]] = test.options
+        return f"where “{condition_words(answer)}” does not hold"
     if test.field is Field.SOCKET or test.mask is not None:
         return condition_words(test, is_ipv6=is_ipv6)
     field, found = test.field, test.within

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.space.classes import classes
-from istio_init.space.space import is_inside
-from istio_init.trace.engine import Tracer
+from istio_init.netfilter.host import Host
+from istio_init.space.map import classes
 
-from .words import outcome_of, packet_of, rules_of
+from .words import netfilter_of, outcome_of, packet_of, rules_of, tracer_of
 
 MARK = 0x539
 
@@ -51,8 +50,8 @@ def test_a_packet_and_the_map_meet_the_same_fate(rules: str, packet: str, expect
     sent, known = packet_of(packet), rules_of(rules)
     marks = frozenset([MARK])
 
-    traced = Tracer(known, marks).trace(sent)
-    space, found = classes(known, sent.direction, marks)
-    [own] = [each for each in found if any(is_inside(space.region_of(sent), region) for region in each.regions)]
+    traced = tracer_of(known, marks).trace(sent)
+    host = Host(local_marks={known.family: marks})
+    own = classes(netfilter_of(known), host, known.family, sent.direction).class_of(sent)
 
     assert outcome_of(traced.delivered) == outcome_of(own.outcome) == expected

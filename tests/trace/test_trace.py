@@ -266,12 +266,11 @@ TRACKING = [
         raw OUTPUT -m connmark ! --mark 0x1
         mangle OUTPUT -m conntrack --ctstate NEW -m connmark --mark 0x0
         """, "outbound tcp 10.0.0.5:80", ["raw OUTPUT 1, mangle OUTPUT 1"], "direct"),
-    Small("a zone gives it a template of both", """
+    Small("a zone gives it a template, which is new", """
         raw OUTPUT -j CT --zone 1
         raw OUTPUT -m conntrack --ctstate INVALID
         raw OUTPUT -m conntrack --ctstate NEW
-        raw OUTPUT -m connmark --mark 0x0
-        """, "outbound tcp 10.0.0.5:80", ["raw OUTPUT 1, raw OUTPUT 3, raw OUTPUT 4"], "direct"),
+        """, "outbound tcp 10.0.0.5:80", ["raw OUTPUT 1, raw OUTPUT 3"], "direct"),
     Small("on the second leg it is tracked from the start", """
         raw PREROUTING -m conntrack --ctstate INVALID
         raw PREROUTING -m conntrack --ctstate NEW

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.space.intervals import Intervals, contains, difference, intersection, size, union
+from istio_init.netfilter.intervals import Intervals, contains, difference, intersection, size, union
 
 numbers = st.integers(0, 40)
 sets = st.lists(st.tuples(numbers, numbers).map(lambda ends: (min(ends), max(ends))), max_size=6).map(
