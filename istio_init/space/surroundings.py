@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
-from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import NO_INTERFACE, number_of
-from istio_init.netfilter.rules import Cause, Openness
 from istio_init.space.diagram import Moved
 from istio_init.space.layout import ORIGINAL
 from istio_init.space.routes import Routes
-from istio_init.space.truth import PORTED, Maybe
+from istio_init.space.sockets import Sockets
 from istio_init.trace.facts import ROUTING, Facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from istio_init.netfilter.host import Host, Listener
-    from istio_init.netfilter.rules import Tproxy
+    from istio_init.netfilter.host import Host
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Diagrams, Node, Substitute
-    from istio_init.space.layout import Layout, Region
+    from istio_init.space.layout import Layout
     from istio_init.space.truth import Truths
     from istio_init.space.ways import Ends
 
-PROXIED = ((6, 6), (17, 17))
-"""TCP and UDP: nothing else is handed to a socket."""
-
-SOCKETS = Cause(Openness.NOT_GIVEN, "the namespace's sockets")
 LOOPBACK = "lo"
 
 TYPES = {
@@ -73,6 +66,7 @@ class Surroundings:
     def attach(self, truths: Truths) -> None:
         """Have the diagrams of conditions, which are made of these, and of which routes are made."""
         self.truths = truths
+        self.sockets = Sockets(self)
         self.routes = Routes(self.ways, truths, self.host, self.family) if self.host.routes is not None else None
 
     def derived(self, field: Field) -> Node:
@@ -85,7 +79,7 @@ class Surroundings:
                 self._made[field] = self._back(here=here, with_mark=with_mark)
             else:
                 transparent, wildcards = FOUND[field]
-                self._made[field] = self._socket(transparent=transparent, wildcards=wildcards)
+                self._made[field] = self.sockets.found(transparent=transparent, wildcards=wildcards)
         return self._made[field]
 
     def by_interface(self, dim: int, of: Callable[[str | None], Node]) -> Node:
@@ -218,89 +212,6 @@ class Surroundings:
 
         combine = self.diagrams.combine
         return combine(combine(truth, yes, inside), combine(truth, no, outside), join)
-
-    def transparent(self, tproxy: Tproxy) -> Node:
-        """Whether there is a transparent socket for a TPROXY statement."""
-        proxied = self.truths.within({self.layout.dim(Field.PROTOCOL): PROXIED})
-        if self.host.listeners is None:
-            return proxied
-        if tproxy.address is not None:
-            found = self._listening(tproxy.address, tproxy.port, transparent=True, wildcards=True)
-        else:
-            incoming = self.layout.dim(Field.IN_INTERFACE)
-            found = self.by_interface(incoming, lambda name: self._transparent_on(name, tproxy.port))
-        return self.truths.all_of([proxied, found])
-
-    def _transparent_on(self, name: str | None, port: int | None) -> Node:
-        """The same for packets of an interface: the socket is looked for at its address, or the packet's own."""
-        known = None if name is None else self.facts.addresses.get(name)
-        if known is not None:
-            return self._listening(known[0] if known else None, port, transparent=True, wildcards=True)
-        anywhere = self._listening(0, port, transparent=True, wildcards=True)
-        bound = [each for each in self.host.listeners or () if port in (None, each.port) and int(each.address)]
-        if not bound:
-            return anywhere
-        unclear = self.truths.maybe(Cause(Openness.NOT_GIVEN, "the addresses of the incoming interface"))
-        if port is not None:
-            return unclear
-        ports = union([((each.port, each.port),) for each in bound])
-        return self.choice(self.truths.within({self.layout.dim(Field.DPORT): ports}), unclear, anywhere)
-
-    def _socket(self, *, transparent: bool, wildcards: bool) -> Node:
-        """1 where a socket would take the packet, else 0 (nf_sk_lookup_slow_v4)."""
-        if self.host.listeners is None:
-            ported = self.truths.within({self.layout.dim(Field.PROTOCOL): PORTED})
-            return self.choice(ported, self.diagrams.leaf(SOCKETS), self.diagrams.leaf(0))
-        found = self._listening(None, None, transparent=transparent, wildcards=wildcards)
-
-        def number(value: bool | Maybe) -> Node:
-            return self.diagrams.leaf(next(iter(value.causes)) if isinstance(value, Maybe) else int(value))
-
-        return self.diagrams.mapped(found, number)
-
-    def _listening(self, address: int | None, port: int | None, *, transparent: bool, wildcards: bool) -> Node:
-        """Whether sockets would take packets to an address and port; None is the packet's own."""
-        layout, truths = self.layout, self.truths
-        places = {(each.protocol, each.port) for each in self.host.listeners or () if port in (None, each.port)}
-        nodes = []
-        for protocol, each in sorted(places):
-            here: Region = {layout.dim(Field.PROTOCOL): ((protocol, protocol),)}
-            if port is None:
-                here[layout.dim(Field.DPORT)] = ((each, each),)
-            bound = self._bound(protocol, each)
-            if address is not None:
-                answer = self._answer(protocol, address, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within(here), answer]))
-                continue
-            for within, sample in bound:
-                answer = self._answer(protocol, sample, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within({**here, layout.dim(Field.DESTINATION): within}), answer]))
-        return truths.any_of(nodes)
-
-    def _bound(self, protocol: int, port: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int]]:
-        """Addresses that the sockets on a port tell apart, with one of each; at last all others."""
-        bound = set()
-        for each in self.host.listeners or ():
-            if (each.protocol, each.port) == (protocol, port):
-                mapped = each.address.ipv4_mapped if each.address.version == 6 else None
-                bound.add(int(each.address if mapped is None else mapped))
-        named = [number for number in bound if 0 < number < 1 << self.family.bits]
-        for number in named:
-            yield ((number, number),), number
-        others = difference(((0, (1 << self.family.bits) - 1),), union([((number, number),) for number in named]))
-        yield others, others[-1][1]
-
-    def _answer(self, protocol: int, address: int, port: int, *, transparent: bool, wildcards: bool) -> Node:
-        """Whether the sockets that would take a packet there are what is looked for."""
-        found: list[Listener] = list(self.facts.listening(protocol, address, port))
-        if not found or (not wildcards and int(found[0].address) == 0):
-            return self.truths.no
-        if not transparent:
-            return self.truths.yes
-        answers = {listener.is_transparent for listener in found}
-        if len(answers) > 1 or None in answers:
-            return self.truths.maybe(Cause(Openness.NOT_GIVEN, f"whether the socket on port {port} is transparent"))
-        return self.truths.yes if answers == {True} else self.truths.no
 
 
 _NOWHERE = ORIGINAL

@@ -247,7 +247,7 @@ class Translation:
         if not tproxy.drops:
             taken = ways.then(taken, rest)
         missed = ways.stopped(Kind.DROP, decider) if tproxy.drops else ways.going
-        return ways.where(self.surroundings.transparent(tproxy), taken, missed)
+        return ways.where(self.surroundings.sockets.transparent(tproxy), taken, missed)
 
 
 def scope_of(address: int) -> int:

@@ -1,0 +1,120 @@
+"""Sockets that would take packets, as diagrams."""
+
+from __future__ import annotations
+
+from istio_init.netfilter.fields import Field
+from istio_init.netfilter.intervals import difference, union
+from istio_init.netfilter.rules import Cause, Openness
+from istio_init.space.truth import PORTED, Maybe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.netfilter.host import Listener
+    from istio_init.netfilter.rules import Tproxy
+    from istio_init.space.diagram import Node
+    from istio_init.space.layout import Region
+    from istio_init.space.surroundings import Surroundings
+
+PROXIED = ((6, 6), (17, 17))
+"""TCP and UDP: nothing else is handed to a socket."""
+
+SOCKETS = Cause(Openness.NOT_GIVEN, "the namespace's sockets")
+
+
+class Sockets:
+    """The diagrams of a host's listening sockets. Of those of connections none is known."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
+        self.host = surroundings.host
+        self.layout = surroundings.layout
+        self.truths = surroundings.truths
+
+    def transparent(self, tproxy: Tproxy) -> Node:
+        """Whether there is a transparent socket for a TPROXY statement."""
+        proxied = self.truths.within({self.layout.dim(Field.PROTOCOL): PROXIED})
+        if self.host.listeners is None:
+            return proxied
+        if tproxy.address is not None:
+            found = self._listening(tproxy.address, tproxy.port, transparent=True, wildcards=True)
+        else:
+            incoming = self.layout.dim(Field.IN_INTERFACE)
+            found = self.surroundings.by_interface(incoming, lambda name: self._transparent_on(name, tproxy.port))
+        return self.truths.all_of([proxied, found])
+
+    def _transparent_on(self, name: str | None, port: int | None) -> Node:
+        """The same for packets of an interface: the socket is looked for at its address, or the packet's own."""
+        known = None if name is None else self.surroundings.facts.addresses.get(name)
+        if known is not None:
+            return self._listening(known[0] if known else None, port, transparent=True, wildcards=True)
+        anywhere = self._listening(0, port, transparent=True, wildcards=True)
+        bound = [each for each in self.host.listeners or () if port in (None, each.port) and int(each.address)]
+        if not bound:
+            return anywhere
+        unclear = self.truths.maybe(Cause(Openness.NOT_GIVEN, "the addresses of the incoming interface"))
+        if port is not None:
+            return unclear
+        ports = union([((each.port, each.port),) for each in bound])
+        return self.surroundings.choice(self.truths.within({self.layout.dim(Field.DPORT): ports}), unclear, anywhere)
+
+    def found(self, *, transparent: bool, wildcards: bool) -> Node:
+        """1 where a socket would take the packet, else 0 (nf_sk_lookup_slow_v4)."""
+        if self.host.listeners is None:
+            ported = self.truths.within({self.layout.dim(Field.PROTOCOL): PORTED})
+            return self.surroundings.choice(
+                ported, self.surroundings.diagrams.leaf(SOCKETS), self.surroundings.diagrams.leaf(0)
+            )
+        found = self._listening(None, None, transparent=transparent, wildcards=wildcards)
+
+        def number(value: bool | Maybe) -> Node:
+            return self.surroundings.diagrams.leaf(next(iter(value.causes)) if isinstance(value, Maybe) else int(value))
+
+        return self.surroundings.diagrams.mapped(found, number)
+
+    def _listening(self, address: int | None, port: int | None, *, transparent: bool, wildcards: bool) -> Node:
+        """Whether sockets would take packets to an address and port; None is the packet's own."""
+        layout, truths = self.layout, self.truths
+        places = {(each.protocol, each.port) for each in self.host.listeners or () if port in (None, each.port)}
+        nodes = []
+        for protocol, each in sorted(places):
+            here: Region = {layout.dim(Field.PROTOCOL): ((protocol, protocol),)}
+            if port is None:
+                here[layout.dim(Field.DPORT)] = ((each, each),)
+            bound = self._bound(protocol, each)
+            if address is not None:
+                answer = self._answer(protocol, address, each, transparent=transparent, wildcards=wildcards)
+                nodes.append(truths.all_of([truths.within(here), answer]))
+                continue
+            for within, sample in bound:
+                answer = self._answer(protocol, sample, each, transparent=transparent, wildcards=wildcards)
+                nodes.append(truths.all_of([truths.within({**here, layout.dim(Field.DESTINATION): within}), answer]))
+        return truths.any_of(nodes)
+
+    def _bound(self, protocol: int, port: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int]]:
+        """Addresses that the sockets on a port tell apart, with one of each; at last all others."""
+        bound = set()
+        for each in self.host.listeners or ():
+            if (each.protocol, each.port) == (protocol, port):
+                mapped = each.address.ipv4_mapped if each.address.version == 6 else None
+                bound.add(int(each.address if mapped is None else mapped))
+        named = [number for number in bound if 0 < number < 1 << self.surroundings.family.bits]
+        for number in named:
+            yield ((number, number),), number
+        others = difference(
+            ((0, (1 << self.surroundings.family.bits) - 1),), union([((number, number),) for number in named])
+        )
+        yield others, others[-1][1]
+
+    def _answer(self, protocol: int, address: int, port: int, *, transparent: bool, wildcards: bool) -> Node:
+        """Whether the sockets that would take a packet there are what is looked for."""
+        found: list[Listener] = list(self.surroundings.facts.listening(protocol, address, port))
+        if not found or (not wildcards and int(found[0].address) == 0):
+            return self.truths.no
+        if not transparent:
+            return self.truths.yes
+        answers = {listener.is_transparent for listener in found}
+        if len(answers) > 1 or None in answers:
+            return self.truths.maybe(Cause(Openness.NOT_GIVEN, f"whether the socket on port {port} is transparent"))
+        return self.truths.yes if answers == {True} else self.truths.no
