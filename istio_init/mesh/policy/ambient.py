@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
-from istio_init.dialects.iptables.matches import Connmark, Interface, Mark, PortMatch
+from istio_init.dialects.iptables.matches import Connmark, Mark, PortMatch
 from istio_init.dialects.iptables.rules import Rule
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import ACCEPT, RETURN, CtZone, RestoreMark, SetConnmark
@@ -23,20 +23,24 @@ from istio_init.mesh.policy.builder import (
     UDP,
     Builder,
     dport,
-    network,
+    entering,
+    from_any,
     one_port,
     redirect_to,
     sport,
     to,
+    to_any,
+    to_none,
 )
+from istio_init.mesh.policy.iptables import rule_set
 from istio_init.mesh.routing import MarkRoute, Routing
-from istio_init.netfilter.family import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.config.ambient import AmbientConfig
-    from istio_init.dialects.iptables.matches import Address
     from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.mesh.policy.builder import Clause
+    from istio_init.netfilter.family import Family
 
 PROXY_MARK, ANSWER_MARK, MARK_BITS = 0x539, 0x111, 0xFFF
 """The mark of what ztunnel sends, the one of connections that it opened, and the bits of both that count."""
@@ -50,20 +54,18 @@ _QUERY_PORT = one_port(53)
 _FROM_PROXY = Mark(PROXY_MARK, MARK_BITS)
 _NOT_FROM_PROXY = Mark(PROXY_MARK, MARK_BITS, negated=True)
 _ANY_TCP = PortMatch("tcp")
+_NOT_LOOPBACK = to_none(LOOPBACK_ADDRESS_V4, LOOPBACK_ADDRESS_V6)
 
 
 def rules(config: AmbientConfig) -> dict[Family, RuleSet]:
-    """The rules of each captured family."""
-    return {family: _family_rules(Builder(family), config) for family in config.families}
+    """The rules of iptables, of each captured family."""
+    stated = clauses(config)
+    return {family: rule_set(stated, family) for family in config.families}
 
 
-def routing(config: AmbientConfig) -> Routing:
-    """The routing that the rules need: answers to ztunnel's connections are delivered locally, to it."""
-    where = (ANSWER_MARK, ROUTING_TABLE, MARK_BITS, ROUTING_PREFERENCE)
-    return Routing(mark_routes=tuple([MarkRoute(family, *where) for family in config.families]))
-
-
-def _family_rules(builder: Builder, config: AmbientConfig) -> RuleSet:
+def clauses(config: AmbientConfig) -> tuple[Clause, ...]:
+    """The policy itself, in the order in which its clauses are appended."""
+    builder = Builder()
     for table in (Table.MANGLE, Table.NAT, Table.RAW) if config.redirect_dns else (Table.MANGLE, Table.NAT):
         builder.append(table, "PREROUTING", Role.AMBIENT_JUMP, Rule(target=to(PRERT)))
         builder.append(table, "OUTPUT", Role.AMBIENT_JUMP, Rule(target=to(OUTPUT)))
@@ -77,34 +79,32 @@ def _family_rules(builder: Builder, config: AmbientConfig) -> RuleSet:
     if config.redirect_dns:
         _dns(builder)
     _outbound(builder)
-    return builder.build()
+    return tuple(builder.clauses)
+
+
+def routing(config: AmbientConfig) -> Routing:
+    """The routing that the rules need: answers to ztunnel's connections are delivered locally, to it."""
+    where = (ANSWER_MARK, ROUTING_TABLE, MARK_BITS, ROUTING_PREFERENCE)
+    return Routing(mark_routes=tuple([MarkRoute(family, *where) for family in config.families]))
 
 
 def _virtual_interfaces(builder: Builder, config: AmbientConfig) -> None:
-    for name in config.virtual_interfaces:
-        interface = Interface(name)
-        capture = Rule(in_interface=interface, protocol=TCP, target=redirect_to(OUTBOUND_PORT))
-        builder.append(Table.NAT, PRERT, Role.AMBIENT_VIRTUAL_INTERFACE, capture)
-        rest = Rule(in_interface=interface, protocol=TCP, target=RETURN)
-        builder.append(Table.NAT, PRERT, Role.AMBIENT_VIRTUAL_INTERFACE_RETURN, rest)
+    capture = Rule(protocol=TCP, target=redirect_to(OUTBOUND_PORT))
+    rest = Role.AMBIENT_VIRTUAL_INTERFACE_RETURN, Rule(protocol=TCP, target=RETURN)
+    names = entering(config.virtual_interfaces)
+    builder.append(Table.NAT, PRERT, Role.AMBIENT_VIRTUAL_INTERFACE, capture, rest, each=[names])
 
 
 def _inbound(builder: Builder, config: AmbientConfig) -> None:
-    prober = config.probe_ipv4 if builder.family is Family.IPV4 else config.probe_ipv6
-    host = network(ip_network(prober))
-    probe = Rule(source=host, protocol=TCP, matches=(_ANY_TCP,), target=ACCEPT)
+    probers = ip_network(config.probe_ipv4), ip_network(config.probe_ipv6)
+    probe = Rule(protocol=TCP, matches=(_ANY_TCP,), target=ACCEPT)
     if not config.bypass_inbound_capture:
-        builder.append(Table.NAT, PRERT, Role.AMBIENT_PROBE, probe)
-    answer = Rule(destination=host, protocol=TCP, matches=(_ANY_TCP,), target=ACCEPT)
-    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_PROBE_ANSWER, answer)
+        builder.append(Table.NAT, PRERT, Role.AMBIENT_PROBE, probe, each=[from_any(*probers)])
+    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_PROBE_ANSWER, probe, each=[to_any(*probers)])
     if not config.bypass_inbound_capture:
-        capture = Rule(
-            destination=_not_loopback(builder),
-            protocol=TCP,
-            matches=(dport("tcp", one_port(TUNNEL_PORT), negated=True), _NOT_FROM_PROXY),
-            target=redirect_to(INBOUND_PORT),
-        )
-        builder.append(Table.NAT, PRERT, Role.AMBIENT_INBOUND, capture)
+        not_tunnel = dport("tcp", one_port(TUNNEL_PORT), negated=True)
+        capture = Rule(protocol=TCP, matches=(not_tunnel, _NOT_FROM_PROXY), target=redirect_to(INBOUND_PORT))
+        builder.append(Table.NAT, PRERT, Role.AMBIENT_INBOUND, capture, each=[_NOT_LOOPBACK])
 
 
 def _dns(builder: Builder) -> None:
@@ -114,8 +114,8 @@ def _dns(builder: Builder) -> None:
     query = Rule(out_interface=LOOPBACK.replace(negated=True), protocol=UDP, matches=udp, target=to_dns)
     builder.append(Table.NAT, OUTPUT, Role.AMBIENT_DNS, query)
     tcp = (dport("tcp", _QUERY_PORT), _NOT_FROM_PROXY)
-    query = Rule(destination=_not_loopback(builder), protocol=TCP, matches=tcp, target=to_dns)
-    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_DNS, query)
+    query = Rule(protocol=TCP, matches=tcp, target=to_dns)
+    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_DNS, query, each=[_NOT_LOOPBACK])
     own = Rule(protocol=UDP, matches=(_FROM_PROXY, dport("udp", _QUERY_PORT)), target=CtZone(1))
     builder.append(Table.RAW, OUTPUT, Role.AMBIENT_DNS_ZONE, own)
     answer = Rule(protocol=UDP, matches=(_NOT_FROM_PROXY, sport("udp", 53)), target=CtZone(1))
@@ -125,17 +125,7 @@ def _dns(builder: Builder) -> None:
 def _outbound(builder: Builder) -> None:
     answer = Rule(protocol=TCP, matches=(Mark(ANSWER_MARK, MARK_BITS),), target=ACCEPT)
     builder.append(Table.NAT, OUTPUT, Role.AMBIENT_ANSWER, answer)
-    itself = Rule(destination=_not_loopback(builder), out_interface=LOOPBACK, target=ACCEPT)
-    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_SELF, itself)
-    capture = Rule(
-        destination=_not_loopback(builder),
-        protocol=TCP,
-        matches=(_NOT_FROM_PROXY,),
-        target=redirect_to(OUTBOUND_PORT),
-    )
-    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_OUTBOUND, capture)
-
-
-def _not_loopback(builder: Builder) -> Address | None:
-    address = LOOPBACK_ADDRESS_V4 if builder.family is Family.IPV4 else LOOPBACK_ADDRESS_V6
-    return network(address, negated=True)
+    itself = Rule(out_interface=LOOPBACK, target=ACCEPT)
+    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_SELF, itself, each=[_NOT_LOOPBACK])
+    capture = Rule(protocol=TCP, matches=(_NOT_FROM_PROXY,), target=redirect_to(OUTBOUND_PORT))
+    builder.append(Table.NAT, OUTPUT, Role.AMBIENT_OUTBOUND, capture, each=[_NOT_LOOPBACK])

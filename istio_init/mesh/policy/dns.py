@@ -13,6 +13,7 @@ from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import CtZone
 from istio_init.dialects.role import Role
 from istio_init.mesh.policy.builder import (
+    BOTH,
     INBOUND,
     OUTPUT,
     OUTPUT_DNS,
@@ -20,14 +21,15 @@ from istio_init.mesh.policy.builder import (
     UDP,
     Builder,
     dport,
-    gid,
-    network,
+    from_any,
     one_port,
     redirect_to,
+    sent_by,
     sport,
     to,
-    uid,
+    to_any,
 )
+from istio_init.mesh.policy.iptables import VERSION
 from istio_init.mesh.policy.outbound import DNS_PORT
 
 TYPE_CHECKING = False
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
     from istio_init.config.model import Config
-    from istio_init.dialects.iptables.matches import Address
 
 DNS_CAPTURE_PORT = 15053
 SERVER_ZONE = CtZone(1)
@@ -43,33 +44,27 @@ PROXY_ZONE = CtZone(2)
 
 
 def capture(builder: Builder, config: Config, servers: tuple[IPv4Address | IPv6Address, ...]) -> None:
-    """Capture queries to the family's servers, or to any with capture-all."""
+    """Capture queries to each family's servers, or to any with capture-all."""
     raw, nat = Table.RAW, Table.NAT
+    known = tuple([ip_network(server) for server in servers])
+    queried, answering = ([], []) if config.capture_all_dns else ([to_any(*known)], [from_any(*known)])
+    versions = {server.version for server in servers}
+    families = tuple([family for family in BOTH if config.capture_all_dns or VERSION[family] in versions])
     queries = dport("udp", one_port(DNS_PORT))
-    any_server: list[Address | None] = [None]
-    destinations = any_server if config.capture_all_dns else [network(ip_network(server)) for server in servers]
 
     builder.append(raw, "OUTPUT", Role.DNS_ZONES_OUT_JUMP, Rule(target=to(OUTPUT_DNS)))
-    if destinations:
-        builder.append(nat, OUTPUT, Role.DNS_JUMP, Rule(target=to(OUTPUT_DNS)))
+    builder.append(nat, OUTPUT, Role.DNS_JUMP, Rule(target=to(OUTPUT_DNS)), families=families)
     for protocol in (TCP, UDP):
-        for server in destinations:
-            rule = Rule(
-                destination=server,
-                protocol=protocol,
-                matches=(dport(protocol.name, one_port(DNS_PORT)),),
-                target=redirect_to(DNS_CAPTURE_PORT),
-            )
-            builder.append(nat, OUTPUT_DNS, Role.DNS_REDIRECT, rule)
-    for owner in (*map(uid, config.proxy_uids), *map(gid, config.proxy_gids)):
-        query = Rule(protocol=UDP, matches=(queries, owner), target=SERVER_ZONE)
-        builder.append(raw, OUTPUT_DNS, Role.DNS_ZONE_PROXY_QUERY, query)
-        answer = Rule(protocol=UDP, matches=(sport("udp", DNS_CAPTURE_PORT), owner), target=PROXY_ZONE)
-        builder.append(raw, OUTPUT_DNS, Role.DNS_ZONE_PROXY_ANSWER, answer)
-    if destinations:
-        builder.append(raw, "PREROUTING", Role.DNS_ZONES_IN_JUMP, Rule(target=to(INBOUND)))
-    for server in destinations:
-        query = Rule(destination=server, protocol=UDP, matches=(queries,), target=PROXY_ZONE)
-        builder.append(raw, OUTPUT_DNS, Role.DNS_ZONE_APP_QUERY, query)
-        answer = Rule(source=server, protocol=UDP, matches=(sport("udp", DNS_PORT),), target=SERVER_ZONE)
-        builder.append(raw, INBOUND, Role.DNS_ZONE_SERVER_ANSWER, answer)
+        tested = (dport(protocol.name, one_port(DNS_PORT)),)
+        rule = Rule(protocol=protocol, matches=tested, target=redirect_to(DNS_CAPTURE_PORT))
+        builder.append(nat, OUTPUT_DNS, Role.DNS_REDIRECT, rule, each=queried)
+    query = Rule(protocol=UDP, matches=(queries,), target=SERVER_ZONE)
+    answer = Rule(protocol=UDP, matches=(sport("udp", DNS_CAPTURE_PORT),), target=PROXY_ZONE)
+    proxy = sent_by(config.proxy_uids, config.proxy_gids)
+    answered = Role.DNS_ZONE_PROXY_ANSWER, answer
+    builder.append(raw, OUTPUT_DNS, Role.DNS_ZONE_PROXY_QUERY, query, answered, each=[proxy])
+    builder.append(raw, "PREROUTING", Role.DNS_ZONES_IN_JUMP, Rule(target=to(INBOUND)), families=families)
+    query = Rule(protocol=UDP, matches=(queries,), target=PROXY_ZONE)
+    builder.append(raw, OUTPUT_DNS, Role.DNS_ZONE_APP_QUERY, query, each=queried)
+    answer = Rule(protocol=UDP, matches=(sport("udp", DNS_PORT),), target=SERVER_ZONE)
+    builder.append(raw, INBOUND, Role.DNS_ZONE_SERVER_ANSWER, answer, each=answering)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
-
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.iptables.matches import Connmark, Ctstate
 from istio_init.dialects.iptables.rules import Rule
@@ -20,28 +18,24 @@ from istio_init.mesh.policy.builder import (
     TPROXY,
     Builder,
     dport,
-    gid,
+    from_any,
     marked,
-    network,
     one_port,
+    sent_by,
     to,
-    uid,
+    to_none,
+    to_ports,
 )
+from istio_init.mesh.policy.iptables import ANY_ADDRESS
 from istio_init.mesh.policy.outbound import loopback
 from istio_init.netfilter.family import Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.config.model import Config
-    from istio_init.dialects.iptables.matches import Match
 
 PROXY_LOOPBACK_MARK = 1338
 """The mark of packets that the proxy sends to the pod itself in TPROXY mode; Istio has no option for it."""
-
-ANY_ADDRESS: dict[Family, IPv4Address | IPv6Address] = {
-    Family.IPV4: IPv4Address("0.0.0.0"),
-    Family.IPV6: IPv6Address("::"),
-}
 
 
 def tunnel_port(builder: Builder, config: Config) -> None:
@@ -60,37 +54,27 @@ def capture(builder: Builder, config: Config) -> None:
         _tproxy_chains(builder, config)
     builder.append(table, "PREROUTING", Role.INBOUND_JUMP, Rule(protocol=TCP, target=to(INBOUND)))
     if config.inbound_ports is ALL:
-        for ports in config.inbound_exclude_ports:
-            rule = Rule(protocol=TCP, matches=(dport("tcp", ports),), target=RETURN)
-            builder.append(table, INBOUND, Role.INBOUND_EXCLUDED_PORT, rule)
-        _capture_one(builder, (), tproxy=tproxy)
-    else:
-        for ports in config.inbound_ports:
-            _capture_one(builder, (dport("tcp", ports),), tproxy=tproxy)
-
-
-def _capture_one(builder: Builder, tests: tuple[Match, ...], *, tproxy: bool) -> None:
+        excluded = to_ports(config.inbound_exclude_ports)
+        ignored = Rule(protocol=TCP, target=RETURN)
+        builder.append(table, INBOUND, Role.INBOUND_EXCLUDED_PORT, ignored, each=[excluded])
+    included = [] if config.inbound_ports is ALL else [to_ports(config.inbound_ports)]
     if tproxy:
-        known = (*tests, Ctstate(("RELATED", "ESTABLISHED")))
-        divert = Rule(protocol=TCP, matches=known, target=to(DIVERT))
-        builder.append(Table.MANGLE, INBOUND, Role.TPROXY_DIVERT, divert)
-        new = Rule(protocol=TCP, matches=tests, target=to(TPROXY))
-        builder.append(Table.MANGLE, INBOUND, Role.INBOUND_CAPTURE, new)
+        known = Rule(protocol=TCP, matches=(Ctstate(("RELATED", "ESTABLISHED")),), target=to(DIVERT))
+        new = Role.INBOUND_CAPTURE, Rule(protocol=TCP, target=to(TPROXY))
+        builder.append(table, INBOUND, Role.TPROXY_DIVERT, known, new, each=included)
     else:
-        rule = Rule(protocol=TCP, matches=tests, target=to(IN_REDIRECT))
-        builder.append(Table.NAT, INBOUND, Role.INBOUND_CAPTURE, rule)
+        captured = Rule(protocol=TCP, target=to(IN_REDIRECT))
+        builder.append(table, INBOUND, Role.INBOUND_CAPTURE, captured, each=included)
 
 
 def _tproxy_chains(builder: Builder, config: Config) -> None:
     mark = Rule(target=SetMark(config.tproxy_mark))
     builder.append(Table.MANGLE, DIVERT, Role.TPROXY_DIVERT_MARK, mark)
     builder.append(Table.MANGLE, DIVERT, Role.TPROXY_DIVERT_ACCEPT, Rule(target=ACCEPT))
-    rule = Rule(
-        destination=network(loopback(builder, config), negated=True),
-        protocol=TCP,
-        target=Tproxy(config.inbound_capture_port, ANY_ADDRESS[builder.family], config.tproxy_mark),
-    )
-    builder.append(Table.MANGLE, TPROXY, Role.TPROXY_CAPTURE, rule)
+    hand_over = Tproxy(config.inbound_capture_port, ANY_ADDRESS[Family.IPV4], config.tproxy_mark)
+    elsewhere = to_none(*loopback(config))
+    rule = Rule(protocol=TCP, target=hand_over)
+    builder.append(Table.MANGLE, TPROXY, Role.TPROXY_CAPTURE, rule, each=[elsewhere])
 
 
 def tproxy_marks(builder: Builder, config: Config) -> None:
@@ -101,22 +85,17 @@ def tproxy_marks(builder: Builder, config: Config) -> None:
     builder.append(mangle, "PREROUTING", Role.TPROXY_SAVE_MARK, save)
     marked_lo = Rule(out_interface=LOOPBACK, protocol=TCP, matches=(marked(mark),), target=RETURN)
     builder.append(mangle, "OUTPUT", Role.TPROXY_LOOPBACK_MARKED, marked_lo)
-    for owner in (*map(uid, config.proxy_uids), *map(gid, config.proxy_gids)):
-        from_proxy = Rule(
-            destination=network(loopback(builder, config), negated=True),
-            out_interface=LOOPBACK,
-            protocol=TCP,
-            matches=(owner,),
-            target=SetMark(PROXY_LOOPBACK_MARK),
-        )
-        builder.append(mangle, "OUTPUT", Role.TPROXY_PROXY_LOOPBACK, from_proxy)
+    from_proxy = Rule(out_interface=LOOPBACK, protocol=TCP, target=SetMark(PROXY_LOOPBACK_MARK))
+    elsewhere, proxy = to_none(*loopback(config)), sent_by(config.proxy_uids, config.proxy_gids)
+    builder.append(mangle, "OUTPUT", Role.TPROXY_PROXY_LOOPBACK, from_proxy, each=[elsewhere, proxy])
     restore = Rule(protocol=TCP, matches=(Connmark(mark),), target=RestoreMark())
     builder.append(mangle, "OUTPUT", Role.TPROXY_RESTORE_MARK, restore)
 
     known = Rule(protocol=TCP, matches=(marked(mark),), target=RETURN)
     builder.insert(mangle, INBOUND, Role.TPROXY_MARKED, known, 1)
-    passthrough = Rule(source=network(PASSTHROUGH[builder.family]), in_interface=LOOPBACK, protocol=TCP, target=RETURN)
-    builder.insert(mangle, INBOUND, Role.TPROXY_PASSTHROUGH, passthrough, 2)
+    passed_on = Rule(in_interface=LOOPBACK, protocol=TCP, target=RETURN)
+    source = from_any(*PASSTHROUGH.values())
+    builder.insert(mangle, INBOUND, Role.TPROXY_PASSTHROUGH, passed_on, 2, each=[source])
     not_from_proxy = (marked(PROXY_LOOPBACK_MARK, negated=True),)
     app = Rule(in_interface=LOOPBACK, protocol=TCP, matches=not_from_proxy, target=RETURN)
     builder.insert(mangle, INBOUND, Role.TPROXY_APP_LOOPBACK, app, 3)

@@ -1,6 +1,6 @@
 """The sidecar policy as Istio's 2026 ``istio-iptables`` states it, in its order of appending.
 
-Read `rules` top to bottom: the order of the calls is the order of the rules within each chain.
+Read `clauses` top to bottom: the order of the calls is the order of the rules within each chain.
 """
 
 from __future__ import annotations
@@ -8,13 +8,24 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from istio_init.config.model import InterceptionMode
-from istio_init.dialects.iptables.matches import Ctstate, Interface
+from istio_init.dialects.iptables.matches import Ctstate
 from istio_init.dialects.iptables.rules import Rule
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import DROP, RETURN
 from istio_init.dialects.role import Role
 from istio_init.mesh.policy import dns, inbound, outbound
-from istio_init.mesh.policy.builder import DROP_CHAIN, IN_REDIRECT, REDIRECT, TCP, Builder, redirect_to, to
+from istio_init.mesh.policy.builder import (
+    DROP_CHAIN,
+    IN_REDIRECT,
+    REDIRECT,
+    TCP,
+    Builder,
+    entering,
+    leaving,
+    redirect_to,
+    to,
+)
+from istio_init.mesh.policy.iptables import rule_set
 from istio_init.mesh.routing import MarkRoute, Routing
 from istio_init.netfilter.family import Family
 
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config, Surroundings
     from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.mesh.policy.builder import Clause
 
 
 def captures_ipv6(addresses: Iterable[IPv4Address | IPv6Address], *, dual_stack: bool) -> bool | None:
@@ -42,25 +54,17 @@ def captures_ipv6(addresses: Iterable[IPv4Address | IPv6Address], *, dual_stack:
 
 
 def rules(config: Config, around: Surroundings) -> dict[Family, RuleSet]:
-    """The rules of each captured family."""
-    return {family: _family_rules(Builder(family), config, around) for family in around.families}
+    """The rules of iptables, of each captured family."""
+    stated = clauses(config, around)
+    return {family: rule_set(stated, family) for family in around.families}
 
 
-def routing(config: Config, around: Surroundings) -> Routing:
-    """The routing that the rules need: a local route for marked packets (TPROXY), ``::6`` as a source address."""
-    intercepts = config.mode is InterceptionMode.TPROXY and config.inbound_ports != ()
-    routes = [MarkRoute(family, config.tproxy_mark, config.tproxy_table) for family in around.families]
-    return Routing(mark_routes=tuple(routes) if intercepts else (), passthrough_ipv6=around.ipv6)
-
-
-def _family_rules(builder: Builder, config: Config, around: Surroundings) -> RuleSet:
-    servers = tuple(
-        server for server in around.dns_servers if isinstance(server, IPv4Address) == (builder.family is Family.IPV4)
-    )
+def clauses(config: Config, around: Surroundings) -> tuple[Clause, ...]:
+    """The policy itself, in the order in which its clauses are appended."""
+    builder = Builder()
     _excluded_interfaces(builder, config)
-    for name in config.virtual_interfaces:
-        rule = Rule(in_interface=Interface(name), target=RETURN)
-        builder.insert(Table.NAT, "PREROUTING", Role.VIRTUAL_INTERFACE_RETURN, rule)
+    returned = entering(config.virtual_interfaces)
+    builder.insert(Table.NAT, "PREROUTING", Role.VIRTUAL_INTERFACE_RETURN, Rule(target=RETURN), each=[returned])
     if config.drop_invalid:
         invalid = Rule(matches=(Ctstate(("INVALID",)),), target=to(DROP_CHAIN))
         builder.append(Table.MANGLE, "PREROUTING", Role.DROP_INVALID_JUMP, invalid)
@@ -70,21 +74,26 @@ def _family_rules(builder: Builder, config: Config, around: Surroundings) -> Rul
     inbound.capture(builder, config)
     outbound.exceptions(builder, config)
     if config.redirect_dns:
-        dns.capture(builder, config, servers)
+        dns.capture(builder, config, around.dns_servers)
     outbound.capture(builder, config)
     if config.mode is InterceptionMode.TPROXY:
         inbound.tproxy_marks(builder, config)
-    return builder.build()
+    return tuple(builder.clauses)
+
+
+def routing(config: Config, around: Surroundings) -> Routing:
+    """The routing that the rules need: a local route for marked packets (TPROXY), ``::6`` as a source address."""
+    intercepts = config.mode is InterceptionMode.TPROXY and config.inbound_ports != ()
+    routes = [MarkRoute(family, config.tproxy_mark, config.tproxy_table) for family in around.families]
+    return Routing(mark_routes=tuple(routes) if intercepts else (), passthrough_ipv6=around.ipv6)
 
 
 def _excluded_interfaces(builder: Builder, config: Config) -> None:
-    tables = [Table.NAT, Table.MANGLE] if config.mode is InterceptionMode.TPROXY else [Table.NAT]
-    for name in config.exclude_interfaces:
-        for table in tables:
-            entering = Rule(in_interface=Interface(name), target=RETURN)
-            builder.append(table, "PREROUTING", Role.EXCLUDED_INTERFACE_IN, entering)
-            leaving = Rule(out_interface=Interface(name), target=RETURN)
-            builder.append(table, "OUTPUT", Role.EXCLUDED_INTERFACE_OUT, leaving)
+    for table in (Table.NAT, Table.MANGLE) if config.mode is InterceptionMode.TPROXY else (Table.NAT,):
+        ignored = Rule(target=RETURN)
+        comes, goes = entering(config.exclude_interfaces), leaving(config.exclude_interfaces)
+        builder.append(table, "PREROUTING", Role.EXCLUDED_INTERFACE_IN, ignored, each=[comes])
+        builder.append(table, "OUTPUT", Role.EXCLUDED_INTERFACE_OUT, ignored, each=[goes])
 
 
 def _redirections(builder: Builder, config: Config) -> None:
