@@ -120,6 +120,8 @@ AMBIENT_OPTIONS: tuple[Option, ...] = (
             "Capture IPv6 beside IPv4.", env=()),
     _option("--kube-virt-interfaces", "-k", "interfaces", "virtual_interfaces", "", NETWORK,
             "Interfaces whose inbound traffic is treated as outbound (virtual machines).", env=()),
+    _option("--host-probe-address", None, "addresses", None, "", INBOUND,
+            "Addresses that the kubelet's probes come from: IPv4, IPv6, or both.", env=()),
     Option(None, None, ("HOST_PROBE_SNAT_IP",), "ipv4", "probe_ipv4", "169.254.7.127", INBOUND,
            "Address that the kubelet's probes come from."),
     Option(None, None, ("HOST_PROBE_SNAT_IPV6",), "ipv6", "probe_ipv6", "fd16:9254:7127:1337:ffff:ffff:ffff:ffff",

@@ -5,22 +5,33 @@ from __future__ import annotations
 import click
 
 from istio_init.cli.each import program_each
-from istio_init.cli.targets import RUN_OPTIONS, TARGET_OPTIONS, manner, openers, with_options
-from istio_init.stores.surroundings import NOTHING
+from istio_init.cli.targets import REPLACE_OPTION, RUN_OPTIONS, TARGET_OPTIONS, manner, openers, with_options
+from istio_init.mesh.roles.recognise import MeshKind
+from istio_init.stores.programmer import Wanted
 
 
 @click.command(short_help="Remove everything that is ours.")
 @with_options(TARGET_OPTIONS)
+@with_options(REPLACE_OPTION)
 @with_options(RUN_OPTIONS)
+@click.option(
+    "--sidecar/--ambient",
+    "sidecar",
+    default=None,
+    help="Clean up after a sidecar, or after an ambient pod, and refuse a namespace of the other. Default: after "
+    "whichever is there.",
+)
 def clean(
     pids: tuple[int, ...],
     netns: tuple[str, ...],
     allow_host_network: bool,
+    replace_other: tuple[str, ...],
     backend: str | None,
     wait: str,
     dry_run: bool,
     form: str,
     verbose: bool,
+    sidecar: bool | None,
 ) -> int:
     """Remove everything that is ours from network namespaces.
 
@@ -28,6 +39,10 @@ def clean(
     both backends, whichever configuration put them there. Nothing else is
     touched.
     """
-    how = manner(allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run)
+    how = manner(
+        allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run, replace_other=replace_other
+    )
+    kinds = {None: None, True: MeshKind.SIDECAR, False: MeshKind.AMBIENT}
+    nothing = Wanted({}, kind=kinds[sidecar])
     targets = openers(pids, netns)
-    return program_each("clean", targets, lambda place: (lambda warn: NOTHING, ()), how, form=form, verbose=verbose)
+    return program_each("clean", targets, lambda place: (lambda warn: nothing, ()), how, form=form, verbose=verbose)

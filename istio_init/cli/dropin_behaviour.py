@@ -41,6 +41,7 @@ class Behaviour(Value):
             rewrite=self.force_apply and not self.cleanup_only,
             dry_run=self.dry_run,
             allow_host=self.allow_host_network,
+            beside_meshes=True,
             backend=self.force_iptables_binary or None,
             wait=self.wait,
         )

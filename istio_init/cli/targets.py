@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.config import values
+from istio_init.mesh.ownership import NAMES
 from istio_init.stores.programmer import Manner
 from istio_init.system import places
 from istio_init.system.places import Place
@@ -64,6 +65,19 @@ RUN_OPTIONS = [
 ]
 
 
+REPLACE_OPTION = [
+    click.option(
+        "--replace-other",
+        "replace_other",
+        type=click.Choice(NAMES),
+        multiple=True,
+        metavar="NAME",
+        help="Remove the rules of the other kind of pod, or of another mesh, instead of refusing a namespace with "
+        f"them: {', '.join(NAMES)}. May be repeated.",
+    ),
+]
+
+
 def with_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
     """Add options to a command, shown in this order."""
     return lambda function: reduce(lambda done, option: option(done), reversed(options), function)
@@ -79,7 +93,15 @@ def openers(pids: tuple[int, ...], netns: tuple[str, ...]) -> Iterator[tuple[str
         yield places.HERE.label, lambda: places.HERE
 
 
-def manner(*, allow_host: bool, backend: str | None, wait: str, dry_run: bool, reconcile: bool = True) -> Manner:
+def manner(
+    *,
+    allow_host: bool,
+    backend: str | None,
+    wait: str,
+    dry_run: bool,
+    reconcile: bool = True,
+    replace_other: tuple[str, ...] = (),
+) -> Manner:
     """How to program, from the options.
 
     Raises:
@@ -90,7 +112,14 @@ def manner(*, allow_host: bool, backend: str | None, wait: str, dry_run: bool, r
     except values.BadValue as bad:
         raise click.BadParameter(f"{wait!r}: {bad.why}; {bad.fix}", param_hint="--wait") from None
     allowed = allows_host(allow_host)
-    return Manner(reconcile=reconcile, dry_run=dry_run, allow_host=allowed, backend=backend, wait=seconds)
+    return Manner(
+        reconcile=reconcile,
+        dry_run=dry_run,
+        allow_host=allowed,
+        backend=backend,
+        replace_other=frozenset(replace_other),
+        wait=seconds,
+    )
 
 
 def allows_host(flag: bool) -> bool:

@@ -9,9 +9,10 @@ from istio_init.options import OPTIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.config.parse import Given
+    from istio_init.options import Option
 
 
-def expand(given: dict[str, Given]) -> dict[str, Given]:
+def expand(given: dict[str, Given], options: tuple[Option, ...] = OPTIONS) -> dict[str, Given]:
     """Replace each list that is written as ``@FILE`` by the file's items; lines and commas separate them.
 
     A line that begins with ``#`` is a comment.
@@ -21,7 +22,7 @@ def expand(given: dict[str, Given]) -> dict[str, Given]:
     """
     problems = []
     expanded = dict(given)
-    for option in OPTIONS:
+    for option in options:
         value = given[option.name]
         if is_list(option) and value.text.startswith("@"):
             path = value.text[1:]

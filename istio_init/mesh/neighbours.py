@@ -45,6 +45,8 @@ CONSUL = _mesh("Consul", "Its proxy takes the pod's TCP connections, outbound on
 KUMA = _mesh("Kuma", "Its proxy takes the pod's TCP connections, on port 15001 outbound and 15006 inbound, as Istio's.")
 OSM = _mesh("Open Service Mesh", "Its proxy takes the pod's TCP connections, on port 15001 outbound and 15003 inbound.")
 APP_MESH = _mesh("AWS App Mesh", "Its proxy takes the pod's TCP connections, on port 15001 outbound and 15000 inbound.")
+MESHES = (LINKERD, CONSUL, KUMA, OSM, APP_MESH)
+"""The other meshes."""
 
 AZURE_IDENTITY = Neighbour(
     "Azure workload identity",
@@ -173,6 +175,11 @@ def neighbour_of(origin: Origin) -> Neighbour | None:
     if found is None and _LOCAL_DNS in origin.text:
         return LOCAL_DNS
     return METADATA if found is None and _TO_METADATA.search(origin.text) else found
+
+
+def prefixes_of(neighbour: Neighbour) -> tuple[str, ...]:
+    """How the names of a maker's chains begin."""
+    return tuple(prefix for prefix, each in _CHAINS if each is neighbour)
 
 
 def maker(table: str, chain: str) -> Neighbour | None:

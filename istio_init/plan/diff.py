@@ -10,6 +10,7 @@ from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
 from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.tables import Table
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
+from istio_init.mesh.roles.shapes import AMBIENT_CHAIN
 from istio_init.plan.merge import merge
 from istio_init.plan.model import (
     Append,
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def diff(live: RuleSet, wanted: RuleSet, *, rewrite: bool = False) -> FamilyPlan:
+def diff(live: RuleSet, wanted: RuleSet, *, rewrite: bool = False, also: tuple[str, ...] = ()) -> FamilyPlan:
     """Plan the way from a recognised live rule set to the wanted rules.
 
     ``wanted`` holds rules of ours alone. ``rewrite`` writes chains of Istio's even where they are as wanted.
+    Chains whose names begin with one of ``also`` count as ours, too.
     """
     edits: list[TableEdit] = []
     changes: list[Change] = []
@@ -44,25 +46,25 @@ def diff(live: RuleSet, wanted: RuleSet, *, rewrite: bool = False) -> FamilyPlan
         for name in names:
             live_chain = chains.get(name, Chain(name))
             entries = targets[name].entries if name in targets else ()
-            ours = [entry.rule for entry in live_chain.entries if is_ours(name, entry)]
+            ours = [entry.rule for entry in live_chain.entries if is_ours(name, entry, also)]
             only_adds &= is_subsequence(ours, [entry.rule for entry in entries])
-            only_adds &= name in targets or not is_istio_chain(name)
-            changes += _changes(table, live_chain, entries)
-        steps = _steps(chains, targets, rewrite=rewrite)
+            only_adds &= name in targets or not is_istio_chain(name, also)
+            changes += _changes(table, live_chain, entries, also)
+        steps = _steps(chains, targets, rewrite=rewrite, also=also)
         if steps:
             edits.append(TableEdit(table, tuple(steps)))
     return FamilyPlan(live.family, tuple(edits), tuple(changes), only_adds)
 
 
-def ours_alone(rules: RuleSet) -> RuleSet:
+def ours_alone(rules: RuleSet, also: tuple[str, ...] = ()) -> RuleSet:
     """A recognised rule set without what is foreign: what a table is put back to when a later one fails."""
     tables = {}
     for table, chains in rules.tables.items():
         kept = {
-            name: chain.replace(entries=tuple([entry for entry in chain.entries if is_ours(name, entry)]))
+            name: chain.replace(entries=tuple([entry for entry in chain.entries if is_ours(name, entry, also)]))
             for name, chain in chains.items()
         }
-        tables[table] = {name: chain for name, chain in kept.items() if chain.entries or is_istio_chain(name)}
+        tables[table] = {name: chain for name, chain in kept.items() if chain.entries or is_istio_chain(name, also)}
     return RuleSet(rules.family, tables)
 
 
@@ -70,25 +72,29 @@ def _order(live: RuleSet, wanted: RuleSet) -> list[Table]:
     """Tables in the order of committing: what captures comes before the loss of what captured so far.
 
     The zones of DNS come before the redirection that needs them, and go after it. The table that is to hold inbound
-    capture comes before the one that may hold it now.
+    capture comes before the one that may hold it now. Connections that ztunnel opens to an ambient pod are remembered
+    in mangle before any is redirected to it.
     """
     inbound_in_mangle = "PREROUTING" in wanted.tables.get(Table.MANGLE, {}) and "PREROUTING" not in wanted.tables.get(
         Table.NAT, {}
     )
-    capture = [Table.MANGLE, Table.NAT] if inbound_in_mangle else [Table.NAT, Table.MANGLE]
+    ambient = AMBIENT_CHAIN in wanted.tables.get(Table.NAT, {})
+    capture = [Table.MANGLE, Table.NAT] if inbound_in_mangle or ambient else [Table.NAT, Table.MANGLE]
     order = [Table.RAW, *capture] if Table.RAW in wanted.tables else [*capture, Table.RAW]
     return [table for table in (*order, Table.FILTER, Table.SECURITY) if table in live.tables or table in wanted.tables]
 
 
-def _steps(chains: Mapping[str, Chain], targets: Mapping[str, Chain], *, rewrite: bool) -> list[Step]:
+def _steps(
+    chains: Mapping[str, Chain], targets: Mapping[str, Chain], *, rewrite: bool, also: tuple[str, ...]
+) -> list[Step]:
     declared: list[Step] = []
     deleted: list[Step] = []
     added: list[Step] = []
     removed: list[Step] = []
     for name in [*chains, *(name for name in targets if name not in chains)]:
         live, target = chains.get(name), targets.get(name)
-        if not is_istio_chain(name):
-            deletions, additions = _edit_shared(live or Chain(name), target.entries if target else ())
+        if not is_istio_chain(name, also):
+            deletions, additions = _edit_shared(live or Chain(name), target.entries if target else (), also)
             deleted += deletions
             added += additions
         elif target is None:
@@ -100,13 +106,13 @@ def _steps(chains: Mapping[str, Chain], targets: Mapping[str, Chain], *, rewrite
     return [*declared, *deleted, *added, *removed]
 
 
-def _edit_shared(live: Chain, wanted: tuple[Entry, ...]) -> tuple[list[Step], list[Step]]:
+def _edit_shared(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) -> tuple[list[Step], list[Step]]:
     """Deletions and insertions for a chain that others use too."""
-    if [entry.rule for entry in live.entries if is_ours(live.name, entry)] == [entry.rule for entry in wanted]:
+    if [entry.rule for entry in live.entries if is_ours(live.name, entry, also)] == [entry.rule for entry in wanted]:
         return [], []
     deletions: list[str] = []
     remaining = live
-    while leaving := _leaving(remaining, wanted):
+    while leaving := _leaving(remaining, wanted, also):
         # Removal by text takes the first of equal rules, which may be another one than the one that was to go.
         left = list(remaining.entries)
         for text in leaving:
@@ -115,7 +121,7 @@ def _edit_shared(live: Chain, wanted: tuple[Entry, ...]) -> tuple[list[Step], li
         deletions += leaving
     present = {id(entry) for entry in remaining.entries}
     additions: list[Step] = []
-    merged = merge(remaining, wanted)
+    merged = merge(remaining, wanted, also)
     for number, entry in enumerate(merged, 1):
         if id(entry) not in present:
             at_end = all(id(each) not in present for each in merged[number:])
@@ -124,15 +130,15 @@ def _edit_shared(live: Chain, wanted: tuple[Entry, ...]) -> tuple[list[Step], li
     return [Delete(live.name, text) for text in deletions], additions
 
 
-def _leaving(live: Chain, wanted: tuple[Entry, ...]) -> list[str]:
+def _leaving(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) -> list[str]:
     """The texts of the rules that do not stay where they are."""
-    kept = {id(entry) for entry in merge(live, wanted)}
+    kept = {id(entry) for entry in merge(live, wanted, also)}
     return [entry_text(entry) for entry in live.entries if id(entry) not in kept]
 
 
-def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...]) -> list[Change]:
+def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) -> list[Change]:
     """What happens to each rule of a chain, in the order of the wanted chain, removals where they stood."""
-    ours = [entry for entry in live.entries if is_ours(live.name, entry)]
+    ours = [entry for entry in live.entries if is_ours(live.name, entry, also)]
     pairs = common_pairs([entry.rule for entry in ours], [entry.rule for entry in wanted])
     kept_old, kept_new = {old for old, _ in pairs}, {new for _, new in pairs}
     leaving: dict[Rule, list[Entry]] = {}
@@ -141,7 +147,7 @@ def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...]) -> list[Chang
             leaving.setdefault(entry.rule, []).append(entry)
     changes = []
     for entry in live.entries:
-        if not is_ours(live.name, entry):
+        if not is_ours(live.name, entry, also):
             changes.append(Change(Kind.FOREIGN, table, live.name, entry_text(entry)))
     for index, entry in enumerate(wanted):
         kind = Kind.KEEP if index in kept_new else Kind.ADD

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
-from istio_init.mesh.roles.recognise import keep_foreign, recognise
+from istio_init.mesh.roles.recognise import BOTH_KINDS, MeshKind, keep_foreign, recognise
 from istio_init.mesh.routing import Routing
 from istio_init.netfilter.family import Family
 from istio_init.plan import routing as routing_plan
@@ -60,21 +60,26 @@ def make_plan(
     wanted_routing: Routing,
     *,
     rewrite: bool = False,
+    owned: frozenset[MeshKind] = BOTH_KINDS,
+    also: tuple[str, ...] = (),
 ) -> Plan:
     """Plan the way from ``live`` to exactly the wanted rules in ``backend``, and none of ours in the others.
 
-    ``rewrite`` plans to write what is already as wanted, too.
+    ``rewrite`` plans to write what is already as wanted, too. ``owned`` are the kinds of pods whose routing may go,
+    ``also`` the beginnings of the names of other chains that are to go.
     """
     nothing = {family: RuleSet(family) for family in Family}
-    owned = routing_plan.ours(live.routing, live.rules.values())
+    live_routing = routing_plan.ours(live.routing, live.rules.values(), owned)
     return Plan(
-        _backend_plan(live, backend, {**nothing, **wanted}, rewrite=rewrite),
-        tuple(_backend_plan(live, other, nothing, rewrite=False) for other in others),
+        _backend_plan(live, backend, {**nothing, **wanted}, rewrite=rewrite, also=also),
+        tuple(_backend_plan(live, other, nothing, rewrite=False, also=also) for other in others),
         routing_plan.to_add(live.routing, wanted_routing),
-        routing_plan.to_remove(owned, wanted_routing, live.routing),
+        routing_plan.to_remove(live_routing, wanted_routing, live.routing),
     )
 
 
-def _backend_plan(live: Live, backend: str, wanted: Mapping[Family, RuleSet], *, rewrite: bool) -> BackendPlan:
-    plans = [diff(live.of(backend, family), wanted[family], rewrite=rewrite) for family in Family]
+def _backend_plan(
+    live: Live, backend: str, wanted: Mapping[Family, RuleSet], *, rewrite: bool, also: tuple[str, ...]
+) -> BackendPlan:
+    plans = [diff(live.of(backend, family), wanted[family], rewrite=rewrite, also=also) for family in Family]
     return BackendPlan(backend, tuple(plan for plan in plans if plan.edits or plan.changes))

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import Chain, Entry
 
 
-def merge(live: Chain, wanted: tuple[Entry, ...]) -> tuple[Entry, ...]:
+def merge(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...] = ()) -> tuple[Entry, ...]:
     """The chain's entries as they shall be; entries that stay are the live ones themselves."""
-    ours = [index for index, entry in enumerate(live.entries) if is_ours(live.name, entry)]
+    ours = [index for index, entry in enumerate(live.entries) if is_ours(live.name, entry, also)]
     pairs = common_pairs([live.entries[index].rule for index in ours], [entry.rule for entry in wanted])
     place = {new: ours[old] for old, new in pairs}
 

@@ -6,12 +6,14 @@ import os
 import time
 
 from istio_init.dialects.iptables.save import holds_exactly, with_texts
+from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.errors import IstioInitError, NotWantedError, ToolError, VerificationError
+from istio_init.mesh.roles.recognise import BOTH_KINDS, MeshKind
 from istio_init.mesh.routing import Routing
 from istio_init.netfilter.family import Family
 from istio_init.plan.make import Live, make_plan
 from istio_init.stores.detect import backends, choose
-from istio_init.system import namespaces, routing
+from istio_init.system import namespaces, netlink, routing
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -42,18 +44,32 @@ class Manner(Value):
     backend: str | None = None
     """``nft`` or ``legacy`` instead of what is detected."""
 
+    replace_other: frozenset[str] = frozenset()
+    """The other kind of pod, or other meshes, whose rules go; see `istio_init.mesh.ownership.NAMES`."""
+
+    beside_meshes: bool = False
+    """Go on beside the rules of another mesh, with a warning; otherwise refuse."""
+
     wait: float = 10.0
     """Seconds to wait for a held lock or a concurrent writer."""
 
 
 class Wanted:
-    """What the namespace shall hold: nothing at all, for a clean-up. Each entry carries its text."""
+    """What the namespace shall hold: nothing at all, for a clean-up. Each entry carries its text.
 
-    __slots__ = ("config", "known", "routing", "rules")
+    ``kind`` is whose it is; None cleans up after whichever kind is there.
+    """
+
+    __slots__ = ("config", "kind", "known", "routing", "rules")
 
     def __init__(
-        self, rules: Mapping[Family, RuleSet], routing: Routing | None = None, config: Config | None = None
+        self,
+        rules: Mapping[Family, RuleSet],
+        routing: Routing | None = None,
+        config: Config | None = None,
+        kind: MeshKind | None = MeshKind.SIDECAR,
     ) -> None:
+        self.kind = kind
         self.rules = {family: with_texts(each) for family, each in rules.items()}
         self.routing = routing or Routing()
         self.config = config
@@ -74,14 +90,36 @@ class Done(Value):
 class _Session:
     """One namespace being programmed: the two backends, and what it held when work began."""
 
-    def __init__(self, wanted: Wanted, manner: Manner) -> None:
+    def __init__(self, wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> None:
         self.wanted = wanted
         self.manner = manner
+        self.owned = BOTH_KINDS if wanted.kind is None else frozenset([wanted.kind])
+        self.also: tuple[str, ...] = ()
+        """How names of chains of others begin that are to go."""
+
         nft, legacy = backends(manner.wait)
         self.by_name: dict[str, Store] = {"nft": nft, "legacy": legacy}
         self.before = self._read(None)
+        self._ask_for_others(warn)
         legacy_rules = [self.before.of("legacy", family) for family in Family]
         self.backend, self.other = choose(nft, legacy, legacy_rules, manner.backend)
+
+    def _ask_for_others(self, warn: Callable[[str], None] | None) -> None:
+        """Refuse a namespace that somebody else holds, unless their rules are to be replaced."""
+        ours = {chain.name for rules in self.wanted.rules.values() for _, chain in rules.chains()}
+        tables = [each.name for each in netlink.all_nft_tables() or () if each.name not in XTABLES]
+        made = (chain for rules in self.before.raw.values() for _, chain in rules.chains() if chain.policy is None)
+        if not tables and all(chain.name in ours for chain in made):
+            return
+        from istio_init.mesh.ownership import holders, permit
+
+        found = holders([(store, rules) for (store, _), rules in self.before.rules.items()], tables)
+        manner = self.manner
+        allowed = permit(found, self.wanted.kind, manner.replace_other, beside_meshes=manner.beside_meshes)
+        self.owned, self.also = allowed.owned, allowed.also
+        if warn is not None:
+            for each in allowed.beside:
+                warn(f"{each.finding} They stay, and one of the two redirections never sees what the other takes")
 
     def read(self) -> Live:
         """What is live by now; what was foreign at the beginning counts as foreign still."""
@@ -110,7 +148,16 @@ class _Session:
     def plan(self, live: Live, *, rewrite: bool = False) -> Plan:
         """The way from a live state to the wanted one."""
         wanted = self.wanted
-        return make_plan(live, self.backend.name, (self.other.name,), wanted.rules, wanted.routing, rewrite=rewrite)
+        return make_plan(
+            live,
+            self.backend.name,
+            (self.other.name,),
+            wanted.rules,
+            wanted.routing,
+            rewrite=rewrite,
+            owned=self.owned,
+            also=self.also,
+        )
 
     def commit(self, plan: Plan, live: Live) -> None:
         """Write a plan that was made from ``live``."""
@@ -130,7 +177,7 @@ class _Session:
         from istio_init.plan.diff import diff, ours_alone
 
         for name, family in {**self.before.raw, **now.raw}:
-            back = diff(now.of(name, family), ours_alone(self.before.of(name, family)))
+            back = diff(now.of(name, family), ours_alone(self.before.of(name, family), self.also), also=self.also)
             if back.edits:
                 self.by_name[name].commit(family, back.edits)
         routing.put_back(self.before.routing, now.routing)
@@ -142,7 +189,7 @@ def program(
     """Bring the current network namespace to exactly the wanted state, as far as it is ours.
 
     Raises:
-        NamespaceError: it is the host's and that was not allowed.
+        NamespaceError: it is the host's and that was not allowed, or somebody else's who is not to be replaced.
         NotWantedError: it holds unwanted rules of ours and replacing them was not asked for.
         VerificationError: the kernel does not hold what was written.
         IstioInitError: reading or writing failed; what was written is put back.
@@ -152,13 +199,13 @@ def program(
     _check_ids(wanted.config)
     turn = namespaces.lock(manner.wait, warn)
     try:
-        return _program(wanted, manner)
+        return _program(wanted, manner, warn)
     finally:
         os.close(turn)
 
 
-def _program(wanted: Wanted, manner: Manner) -> Done:
-    session = _Session(wanted, manner)
+def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
+    session = _Session(wanted, manner, warn)
     plan = session.plan(session.before, rewrite=manner.rewrite)
     if not (manner.reconcile or plan.only_adds or not wanted.rules):
         raise NotWantedError(_unwanted(plan), fix="replace them with --reconcile, or remove them with istio-init clean")

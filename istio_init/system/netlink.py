@@ -55,6 +55,7 @@ class MarkRule(Value):
     mark: int
     mask: int
     table: int
+    preference: int = 0
 
 
 class NftTable(Value):
@@ -87,7 +88,8 @@ def mark_rules() -> list[MarkRule]:
         if FRA_FWMARK in attributes and family in FAMILIES:
             mask = _number(attributes[FRA_FWMASK]) if FRA_FWMASK in attributes else 0xFFFFFFFF
             wide = _number(attributes[15]) if 15 in attributes else table
-            found.append(MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide))
+            preference = _number(attributes[FRA_PRIORITY]) if FRA_PRIORITY in attributes else 0
+            found.append(MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide, preference))
     return found
 
 

@@ -1,12 +1,13 @@
-"""The routing that TPROXY and IPv6 capture need: read over netlink, changed through pyroute2."""
+"""The routing that TPROXY, IPv6 capture and ambient pods need: read over netlink, changed through pyroute2."""
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv6Address
 
 from istio_init.errors import ToolError
 from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
-from istio_init.netfilter.family import Family
+from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.system import netlink
 
 TYPE_CHECKING = False
@@ -15,29 +16,50 @@ if TYPE_CHECKING:
 
 PASSTHROUGH_IPV6 = IPv6Address("::6")
 LO_INDEX = 1
-ALL_BITS = 0xFFFFFFFF
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 """Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
 
 
 def read(tables: frozenset[int]) -> LiveRouting:
-    """The routing rules by full mark, the tables that deliver locally, and whether ``::6`` is on lo.
+    """The routing rules by mark, the tables that deliver locally, and whether ``::6`` is on lo.
 
     ``tables`` are tables of interest besides those that the rules lead to; all routes are read only where there is one.
     """
-    rules = tuple((rule.family, rule.mark, rule.table) for rule in netlink.mark_rules() if rule.mask == ALL_BITS)
+    every = netlink.mark_rules()
+    rules = tuple((rule.family, rule.mark, rule.table) for rule in every if rule.mask == MAX_MARK)
+    masked = tuple(_route_of(rule) for rule in every if rule.mask != MAX_MARK)
     passthrough = any(each.address == PASSTHROUGH_IPV6 and each.index == LO_INDEX for each in netlink.addresses())
-    local_tables = netlink.local_default_tables() if rules or tables else set()
-    return LiveRouting(rules, frozenset(local_tables), passthrough)
+    local_tables = netlink.local_default_tables() if every or tables else set()
+    return LiveRouting(rules, frozenset(local_tables), passthrough, masked)
+
+
+def _route_of(rule: netlink.MarkRule) -> MarkRoute:
+    return MarkRoute(rule.family, rule.mark, rule.table, rule.mask, rule.preference)
 
 
 def exactly(wanted: Routing) -> LiveRouting:
     """What `read` gives where there is just the wanted routing."""
+    routes = wanted.mark_routes
     return LiveRouting(
-        tuple((route.family, route.mark, route.table) for route in wanted.mark_routes),
-        frozenset((route.family, route.table) for route in wanted.mark_routes),
+        tuple((route.family, route.mark, route.table) for route in routes if route.mask == MAX_MARK),
+        frozenset((route.family, route.table) for route in routes if route.has_route),
         wanted.passthrough_ipv6,
+        tuple(route.replace(has_route=True) for route in routes if route.mask != MAX_MARK),
     )
+
+
+def ipv6_on_lo() -> bool:
+    """Whether lo of the current namespace has IPv6, without which nothing can be delivered by it."""
+    try:
+        with open("/proc/sys/net/ipv6/conf/lo/disable_ipv6", encoding="ascii") as setting:
+            return setting.read().strip() == "0"
+    except OSError:
+        return False
+
+
+def ipv6_in_kernel() -> bool:
+    """Whether the kernel has IPv6 at all: not where it was started with ``ipv6.disable=1``, or built without."""
+    return os.path.exists("/proc/sys/net/ipv6")
 
 
 def add(wanted: Routing, live: LiveRouting) -> None:
@@ -49,10 +71,10 @@ def add(wanted: Routing, live: LiveRouting) -> None:
     if wanted.passthrough_ipv6 and not live.passthrough_ipv6:
         _change("::6/128 cannot be added to lo", _passthrough, "add")
     for route in wanted.mark_routes:
-        if (route.family, route.table) not in live.local_tables:
+        if route.has_route and not live.delivers(route):
             _change(f"a local default route cannot be added to table {route.table}", _route, "add", route)
-        if (route.family, route.mark, route.table) not in live.rules:
-            _change(f"the routing rule for mark {route.mark:#x} cannot be added", _rule, "add", route)
+        if not live.holds(route):
+            _change(f"the routing rule for mark {route.selector} cannot be added", _rule, "add", route)
 
 
 def remove(unwanted: Routing, live: LiveRouting) -> None:
@@ -61,13 +83,16 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
     Raises:
         ToolError: the kernel refused; says which part and why.
     """
+    removed: set[tuple[Family, int]] = set()
     for route in unwanted.mark_routes:
         place = route.family, route.table
-        if place in live.local_tables and place not in unwanted.shared_tables:
+        if live.delivers(route) and place not in {*unwanted.shared_tables, *removed}:
             what = f"the local default route cannot be removed from table {route.table}"
             _change(what, _route, "del", route)
-        for _ in range(live.rules.count((route.family, route.mark, route.table))):
-            _change(f"the routing rule for mark {route.mark:#x} cannot be removed", _rule, "del", route)
+            removed.add(place)
+        # It goes by its preference: one that another program made has none that we would give it.
+        for rule in filter(route.is_met_by, map(_route_of, netlink.mark_rules())):
+            _change(f"the routing rule for mark {route.selector} cannot be removed", _rule, "del", rule)
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
         _change("::6/128 cannot be removed from lo", _passthrough, "del")
 
@@ -78,13 +103,16 @@ def put_back(before: LiveRouting, now: LiveRouting) -> None:
     Raises:
         ToolError: the kernel refused.
     """
-    gone = {key for key in before.rules if key not in now.rules}
     lost_tables = before.local_tables - now.local_tables
-    routes = [MarkRoute(*key) for key in before.rules if key in gone or (key[0], key[2]) in lost_tables]
-    add(Routing(tuple(dict.fromkeys(routes)), before.passthrough_ipv6), now)
-    new = [MarkRoute(*key) for key in now.rules if key not in before.rules]
+    gone = [
+        route.replace(has_route=before.delivers(route))
+        for route in before.every
+        if not now.holds(route) or (route.family, route.table) in lost_tables
+    ]
+    add(Routing(tuple(dict.fromkeys(gone)), before.passthrough_ipv6), now)
+    new = [route for route in now.every if not before.holds(route)]
     passthrough = now.passthrough_ipv6 and not before.passthrough_ipv6
-    kept = LiveRouting(now.rules, now.local_tables - before.local_tables, now.passthrough_ipv6)
+    kept = now.replace(local_tables=now.local_tables - before.local_tables)
     remove(Routing(tuple(dict.fromkeys(new)), passthrough), kept)
 
 
@@ -116,7 +144,10 @@ def _number_of(family: Family) -> int:
 
 
 def _rule(ip: IPRoute, verb: str, route: MarkRoute) -> None:
-    ip.rule(verb, family=_number_of(route.family), fwmark=route.mark, table=route.table)
+    more = {"fwmask": route.mask} if route.mask != MAX_MARK else {}
+    if route.preference is not None:
+        more["priority"] = route.preference
+    ip.rule(verb, family=_number_of(route.family), fwmark=route.mark, table=route.table, **more)
 
 
 def _route(ip: IPRoute, verb: str, route: MarkRoute) -> None:

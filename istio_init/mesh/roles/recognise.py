@@ -6,6 +6,8 @@ catalogue and its table, in its family, holds a chain of Istio's.
 
 from __future__ import annotations
 
+from enum import Enum
+
 from istio_init.dialects.iptables.matches import Comment, Owner, PortMatch, PortRange
 from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet, is_builtin
 from istio_init.dialects.iptables.tables import Table
@@ -19,19 +21,53 @@ if TYPE_CHECKING:
 
 PREFIX = "ISTIO_"
 SIDECAR_CHAIN = "ISTIO_INBOUND"
+SHARED_CHAIN = "ISTIO_OUTPUT"
+"""A chain of both kinds of pods."""
 
 _DNS_PORTS = (53, 15053)
 _OLDER_ROLES = (Role.OLDER_DROP_INVALID, Role.OLDER_DNS_ZONE)
 
 
-def is_istio_chain(name: str) -> bool:
-    """Whether the chain is Istio's, by its name."""
-    return name.startswith(PREFIX)
+class MeshKind(Enum):
+    """Whose redirection it is: a sidecar's, or an ambient pod's. Each is owned apart from the other."""
+
+    SIDECAR = "sidecar"
+    AMBIENT = "ambient"
 
 
-def is_ours(chain: str, entry: Entry) -> bool:
+BOTH_KINDS = frozenset(MeshKind)
+
+
+def is_istio_chain(name: str, also: tuple[str, ...] = ()) -> bool:
+    """Whether the chain is Istio's, by its name; ``also`` are the beginnings of others' names that count as ours."""
+    return name.startswith(PREFIX) or name.startswith(also)
+
+
+def is_ours(chain: str, entry: Entry, also: tuple[str, ...] = ()) -> bool:
     """Whether a rule of a recognised rule set is ours."""
-    return is_istio_chain(chain) or entry.role is not None or is_istio_chain(entry.rule.called_chain or "")
+    return is_istio_chain(chain, also) or entry.role is not None or is_istio_chain(entry.rule.called_chain or "", also)
+
+
+def kinds(rules: RuleSet) -> set[MeshKind]:
+    """The kinds of pods whose chains a rule set holds, told table by table."""
+    ambient = any(AMBIENT_CHAIN in chains for chains in rules.tables.values())
+    found: set[MeshKind] = set()
+    for table, chains in rules.tables.items():
+        names = {name for name in chains if is_istio_chain(name)}
+        if AMBIENT_CHAIN in names:
+            found.add(MeshKind.AMBIENT)
+        if names - {AMBIENT_CHAIN, SHARED_CHAIN}:
+            found.add(MeshKind.SIDECAR)
+        elif names == {SHARED_CHAIN}:
+            found.add(_kind_of_shared(table, chains[SHARED_CHAIN]) if ambient else MeshKind.SIDECAR)
+    return found
+
+
+def _kind_of_shared(table: Table, chain: Chain) -> MeshKind:
+    """Beside an ambient pod's tables: whose the chain ISTIO_OUTPUT is, in a table without another chain of Istio's."""
+    shapes = AMBIENT_SHAPES.get((table, chain.name), {})
+    is_ambient = not chain.entries or any(shape(rule) in shapes for rule in chain.rules)
+    return MeshKind.AMBIENT if is_ambient else MeshKind.SIDECAR
 
 
 def recognise(rules: RuleSet) -> RuleSet:
