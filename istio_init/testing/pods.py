@@ -107,7 +107,7 @@ class Pod:
     def redirect(self, arguments: str = "", *, env: Mapping[str, str] | None = None) -> str:
         """Redirect the pod's traffic, with the arguments of istio-iptables, or the injection template's without any.
 
-        Rules of an earlier call are replaced. ``env`` are variables such as ISTIO_OUTBOUND_OWNER_GROUPS; no others
+        Rules of an earlier call, also of `ambient`, are replaced. ``env`` are variables such as ISTIO_OUTBOUND_OWNER_GROUPS; no others
         count. What ``istio-init apply`` printed comes back.
 
         Raises:
@@ -116,12 +116,25 @@ class Pod:
         """
         words = shlex.split(arguments)
         try:
-            return self._istio_init("apply", *words, env=env)
+            return self._istio_init("apply", "--replace-other", "ambient", *words, env=env)
         except CommandError:
             proxy = _proxy_of(words, env or {})
             if proxy is not None:
                 self.inside.require(proxy)
             raise
+
+    def ambient(self, arguments: str = "", *, env: Mapping[str, str] | None = None) -> str:
+        """Redirect the pod's traffic as in an ambient mesh, with the arguments of ``istio-init apply --ambient``.
+
+        ztunnel's ports are 15001 outbound, 15006 inbound, 15053 for DNS; tunnels go to 15008 straight. Rules of an
+        earlier call, also of `redirect`, are replaced. ``env`` is as of `redirect`. What ``istio-init apply`` printed
+        comes back.
+
+        Raises:
+            CommandError: the arguments are wrong, or the kernel refused; the text lists every problem.
+        """
+        words = shlex.split(arguments)
+        return self._istio_init("apply", "--ambient", "--replace-other", "sidecar", *words, env=env)
 
     def clean(self) -> str:
         """Remove all redirection from the pod; what ``istio-init clean`` printed comes back."""
