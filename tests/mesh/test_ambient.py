@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -262,6 +262,28 @@ class TestArguments:
         given = parse_flags(list(told.argv[1:]), AMBIENT_OPTIONS)
         gathered = gather(given, dict(told.env), apply=True, options=AMBIENT_OPTIONS)
         assert parse_ambient(gathered, Names()) == config
+
+    @pytest.mark.parametrize(
+        ("text", "config"),
+        [
+            ("", AmbientConfig(probe_ipv4=IPv4Address("192.0.2.9"))),
+            ("192.0.2.1", AmbientConfig(probe_ipv4=IPv4Address("192.0.2.1"))),
+            (
+                "fd00::1, 192.0.2.1",
+                AmbientConfig(probe_ipv4=IPv4Address("192.0.2.1"), probe_ipv6=IPv6Address("fd00::1")),
+            ),
+        ],
+    )
+    def test_addresses_of_the_hosts_probes_beat_the_environment(self, text: str, config: AmbientConfig) -> None:
+        environ = {"HOST_PROBE_SNAT_IP": "192.0.2.9"}
+        gathered = gather({"--host-probe-address": text}, environ, apply=True, options=AMBIENT_OPTIONS)
+        assert parse_ambient(gathered, Names()) == config
+
+    @pytest.mark.parametrize("text", ["192.0.2.1,192.0.2.2", "host", "fe80::1%eth0", "fd00::1,fd00::2", "-x"])
+    def test_other_addresses_of_the_hosts_probes_are_problems(self, text: str) -> None:
+        gathered = gather({"--host-probe-address": text}, {}, apply=True, options=AMBIENT_OPTIONS)
+        with pytest.raises(ConfigError, match="--host-probe-address"):
+            parse_ambient(gathered, Names())
 
     def test_every_problem_is_listed(self) -> None:
         environ = {"HOST_PROBE_SNAT_IP": "fd00::1", "HOST_PROBE_SNAT_IPV6": "fe80::1%eth0"}
