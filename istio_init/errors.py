@@ -75,6 +75,10 @@ class ToolError(IstioInitError):
     """The kernel or a tool refused; the tool's own words are in the message."""
 
 
+class LackError(ToolError):
+    """The kernel or the tool lacks something that the rules need: a table, a match, a target."""
+
+
 class ForeignRulesError(ToolError):
     """A table of iptables' holds rules that nft wrote and iptables cannot print."""
 

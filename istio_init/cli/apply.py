@@ -101,6 +101,9 @@ def _shaping(parameters: Mapping[str, str | None]) -> dict[str, str]:
     help="Replace live rules of ours that are not wanted (the default), or refuse.",
 )
 @with_options(REPLACE_OPTION)
+@click.option(
+    "--native-nftables", "native", is_flag=True, help="Program native nftables, in Istio's own tables, not iptables."
+)
 @with_options(RUN_OPTIONS)
 @click.option(
     "--ambient",
@@ -115,6 +118,7 @@ def apply(
     allow_host_network: bool,
     reconcile: bool,
     replace_other: tuple[str, ...],
+    native: bool,
     backend: str | None,
     wait: str,
     dry_run: bool,
@@ -136,6 +140,7 @@ def apply(
         wait=wait,
         dry_run=dry_run,
         reconcile=reconcile,
+        native=native,
         replace_other=replace_other,
     )
     given = _shaping(shaping)

@@ -43,6 +43,6 @@ def clean(
         allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run, replace_other=replace_other
     )
     kinds = {None: None, True: MeshKind.SIDECAR, False: MeshKind.AMBIENT}
-    nothing = Wanted({}, kind=kinds[sidecar])
+    nothing = Wanted(kind=kinds[sidecar])
     targets = openers(pids, netns)
     return program_each("clean", targets, lambda place: (lambda warn: nothing, ()), how, form=form, verbose=verbose)

@@ -64,9 +64,6 @@ def _logged(argv: list[str]) -> int:
 
 
 def _run(given: Mapping[str, Given], behaviour: Behaviour, log: Log) -> None:
-    if behaviour.native_nftables:
-        fix = "leave it out: iptables-nft programs nf_tables, too"
-        raise IstioInitError("--native-nftables is not supported yet", fix=fix)
     place = places.of_netns(behaviour.network_namespace) if behaviour.network_namespace else places.HERE
     try:
         config = None

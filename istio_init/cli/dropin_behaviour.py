@@ -5,6 +5,7 @@ from __future__ import annotations
 from istio_init.config.parse import parse_option, shown
 from istio_init.errors import ConfigError
 from istio_init.options import DROPIN_OPTIONS
+from istio_init.plan.model import NATIVE
 from istio_init.stores.programmer import Manner
 from istio_init.system.names import FileNames
 from istio_init.value import Value
@@ -42,7 +43,7 @@ class Behaviour(Value):
             dry_run=self.dry_run,
             allow_host=self.allow_host_network,
             beside_meshes=True,
-            backend=self.force_iptables_binary or None,
+            backend=NATIVE if self.native_nftables else self.force_iptables_binary or None,
             wait=self.wait,
         )
 

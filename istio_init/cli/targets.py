@@ -11,6 +11,7 @@ import click
 
 from istio_init.config import values
 from istio_init.mesh.ownership import NAMES
+from istio_init.plan.model import NATIVE
 from istio_init.stores.programmer import Manner
 from istio_init.system import places
 from istio_init.system.places import Place
@@ -100,6 +101,7 @@ def manner(
     wait: str,
     dry_run: bool,
     reconcile: bool = True,
+    native: bool = False,
     replace_other: tuple[str, ...] = (),
 ) -> Manner:
     """How to program, from the options.
@@ -116,7 +118,7 @@ def manner(
         reconcile=reconcile,
         dry_run=dry_run,
         allow_host=allowed,
-        backend=backend,
+        backend=NATIVE if native else backend,
         replace_other=frozenset(replace_other),
         wait=seconds,
     )

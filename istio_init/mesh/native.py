@@ -7,8 +7,9 @@ holds for native ones. Each raised rule leads back to the nft rule that it comes
 from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
-from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import Goto, Jump
+from istio_init.mesh.native_names import AMBIENT, FAMILY, SIDECAR, chain_name
 from istio_init.mesh.raising import lift
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
@@ -22,14 +23,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.dialects.role import Role
 
-SIDECAR = "istio-proxy-"
-AMBIENT = "istio-ambient-"
-"""How the names of Istio's own tables begin; the rest is ``nat``, ``mangle`` or ``raw``."""
-
-FAMILY = "inet"
-"""The family of those tables, which is both."""
-
-_RENAMED = {"istio-prerouting": "ISTIO_PRERT"}
+__all__ = ["AMBIENT", "FAMILY", "SIDECAR", "Raised", "Spot", "chain_name", "raised"]
 
 
 class Spot(Value):
@@ -125,10 +119,3 @@ class _Raising:
     def raised(self, in_doubt: tuple[str, ...]) -> Raised:
         rules = {family: recognise(RuleSet(family, tables)) for family, tables in self.chains.items()}
         return Raised(rules, self.spots, tuple(self.unread), in_doubt, ipv6=self.ipv6)
-
-
-def chain_name(table: Table, name: str) -> str:
-    """What iptables' rules call a chain: ``istio-output-dns`` is ISTIO_OUTPUT_DNS, ``output`` OUTPUT."""
-    if name.upper() in BUILTIN_CHAINS[table]:
-        return name.upper()
-    return _RENAMED.get(name) or (name.upper().replace("-", "_") if name.startswith("istio-") else name)

@@ -11,7 +11,13 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from istio_init.dialects.role import Role
+
+
+NATIVE = "native"
+"""The backend that holds no rules of iptables but Istio's own tables of nf_tables."""
 
 
 class Declare(Value):
@@ -89,15 +95,35 @@ class FamilyPlan(Value):
 
 
 class BackendPlan(Value):
-    """What is done to the rules of one backend."""
+    """What is done to the rules of one backend.
+
+    ``script`` is what nft reads, in one transaction, and ``changes`` is what it means: of rules that hold for both
+    families at once.
+    """
 
     backend: str
     families: tuple[FamilyPlan, ...] = ()
+    script: str = ""
+    changes: tuple[Change, ...] = ()
+    script_only_adds: bool = True
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be written."""
-        return not any(family.edits for family in self.families)
+        return not self.script and not any(family.edits for family in self.families)
+
+    @property
+    def only_adds(self) -> bool:
+        """Every live rule of ours is wanted and in the wanted order; what is missing is added."""
+        return self.script_only_adds and all(family.only_adds for family in self.families)
+
+    def told(self) -> Iterator[tuple[str, Change]]:
+        """Every change, with the family that it concerns: a family's, or ``inet`` for both."""
+        for family in self.families:
+            for change in family.changes:
+                yield family.family.value, change
+        for change in self.changes:
+            yield "inet", change
 
 
 class Plan(Value):
@@ -125,7 +151,7 @@ class Plan(Value):
     def only_adds(self) -> bool:
         """Whether the live state is a part of the wanted one, as an interrupted first run leaves it."""
         return (
-            all(family.only_adds for family in self.rules.families)
+            self.rules.only_adds
             and all(each.is_empty for each in self.other_backends)
             and self.remove_routing == Routing()
         )

@@ -23,7 +23,7 @@ def handover(plan: Plan) -> str:
 
 
 def _rules(plan: BackendPlan) -> list[str]:
-    lines = []
+    lines = ["nft -f - <<'END'", *plan.script.splitlines(), "END"] if plan.script else []
     for family in plan.families:
         if family.edits:
             lines.append(f"{PROGRAM[family.family]}-{plan.backend}-restore --noflush <<'END'")
@@ -35,9 +35,10 @@ def _routing(verb: str, routing: Routing) -> list[str]:
     lines = []
     for route in routing.mark_routes:
         flag = IP_FLAG[route.family]
-        if (route.family, route.table) not in routing.shared_tables:
+        if route.has_route and (route.family, route.table) not in routing.shared_tables:
             lines.append(f"ip {flag} route {verb} local default dev lo table {route.table}")
-        lines.append(f"ip {flag} rule {verb} fwmark {route.mark:#x} lookup {route.table}")
+        place = "" if route.preference is None else f" pref {route.preference}"
+        lines.append(f"ip {flag} rule {verb} fwmark {route.selector} lookup {route.table}{place}")
     if routing.passthrough_ipv6:
         lines.append(f"ip -6 addr {verb} ::6/128 dev lo")
     return lines

@@ -46,22 +46,27 @@ def _changes(plan: Plan) -> list[dict[str, object]]:
         {
             "change": change.kind.value,
             "backend": backend.backend,
-            "family": family.family.value,
+            "family": family,
             "table": change.table.value,
             "chain": change.chain,
             "text": change.text,
             "role": change.role.value if change.role else None,
         }
         for backend in (plan.rules, *plan.other_backends)
-        for family in backend.families
-        for change in family.changes
+        for family, change in backend.told()
         if change.kind is not Kind.KEEP
     ]
 
 
 def _routing(routing: Routing) -> list[dict[str, object]]:
     routes: list[dict[str, object]] = [
-        {"kind": "mark-route", "family": route.family.value, "mark": route.mark, "table": route.table}
+        {
+            "kind": "mark-route",
+            "family": route.family.value,
+            "mark": route.mark,
+            "mask": route.mask,
+            "table": route.table,
+        }
         for route in routing.mark_routes
     ]
     if routing.passthrough_ipv6:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def count(plan: Plan, kind: Kind) -> int:
     """How many rules of all backends and families a plan adds, removes, moves, keeps or leaves alone."""
     backends = (plan.rules, *plan.other_backends)
-    return sum(change.kind is kind for each in backends for family in each.families for change in family.changes)
+    return sum(change.kind is kind for each in backends for _, change in each.told())
 
 
 def result_line(command: str, label: str, done: Done, *, verbose: bool = False) -> str:

@@ -32,7 +32,8 @@ def wanted_ambient(config: AmbientConfig, place: Place, warn: Callable[[str], No
             route.replace(has_route=on_lo or route.family is not Family.IPV6)
             for route in ambient.routing(config).mark_routes
         ]
-        _LAST[key] = Wanted(ambient.rules(config), Routing(tuple(routes)), kind=MeshKind.AMBIENT)
+        stated = ambient.clauses(config)
+        _LAST[key] = Wanted(stated, config.families, Routing(tuple(routes)), config, MeshKind.AMBIENT)
     return _LAST[key]
 
 

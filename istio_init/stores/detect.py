@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from istio_init.errors import NoBackendError
 from istio_init.netfilter.family import Family
+from istio_init.plan.model import NATIVE
 from istio_init.stores.legacy import SAVE as LEGACY_SAVE
 from istio_init.stores.legacy import IptablesLegacy
 from istio_init.stores.nft import RESTORE as NFT_RESTORE
 from istio_init.stores.nft import IptablesNft
+from istio_init.stores.nftables import INSTALL
+from istio_init.stores.nftables import PROGRAM as NFT
 from istio_init.system import netlink, process
 
 TYPE_CHECKING = False
@@ -21,20 +24,23 @@ def backends(wait: float) -> tuple[Store, Store]:
     return IptablesNft(wait), IptablesLegacy(wait)
 
 
-def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str | None) -> tuple[Store, Store]:
-    """The backend to program, and the other one.
+def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str | None) -> str:
+    """The name of the backend to program.
 
     Legacy when its tables hold rules, else nft where the kernel and the programs have it, else legacy.
 
     Raises:
         NoBackendError: neither, or not the forced one, can be used; says what is missing.
     """
+    if forced == NATIVE:
+        need_native()
+        return NATIVE
     if forced == "legacy" or (forced is None and any(any(rules.entries()) for rules in legacy_rules)):
         _need(LEGACY_SAVE[Family.IPV4])
-        return legacy, nft
+        return legacy.name
     kernel_has_nft = netlink.nft_tables() is not None
     if kernel_has_nft and process.find_binary(NFT_RESTORE[Family.IPV4]) is not None:
-        return nft, legacy
+        return nft.name
     if forced == "nft":
         if not kernel_has_nft:
             raise NoBackendError("this kernel has no nf_tables", fix="leave out --force-iptables-binary")
@@ -45,7 +51,28 @@ def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str |
             f"no usable iptables: {missing} and {LEGACY_SAVE[Family.IPV4]} are missing",
             fix="install the package iptables",
         )
-    return legacy, nft
+    return legacy.name
+
+
+def need_native() -> None:
+    """Make sure that native nftables can be used.
+
+    Raises:
+        NoBackendError: the kernel's part of it is missing, or the program.
+    """
+    if netlink.nft_tables() is None:
+        raise NoBackendError("this kernel has no nf_tables", fix="leave out --native-nftables")
+    if process.find_binary(NFT) is None:
+        raise NoBackendError(f"{NFT} is not installed", fix=INSTALL)
+
+
+def has_native() -> bool:
+    """Whether native nftables can be used."""
+    try:
+        need_native()
+    except NoBackendError:
+        return False
+    return True
 
 
 def _need(program: str) -> None:

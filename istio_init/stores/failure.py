@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from istio_init.errors import BusyError, ForeignRulesError, PrivilegeError, ToolError
+from istio_init.errors import BusyError, ForeignRulesError, LackError, PrivilegeError, ToolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
     message = f"{name} failed with status {completed.status}: {said}"
     if (line := _refused_line(said, text)) is not None:
         message += f"\n  refused: {line}"
-    return ToolError(message, fix=_missing_part(lowered))
+    lacking = _missing_part(lowered)
+    return ToolError(message) if lacking is None else LackError(message, fix=lacking)
 
 
 def _refused_line(said: str, text: str) -> str | None:

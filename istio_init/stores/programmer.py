@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import time
 
+from istio_init.config.model import Config
+from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import holds_exactly, with_texts
 from istio_init.dialects.iptables.tables import XTABLES
-from istio_init.errors import IstioInitError, NotWantedError, ToolError, VerificationError
+from istio_init.errors import IstioInitError, LackError, NoBackendError, NotWantedError, ToolError, VerificationError
+from istio_init.mesh.policy.iptables import rule_set
 from istio_init.mesh.roles.recognise import BOTH_KINDS, MeshKind
 from istio_init.mesh.routing import Routing
 from istio_init.netfilter.family import Family
 from istio_init.plan.make import Live, make_plan
-from istio_init.stores.detect import backends, choose
+from istio_init.plan.model import NATIVE
+from istio_init.stores.detect import backends, choose, has_native
+from istio_init.stores.nftables import Nftables
 from istio_init.system import namespaces, netlink, routing
 from istio_init.value import Value
 
@@ -20,8 +25,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from istio_init.config.model import Config
-    from istio_init.dialects.iptables.rules import Rule, RuleSet
+    from istio_init.config.ambient import AmbientConfig
+    from istio_init.dialects.iptables.rules import Rule
+    from istio_init.dialects.nft.ruleset import Table
+    from istio_init.mesh.policy.builder import Clause
     from istio_init.plan.model import BackendPlan, Plan
     from istio_init.stores.base import Store
 
@@ -42,7 +49,7 @@ class Manner(Value):
     """Program the host's own namespace too."""
 
     backend: str | None = None
-    """``nft`` or ``legacy`` instead of what is detected."""
+    """``nft``, ``legacy`` or ``native`` instead of what is detected."""
 
     replace_other: frozenset[str] = frozenset()
     """The other kind of pod, or other meshes, whose rules go; see `istio_init.mesh.ownership.NAMES`."""
@@ -55,27 +62,58 @@ class Manner(Value):
 
 
 class Wanted:
-    """What the namespace shall hold: nothing at all, for a clean-up. Each entry carries its text.
+    """What the namespace shall hold: nothing at all, for a clean-up.
 
+    It is stated as clauses, and becomes rules of iptables or tables of native nftables once it is asked for them.
     ``kind`` is whose it is; None cleans up after whichever kind is there.
     """
 
-    __slots__ = ("config", "kind", "known", "routing", "rules")
+    __slots__ = ("_known", "_rules", "_tables", "clauses", "config", "families", "kind", "routing")
 
     def __init__(
         self,
-        rules: Mapping[Family, RuleSet],
+        clauses: tuple[Clause, ...] = (),
+        families: tuple[Family, ...] = (),
         routing: Routing | None = None,
-        config: Config | None = None,
+        config: Config | AmbientConfig | None = None,
         kind: MeshKind | None = MeshKind.SIDECAR,
     ) -> None:
-        self.kind = kind
-        self.rules = {family: with_texts(each) for family, each in rules.items()}
+        self.clauses = clauses
+        self.families = families
         self.routing = routing or Routing()
         self.config = config
-        entries = [entry for each in self.rules.values() for *_, entry in each.entries()]
-        self.known: dict[str, Rule] = {str(entry.text): entry.rule for entry in entries}
-        """The wanted rules by their text, which spares parsing them when they are read back."""
+        self.kind = kind
+        self._rules: dict[Family, RuleSet] | None = None
+        self._known: dict[str, Rule] | None = None
+        self._tables: tuple[Table, ...] | None = None
+
+    @property
+    def rules(self) -> Mapping[Family, RuleSet]:
+        """The rules of iptables, each entry with its text."""
+        if self._rules is None:
+            self._rules = {family: with_texts(rule_set(self.clauses, family)) for family in self.families}
+        return self._rules
+
+    @property
+    def known(self) -> Mapping[str, Rule]:
+        """The rules of iptables by their text, which spares parsing them when they are read back."""
+        if self._known is None:
+            entries = [entry for each in self.rules.values() for *_, entry in each.entries()]
+            self._known = {str(entry.text): entry.rule for entry in entries}
+        return self._known
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of native nftables."""
+        if not self.clauses:
+            return ()
+        if self._tables is None:
+            assert self.kind is not None
+            from istio_init.mesh.native_names import PREFIXES
+            from istio_init.mesh.policy.nftables import tables
+
+            self._tables = tables(self.clauses, self.families, PREFIXES[self.kind.value])
+        return self._tables
 
 
 class Done(Value):
@@ -88,7 +126,7 @@ class Done(Value):
 
 
 class _Session:
-    """One namespace being programmed: the two backends, and what it held when work began."""
+    """One namespace being programmed: the backends, and what it held when work began."""
 
     def __init__(self, wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> None:
         self.wanted = wanted
@@ -99,14 +137,22 @@ class _Session:
 
         nft, legacy = backends(manner.wait)
         self.by_name: dict[str, Store] = {"nft": nft, "legacy": legacy}
+        self.native = Nftables(manner.wait)
+        self.has_written_tables = False
         self.before = self._read(None)
         self._ask_for_others(warn)
         legacy_rules = [self.before.of("legacy", family) for family in Family]
-        self.backend, self.other = choose(nft, legacy, legacy_rules, manner.backend)
+        self.backend = choose(nft, legacy, legacy_rules, manner.backend)
+        self.others = tuple([name for name in self.by_name if name != self.backend])
+
+    @property
+    def means(self) -> str:
+        """How the chosen backend is reached."""
+        return self.native.means if self.backend == NATIVE else self.by_name[self.backend].means
 
     def _ask_for_others(self, warn: Callable[[str], None] | None) -> None:
         """Refuse a namespace that somebody else holds, unless their rules are to be replaced."""
-        ours = {chain.name for rules in self.wanted.rules.values() for _, chain in rules.chains()}
+        ours = {clause.chain for clause in self.wanted.clauses}
         tables = [each.name for each in netlink.all_nft_tables() or () if each.name not in XTABLES]
         made = (chain for rules in self.before.raw.values() for _, chain in rules.chains() if chain.policy is None)
         if not tables and all(chain.name in ours for chain in made):
@@ -126,37 +172,58 @@ class _Session:
         return self._read(self.before)
 
     def _read(self, before: Live | None) -> Live:
-        """What is live in both backends and the routing; tables that do not exist are not looked into."""
-        rules = {
-            (backend.name, family): backend.read(family, self.wanted.known)
-            for backend in self.by_name.values()
-            for family in backend.families()
-        }
+        """What is live in all backends and the routing; tables that do not exist are not looked into."""
+        rules: dict[tuple[str, Family], RuleSet] = {}
+        for backend in self.by_name.values():
+            for family in backend.families():
+                try:
+                    known = {} if self.manner.backend == NATIVE else self.wanted.known
+                    rules[backend.name, family] = backend.read(family, known)
+                except NoBackendError:
+                    # Where the program is missing, nobody wrote there for us.
+                    if self.manner.backend != NATIVE:
+                        raise
         tables = frozenset(route.table for route in self.wanted.routing.mark_routes)
-        return Live(rules, routing.read(tables), before)
+        return Live(rules, routing.read(tables), before, self.native.read(), is_written=self.has_written_tables)
 
     def holds_wanted(self, live: Live) -> bool:
         """Whether the live state is, to the letter, the wanted one and nothing else: the usual end of a run."""
-        wanted = self.wanted
-        if live.routing != routing.exactly(wanted.routing):
+        if live.routing != routing.exactly(self.wanted.routing):
             return False
-        return all(
-            holds_exactly(rules, wanted.rules.get(family) if backend == self.backend.name else None)
-            for (backend, family), rules in live.raw.items()
-        ) and all((self.backend.name, family) in live.raw for family in wanted.rules)
+        if self.backend == NATIVE:
+            from istio_init.plan.native import resembles
+
+            is_clear = all(holds_exactly(rules, None) for rules in live.raw.values())
+            return is_clear and resembles(live.native, self.wanted.tables)
+        wanted = self.wanted.rules
+        return (
+            not live.native
+            and all(
+                holds_exactly(rules, wanted.get(family) if backend == self.backend else None)
+                for (backend, family), rules in live.raw.items()
+            )
+            and all((self.backend, family) in live.raw for family in wanted)
+        )
 
     def plan(self, live: Live, *, rewrite: bool = False) -> Plan:
         """The way from a live state to the wanted one."""
         wanted = self.wanted
+        if self.backend == NATIVE:
+            # Of iptables' rules only the families count there.
+            stated = {family: RuleSet(family) for family in wanted.families}
+            tables = wanted.tables
+        else:
+            stated, tables = dict(wanted.rules), ()
         return make_plan(
             live,
-            self.backend.name,
-            (self.other.name,),
-            wanted.rules,
+            self.backend,
+            self.others,
+            stated,
             wanted.routing,
             rewrite=rewrite,
             owned=self.owned,
             also=self.also,
+            native=tables,
         )
 
     def commit(self, plan: Plan, live: Live) -> None:
@@ -167,6 +234,9 @@ class _Session:
             self._commit_rules(each)
 
     def _commit_rules(self, plan: BackendPlan) -> None:
+        if plan.script:
+            self.native.commit(plan.script)
+            self.has_written_tables = True
         for family in plan.families:
             if family.edits:
                 self.by_name[plan.backend].commit(family.family, family.edits)
@@ -180,6 +250,11 @@ class _Session:
             back = diff(now.of(name, family), ours_alone(self.before.of(name, family), self.also), also=self.also)
             if back.edits:
                 self.by_name[name].commit(family, back.edits)
+        if now.native or self.before.native:
+            from istio_init.plan.native import restoring
+
+            if script := restoring(now.native, self.before.native):
+                self.native.commit(script)
         routing.put_back(self.before.routing, now.routing)
 
 
@@ -205,11 +280,23 @@ def program(
 
 
 def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
+    try:
+        return _through(wanted, manner, warn)
+    except (NoBackendError, LackError) as error:
+        if manner.backend is not None or not has_native():
+            raise
+        # A pod without redirection, or one that never starts, is worse than rules in another store.
+        if warn is not None and wanted.families:
+            warn(f"iptables cannot be used here, native nftables is: {error.message}")
+        return _through(wanted, manner.replace(backend=NATIVE), warn)
+
+
+def _through(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
     session = _Session(wanted, manner, warn)
     plan = session.plan(session.before, rewrite=manner.rewrite)
-    if not (manner.reconcile or plan.only_adds or not wanted.rules):
+    if not (manner.reconcile or plan.only_adds or not wanted.families):
         raise NotWantedError(_unwanted(plan), fix="replace them with --reconcile, or remove them with istio-init clean")
-    done = Done(plan, False, session.backend.name, session.backend.means)
+    done = Done(plan, False, session.backend, session.means)
     if plan.is_empty or manner.dry_run:
         return done
     try:
@@ -220,7 +307,7 @@ def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
         except IstioInitError as second:
             error.message += f"\n  and what was there before could not be put back: {second.message}"
         raise
-    return done.replace(written=True, means=session.backend.means)
+    return done.replace(written=True, means=session.means)
 
 
 def _write(session: _Session, plan: Plan) -> None:
@@ -248,9 +335,9 @@ def _write(session: _Session, plan: Plan) -> None:
         plan, live = remaining, after
 
 
-def _check_ids(config: Config | None) -> None:
+def _check_ids(config: Config | AmbientConfig | None) -> None:
     """The kernel refuses owner matches for ids that the writer's user namespace does not map; say so by name."""
-    if config is None:
+    if not isinstance(config, Config):
         return
     for what, ids, groups in (("user", config.proxy_uids, False), ("group", config.proxy_gids, True)):
         missing = namespaces.unmapped_ids([(each.first, each.last) for each in ids], groups=groups)

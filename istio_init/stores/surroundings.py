@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from istio_init.config.model import Config
     from istio_init.system.places import Place
 
-NOTHING = Wanted({})
+NOTHING = Wanted()
 """What a clean-up wants."""
 
 
@@ -44,7 +44,8 @@ def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
     if meaning not in _LAST:
         config, around = meaning.config, meaning.around
         _LAST.clear()
-        _LAST[meaning] = Wanted(sidecar.rules(config, around), sidecar.routing(config, around), config)
+        stated = sidecar.clauses(config, around)
+        _LAST[meaning] = Wanted(stated, around.families, sidecar.routing(config, around), config)
     return _LAST[meaning]
 
 

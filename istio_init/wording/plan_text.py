@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.plan.model import Kind
+from istio_init.plan.model import NATIVE, Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ def plan_lines(plan: Plan, *, kept: bool = True) -> list[str]:
 
 
 def _backend_lines(plan: BackendPlan, *, kept: bool) -> Iterator[str]:
-    for family in plan.families:
-        heading = ""
-        for change in family.changes:
-            if not kept and change.kind in (Kind.KEEP, Kind.FOREIGN):
-                continue
-            table = f"{family.family.value} {change.table.value} ({plan.backend})"
-            if table != heading:
-                heading = table
-                yield heading
-            why = NOTES.get(change.kind) or (change.role.value if change.role else "")
-            note = f"  # {why}" if why else ""
-            yield f"  {SIGNS[change.kind]} -A {change.chain} {change.text}{note}"
+    heading = ""
+    for family, change in plan.told():
+        if not kept and change.kind in (Kind.KEEP, Kind.FOREIGN):
+            continue
+        table = f"{family} {change.table.value} ({plan.backend})"
+        if table != heading:
+            heading = table
+            yield heading
+        why = NOTES.get(change.kind) or (change.role.value if change.role else "")
+        note = f"  # {why}" if why else ""
+        command = "" if plan.backend == NATIVE else "-A "
+        yield f"  {SIGNS[change.kind]} {command}{change.chain} {change.text}{note}"
 
 
 def _routing_lines(sign: str, routing: Routing) -> Iterator[str]:

@@ -112,13 +112,6 @@ def test_another_mode_is_redirect_with_a_warning(capsys: Output) -> None:
     assert "REDIRECT is used" in warning
 
 
-@pytest.mark.parametrize("flag", ["--native-nftables"])
-def test_what_is_not_supported_is_said_and_exits_with_1(flag: str, capsys: Output) -> None:
-    assert dropin.run([flag]) == 1
-
-    assert f"{flag} is not supported yet" in messages(capsys, "error")[0]
-
-
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

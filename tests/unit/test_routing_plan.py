@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.tables import Table
-from istio_init.mesh.policy import sidecar
-from istio_init.mesh.roles.recognise import recognise
+from istio_init.mesh.policy import ambient, sidecar
+from istio_init.mesh.roles.recognise import BOTH_KINDS, MeshKind, recognise
 from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
 from istio_init.netfilter.family import Family
 from istio_init.plan.make import Live, make_plan
@@ -139,6 +140,88 @@ def test_the_exact_routing_is_what_would_be_read_after_adding_it() -> None:
     assert there == live((V4, 1337, 133), (V6, 1337, 133), tables=((V4, 133), (V6, 133)), passthrough=True)
     assert to_add(there, wanted) == NOTHING
     assert exactly(NOTHING) == live()
+
+
+AMBIENT = MarkRoute(V4, 0x111, 100, 0xFFF, 32764)
+ELSEWHERE = AMBIENT.replace(preference=77)
+NO_ROUTE = AMBIENT.replace(family=V6, has_route=False)
+
+
+class TestAmbient:
+    """The routing of an ambient pod looks at some bits of the mark, and stands at a place of its own."""
+
+    @pytest.mark.parametrize(
+        ("masked", "kinds", "expected"),
+        [
+            pytest.param((AMBIENT,), BOTH_KINDS, (AMBIENT,), id="without any rule"),
+            pytest.param((AMBIENT,), {MeshKind.SIDECAR}, (), id="not a sidecar's"),
+            pytest.param((AMBIENT, ELSEWHERE), {MeshKind.AMBIENT}, (AMBIENT, ELSEWHERE), id="wherever it stands"),
+            pytest.param((AMBIENT.replace(table=101),), BOTH_KINDS, (), id="another table"),
+            pytest.param((AMBIENT.replace(mask=0xFF),), BOTH_KINDS, (), id="other bits"),
+            pytest.param((MarkRoute(V4, 1337, 133, 0xFFF, 9),), BOTH_KINDS, (), id="istio's pair, but of some bits"),
+        ],
+    )
+    def test_what_is_ours(
+        self, masked: tuple[MarkRoute, ...], kinds: set[MeshKind], expected: tuple[MarkRoute, ...]
+    ) -> None:
+        assert ours(LiveRouting(masked=masked), [], frozenset(kinds)).mark_routes == expected
+
+    def test_that_of_a_sidecar_is_not_an_ambient_pods(self) -> None:
+        found = live((V6, 1337, 133), passthrough=True)
+        assert ours(found, [tproxy(1337, V6)], frozenset([MeshKind.AMBIENT])) == NOTHING
+
+    def test_an_ambient_pods_rules_do_not_make_the_passthrough_address_ours(self) -> None:
+        rules = recognise(ambient.rules(AmbientConfig())[V6])
+        assert ours(live(passthrough=True), [rules]) == NOTHING
+
+    @pytest.mark.parametrize(
+        ("found", "wanted", "added", "removed"),
+        [
+            pytest.param(LiveRouting(), (AMBIENT,), (AMBIENT,), (), id="missing"),
+            pytest.param(
+                LiveRouting((), frozenset({(V4, 100)}), masked=(AMBIENT,)), (AMBIENT,), (), (), id="as wanted"
+            ),
+            pytest.param(
+                LiveRouting((), frozenset({(V4, 100)}), masked=(ELSEWHERE,)),
+                (AMBIENT,),
+                (AMBIENT,),
+                (ELSEWHERE,),
+                id="elsewhere",
+            ),
+            pytest.param(LiveRouting(masked=(AMBIENT,)), (AMBIENT,), (AMBIENT,), (), id="the route is missing"),
+            pytest.param(
+                LiveRouting(masked=(NO_ROUTE.replace(has_route=True),)), (NO_ROUTE,), (), (), id="no route is wanted"
+            ),
+        ],
+    )
+    def test_what_changes(
+        self,
+        found: LiveRouting,
+        wanted: tuple[MarkRoute, ...],
+        added: tuple[MarkRoute, ...],
+        removed: tuple[MarkRoute, ...],
+    ) -> None:
+        goal = Routing(wanted)
+        assert to_add(found, goal).mark_routes == added
+        assert to_remove(ours(found, []), goal, found).mark_routes == removed
+
+    def test_a_route_that_another_place_leads_to_stays(self) -> None:
+        found = LiveRouting((), frozenset({(V4, 100)}), masked=(ELSEWHERE,))
+        assert to_remove(ours(found, []), Routing((AMBIENT,)), found).shared_tables == {(V4, 100)}
+
+    def test_the_exact_routing_is_what_would_be_read_after_adding_it(self) -> None:
+        there = exactly(Routing((AMBIENT, NO_ROUTE)))
+
+        assert there.local_tables == {(V4, 100)}
+        assert there.masked == (AMBIENT, NO_ROUTE.replace(has_route=True))
+        assert to_add(there, Routing((AMBIENT, NO_ROUTE))) == NOTHING
+
+    def test_the_commands_name_mask_and_place(self) -> None:
+        assert handover(Plan(BackendPlan("nft"), (), Routing((AMBIENT, NO_ROUTE)))) == (
+            "ip -4 route add local default dev lo table 100\n"
+            "ip -4 rule add fwmark 0x111/0xfff lookup 100 pref 32764\n"
+            "ip -6 rule add fwmark 0x111/0xfff lookup 100 pref 32764\n"
+        )
 
 
 class TestWholePlan:

@@ -1,0 +1,106 @@
+"""Native nftables: Istio's own tables in nf_tables, through ``nft``."""
+
+from __future__ import annotations
+
+from istio_init.errors import BusyError, IstioInitError, LackError, NoBackendError, PrivilegeError, ToolError
+from istio_init.mesh.native_names import FAMILY, TABLES
+from istio_init.plan.model import NATIVE
+from istio_init.system import netlink, process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.dialects.nft.ruleset import Table
+    from istio_init.system.process import Completed
+
+PROGRAM = "nft"
+TIMEOUT = 60.0
+INET = 1
+"""The number of the family ``inet`` (linux/netfilter.h, NFPROTO_INET)."""
+
+INSTALL = "install the package nftables"
+
+
+class Nftables:
+    """Istio's own tables. A concurrent change makes the kernel refuse the transaction, and nft tries again."""
+
+    name = NATIVE
+    means = PROGRAM
+
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+
+    def read(self) -> tuple[Table, ...]:
+        """The tables and all that they hold. No program is started where the kernel says that there are none.
+
+        Raises:
+            NoBackendError: there are some, and nft is not installed.
+            ToolError: they cannot be read.
+        """
+        of_inet = [each.name for each in netlink.all_nft_tables() or () if each.family == INET]
+        names = [name for name in of_inet if name in TABLES]
+        if not names:
+            return ()
+        if process.find_binary(PROGRAM) is None:
+            raise NoBackendError(f"there are rules of native nftables, and {PROGRAM} is not installed", fix=INSTALL)
+        # Of several tables in one command line, nft 1.0.6 finds only the last.
+        lists = [f"table {FAMILY} {name}" for name in names] if len(names) < len(of_inet) else [f"ruleset {FAMILY}"]
+        return tuple([table for each in lists for table in _listed(each)])
+
+    def commit(self, script: str) -> None:
+        """Carry out a script: all of it, or nothing.
+
+        Raises:
+            LackError: the kernel or this nft lacks something that the script needs.
+            ToolError: the kernel refused.
+        """
+        completed = process.run([PROGRAM, "-f", "-"], stdin=script, timeout=TIMEOUT + self.wait, writing=True)
+        if completed.status != 0:
+            raise failure(completed)
+
+
+def _listed(what: str) -> tuple[Table, ...]:
+    from istio_init.dialects.nft.ruleset import RulesetError, parse
+
+    completed = process.run([PROGRAM, "-j", "list", *what.split()], timeout=TIMEOUT)
+    if completed.status != 0:
+        error = failure(completed)
+        raise ToolError(error.message) if isinstance(error, LackError) else error
+    try:
+        return parse(completed.stdout).tables
+    except RulesetError as error:
+        raise ToolError(f"{PROGRAM} printed what is not understood: {error}") from None
+
+
+def failure(completed: Completed) -> IstioInitError:
+    """The error for a failed run of nft, in words that name the cause.
+
+    nft shows each refused line below its complaint: ``/dev/stdin:7:3-40: Error: …``, the line, a row of carets.
+    """
+    lines = [line.strip() for line in completed.stderr.splitlines() if line.strip(" ^~\t")]
+    said = "\n  ".join(lines[:2])
+    lowered = said.lower()
+    message = f"{PROGRAM} failed with status {completed.status}: {said.partition('Error: ')[2] or said}"
+    if "not permitted" in lowered or "permission denied" in lowered:
+        return PrivilegeError(message, fix="run as root, or with the capability NET_ADMIN")
+    if "resource temporarily unavailable" in lowered or "device or resource busy" in lowered:
+        return BusyError(message, fix="try again, or give a longer --wait")
+    if "syntax error" in lowered or "unknown" in lowered:
+        return LackError(message, fix=f"this {PROGRAM} is too old: version 1.0.1 or later is needed")
+    if "no such file" in lowered or "not supported" in lowered or "protocol wrong type" in lowered:
+        return LackError(message, fix=_missing(lines[1] if len(lines) > 1 else ""))
+    return ToolError(message)
+
+
+_MODULES = {
+    "tproxy": "nft_tproxy",
+    "redirect": "nft_redir",
+    "ct ": "nft_ct, with zones",
+    "type nat": "nft_chain_nat, for the family inet (Linux 5.2 or later)",
+    "type route": "nf_tables, with chains of the type route for the family inet (Linux 5.2 or later)",
+    "set ": "nf_tables, with counters at elements of sets (Linux 5.7 or later)",
+}
+
+
+def _missing(line: str) -> str:
+    module = next((module for word, module in _MODULES.items() if word in line), "nf_tables and nft_ct")
+    return f"this kernel lacks a part of nf_tables: on the node, load {module}"
