@@ -21,7 +21,7 @@ from istio_init.dialects.role import Role
 from istio_init.inspector.findings.catalogue import KINDS
 from istio_init.mesh.roles.catalogue import CATALOGUE
 from istio_init.mesh.roles.shapes import AMBIENT_SHAPES, SHAPES
-from istio_init.options import DROPIN_OPTIONS, OPTIONS, Option
+from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS, Option
 
 BAR = "\\|"
 """How a cell of a table holds one, in code as well."""
@@ -59,6 +59,10 @@ Of several variables the first one that is set counts. In the environment a bool
 `True` or `TRUE` is false. `apply` also takes `@FILE` as the value of a list.
 """
 
+AMBIENT = """\
+With `--ambient`, `istio-init apply` takes these, and none of the above; see [ambient.md](ambient.md).
+"""
+
 RULES = """\
 # The rules and why each exists
 
@@ -83,8 +87,13 @@ error makes the exit status 3.
 
 def reference() -> str:
     lines = [REFERENCE, *_commands(), SHAPING]
-    for title, options in ((None, OPTIONS), ("The drop-in's own options", DROPIN_OPTIONS)):
+    for title, options in (
+        (None, OPTIONS),
+        ("Options of ambient pods", AMBIENT_OPTIONS),
+        ("The drop-in's own options", DROPIN_OPTIONS),
+    ):
         lines += [f"## {title}\n"] if title else []
+        lines += [f"{AMBIENT}\n"] if options is AMBIENT_OPTIONS else []
         for group in dict.fromkeys(option.group for option in options):
             lines += [f"### {group}\n", *_table([option for option in options if option.group == group])]
     return "\n".join(lines)
@@ -93,7 +102,7 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     """What each command takes, but for the options that shape the rules and for the drop-in, which have tables."""
     yield "## Commands\n"
-    shaping = {option.flag for option in OPTIONS}
+    shaping = {option.flag for option in (*OPTIONS, *AMBIENT_OPTIONS)}
     for name in COMMANDS:
         if name == DROPIN:
             continue

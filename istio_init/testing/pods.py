@@ -104,11 +104,12 @@ class Pod:
         owners = (each.inside for each in self.mesh.pods if address in map(ip_address, (each.ipv4, each.ipv6)))
         return next(owners, self.peer)
 
-    def redirect(self, arguments: str = "", *, env: Mapping[str, str] | None = None) -> str:
+    def redirect(self, arguments: str = "", *, native: bool = False, env: Mapping[str, str] | None = None) -> str:
         """Redirect the pod's traffic, with the arguments of istio-iptables, or the injection template's without any.
 
-        Rules of an earlier call, also of `ambient`, are replaced. ``env`` are variables such as ISTIO_OUTBOUND_OWNER_GROUPS; no others
-        count. What ``istio-init apply`` printed comes back.
+        Rules of an earlier call, also of `ambient`, are replaced. ``env`` are variables such as
+        ISTIO_OUTBOUND_OWNER_GROUPS; no others count. ``native`` writes nftables instead of iptables. What
+        ``istio-init apply`` printed comes back.
 
         Raises:
             CommandError: the arguments are wrong, or the kernel refused; the text lists every problem.
@@ -116,25 +117,26 @@ class Pod:
         """
         words = shlex.split(arguments)
         try:
-            return self._istio_init("apply", "--replace-other", "ambient", *words, env=env)
+            return self._istio_init("apply", "--replace-other", "ambient", *_store(native=native), *words, env=env)
         except CommandError:
             proxy = _proxy_of(words, env or {})
             if proxy is not None:
                 self.inside.require(proxy)
             raise
 
-    def ambient(self, arguments: str = "", *, env: Mapping[str, str] | None = None) -> str:
+    def ambient(self, arguments: str = "", *, native: bool = False, env: Mapping[str, str] | None = None) -> str:
         """Redirect the pod's traffic as in an ambient mesh, with the arguments of ``istio-init apply --ambient``.
 
         ztunnel's ports are 15001 outbound, 15006 inbound, 15053 for DNS; tunnels go to 15008 straight. Rules of an
-        earlier call, also of `redirect`, are replaced. ``env`` is as of `redirect`. What ``istio-init apply`` printed
-        comes back.
+        earlier call, also of `redirect`, are replaced. ``native`` and ``env`` are as of `redirect`. What
+        ``istio-init apply`` printed comes back.
 
         Raises:
             CommandError: the arguments are wrong, or the kernel refused; the text lists every problem.
         """
         words = shlex.split(arguments)
-        return self._istio_init("apply", "--ambient", "--replace-other", "sidecar", *words, env=env)
+        ambient = ("--ambient", "--replace-other", "sidecar")
+        return self._istio_init("apply", *ambient, *_store(native=native), *words, env=env)
 
     def clean(self) -> str:
         """Remove all redirection from the pod; what ``istio-init clean`` printed comes back."""
@@ -194,6 +196,10 @@ class Mesh:
             _number(pod, link, family, is_first=number == 0)
         self.pods.append(pod)
         return pod
+
+
+def _store(*, native: bool) -> list[str]:
+    return ["--native-nftables"] if native else []
 
 
 def _proxy_of(words: list[str], env: Mapping[str, str]) -> User | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from itertools import permutations, product
 from pathlib import Path
 
 import pytest
 from support.command import INJECTED, Result, drop_in, environment, istio_init
-from support.rules import BACKENDS, everything, has_rules_of_ours, nft_generation, program, routing, tables
+from support.rules import BACKENDS, Tables, everything, nft_generation, program, routing, tables
 
 from istio_init.config.ambient import AmbientConfig
 from istio_init.dialects.iptables.save import entry_text
@@ -28,24 +29,45 @@ SO_MARK = 36
 TRANSPARENT = {Family.IPV4: (socket.SOL_IP, 19), Family.IPV6: (socket.IPPROTO_IPV6, 75)}
 """Linux's options that `socket` does not name: SO_MARK, and IP_TRANSPARENT of both families."""
 
-State = tuple[object, str]
+NATIVE = "native"
+STORES = (*BACKENDS, NATIVE)
+
+State = tuple[dict[tuple[str, Family], Tables], str, str]
+
+
+@pytest.fixture(params=STORES)
+def anywhere(request: pytest.FixtureRequest, both_backends: None) -> str:
+    """Each store of rules."""
+    name: str = request.param
+    return name
+
+
+def store(name: str) -> list[str]:
+    """The flags that name a store."""
+    return ["--native-nftables"] if name == NATIVE else ["--force-iptables-binary", name]
 
 
 def apply(pod: Pod, *flags: str, backend: str = "nft") -> Result:
     """Run ``istio-init apply --ambient``."""
-    return istio_init("apply", "--ambient", "--netns", pod.name, "--force-iptables-binary", backend, *flags)
+    return istio_init("apply", "--ambient", "--netns", pod.name, *store(backend), *flags)
 
 
 def state(pod: Pod) -> State:
-    """All rules of both backends, and the routing."""
-    return everything(pod.inside), routing(pod.inside)
+    """All rules of both backends, the tables of native nftables, and the routing."""
+    listed = [pod.inside.run("nft", "-s", "list", "table", "inet", name) for name in native_tables(pod)]
+    return everything(pod.inside), "".join(listed), routing(pod.inside)
+
+
+def native_tables(pod: Pod) -> list[str]:
+    """The names of the tables that hold for both families."""
+    lines = pod.inside.run("nft", "list", "tables").splitlines()
+    return sorted(line.split()[2] for line in lines if line.startswith("table inet "))
 
 
 def is_clear(pod: Pod) -> bool:
-    """Whether nothing of an ambient pod's is left: no rule, no chain, no routing rule, no route."""
-    rules, routes = state(pod)
-    assert isinstance(rules, dict)
-    return not any(rules.values()) and "0x111" not in routes and "table 100" not in routes
+    """Whether nothing of an ambient pod's is left: no rule, no chain, no table, no routing rule, no route."""
+    rules, native, routes = state(pod)
+    return not any(rules.values()) and native == "" and "0x111" not in routes and "table 100" not in routes
 
 
 def places(namespace: Namespace) -> list[str]:
@@ -100,32 +122,32 @@ class TestWriting:
         istio_init("clean", "--netns", pod.name).ok()
         assert is_clear(pod)
 
-    def test_a_second_run_writes_nothing(self, pod: Pod, backend: str) -> None:
-        apply(pod, backend=backend).ok()
+    def test_a_second_run_writes_nothing(self, pod: Pod, anywhere: str) -> None:
+        apply(pod, backend=anywhere).ok()
         before, generation = state(pod), nft_generation(pod.inside)
 
-        assert "as wanted already" in apply(pod, backend=backend).ok().stdout
+        assert "as wanted already" in apply(pod, backend=anywhere).ok().stdout
 
         assert (state(pod), nft_generation(pod.inside)) == (before, generation)
 
-    def test_a_dry_run_writes_nothing(self, pod: Pod, backend: str) -> None:
+    def test_a_dry_run_writes_nothing(self, pod: Pod, anywhere: str) -> None:
         before = state(pod)
 
-        told = apply(pod, "--dry-run", backend=backend).ok().stdout
+        told = apply(pod, "--dry-run", backend=anywhere).ok().stdout
 
         assert "+ ipv4 fwmark 0x111/0xfff lookup 100, local default dev lo" in told
         assert "# ambient-inbound" in told
         assert state(pod) == before
 
-    def test_one_configuration_replaces_another_in_either_backend(self, pod: Pod) -> None:
+    def test_one_configuration_replaces_another_in_whatever_store(self, pod: Pod) -> None:
         wanted = {}
-        for backend in BACKENDS:
-            apply(pod, backend=backend).ok()
-            wanted[backend] = state(pod)
-        for backend in BACKENDS:
-            apply(pod, "--redirect-dns=false", "--ipv6=false", backend=backend).ok()
-            apply(pod, backend=backend).ok()
-            assert state(pod) == wanted[backend]
+        for name in STORES:
+            apply(pod, backend=name).ok()
+            wanted[name] = state(pod)
+        for old, new in permutations(STORES, 2):
+            apply(pod, "--redirect-dns=false", "--ipv6=false", backend=old).ok()
+            apply(pod, backend=new).ok()
+            assert state(pod) == wanted[new]
 
     def test_routing_that_stands_elsewhere_or_in_part_is_put_right(self, pod: Pod) -> None:
         apply(pod).ok()
@@ -143,14 +165,14 @@ class TestWriting:
         assert state(pod) == before
 
     @pytest.mark.parametrize("flags", [(), ("--ambient",)], ids=["whichever is there", "by name"])
-    def test_clean_leaves_nothing(self, pod: Pod, backend: str, flags: tuple[str, ...]) -> None:
-        before = state(pod)[1]
-        apply(pod, backend=backend).ok()
+    def test_clean_leaves_nothing(self, pod: Pod, anywhere: str, flags: tuple[str, ...]) -> None:
+        before = routing(pod.inside)
+        apply(pod, backend=anywhere).ok()
 
         istio_init("clean", "--netns", pod.name, *flags).ok()
 
         assert is_clear(pod)
-        assert state(pod)[1] == before
+        assert routing(pod.inside) == before
 
     def test_clean_removes_routing_that_lost_its_rules(self, pod: Pod) -> None:
         apply(pod).ok()
@@ -210,6 +232,16 @@ def consul(pod: Pod) -> None:
     pod.inside.run("nft", "add table inet consul_tproxy")
 
 
+def a_native_sidecar(pod: Pod) -> None:
+    """The rules of a sidecar, as native nftables."""
+    istio_init("apply", "--netns", pod.name, "--native-nftables").ok()
+
+
+def a_native_ambient_pod(pod: Pod) -> None:
+    """The rules of an ambient pod, as native nftables."""
+    apply(pod, backend=NATIVE).ok()
+
+
 def a_sidecar(pod: Pod) -> None:
     """The rules of a sidecar."""
     istio_init("apply", "--netns", pod.name, "--dual-stack", "--redirect-dns", "--capture-all-dns", "-m", "TPROXY").ok()
@@ -240,6 +272,11 @@ class TestApart:
             (an_ambient_pod, ("clean", "--sidecar"), "ambient"),
             (a_sidecar, ("apply", "--ambient"), "sidecar"),
             (a_sidecar, ("clean", "--ambient"), "sidecar"),
+            (a_native_ambient_pod, ("apply",), "ambient"),
+            (a_native_ambient_pod, ("clean", "--sidecar"), "ambient"),
+            (a_native_ambient_pod, ("apply", "--native-nftables"), "ambient"),
+            (a_native_sidecar, ("apply", "--ambient"), "sidecar"),
+            (a_native_sidecar, ("apply", "--ambient", "--native-nftables"), "sidecar"),
             (linkerd, ("apply",), "linkerd"),
             (linkerd, ("apply", "--ambient"), "linkerd"),
             (linkerd, ("clean",), "linkerd"),
@@ -298,19 +335,21 @@ class TestApart:
         assert "PROXY_INIT_" not in str(found)
         assert found["PREROUTING"] == ("-p tcp -m tcp --dport 99 -j RETURN", "-j ISTIO_PRERT")
 
-    @pytest.mark.parametrize("old", BACKENDS)
-    @pytest.mark.parametrize("new", BACKENDS)
+    @pytest.mark.parametrize(("old", "new"), list(product(STORES, repeat=2)))
     def test_each_kind_replaces_the_other_by_name(self, pod: Pod, old: str, new: str) -> None:
-        sidecar = ("apply", "--netns", pod.name, "--dual-stack", "-m", "TPROXY", "--replace-other", "ambient",
-                   "--force-iptables-binary")  # fmt: skip
-        istio_init(*sidecar, new).ok()
+        sidecar = ("apply", "--netns", pod.name, "--dual-stack", "-m", "TPROXY", "--replace-other", "ambient")
+        istio_init(*sidecar, *store(new)).ok()
         wanted = state(pod)
         apply(pod, "--replace-other", "sidecar", backend=old).ok()
-        assert (has_rules_of_ours(pod.inside, old), "0x539" in routing(pod.inside)) == (True, False)
+        ambient_pod = state(pod)
+        assert "0x539" not in routing(pod.inside)
 
-        istio_init(*sidecar, new).ok()
+        istio_init(*sidecar, *store(new)).ok()
 
         assert state(pod) == wanted
+        istio_init("clean", "--netns", pod.name).ok()
+        apply(pod, backend=old).ok()
+        assert state(pod) == ambient_pod
 
 
 def marked(host: str) -> socket.socket:
@@ -356,9 +395,9 @@ class TestTraffic:
     """Where packets go."""
 
     @pytest.fixture
-    def applied(self, pod: Pod, backend: str) -> Pod:
+    def applied(self, pod: Pod, anywhere: str) -> Pod:
         """A pod under the rules."""
-        apply(pod, backend=backend).ok()
+        apply(pod, backend=anywhere).ok()
         return pod
 
     def test_each_kind_of_traffic(self, applied: Pod, family: Family) -> None:
@@ -384,18 +423,18 @@ class TestTraffic:
         client = HOSTS[family].far
         assert ztunnel_hands_over(applied, client, 8080, family) == client.encode()
 
-    def test_probes_of_the_host_bypass_ztunnel(self, pod: Pod, backend: str, family: Family) -> None:
-        apply(pod, "--host-probe-address", ",".join(HOSTS[each].peer for each in Family), backend=backend).ok()
+    def test_probes_of_the_host_bypass_ztunnel(self, pod: Pod, anywhere: str, family: Family) -> None:
+        apply(pod, "--host-probe-address", ",".join(HOSTS[each].peer for each in Family), backend=anywhere).ok()
         with Listener(pod.inside, family, 8080) as application:
             client = connect(pod.peer, ROOT, Endpoint(HOSTS[family].pod, 8080))
             talk(client, application.accept().connection)
 
-    def test_what_a_virtual_machine_sends_is_outbound(self, pod: Pod, backend: str, family: Family) -> None:
-        apply(pod, "--kube-virt-interfaces", "eth0", backend=backend).ok()
+    def test_what_a_virtual_machine_sends_is_outbound(self, pod: Pod, anywhere: str, family: Family) -> None:
+        apply(pod, "--kube-virt-interfaces", "eth0", backend=anywhere).ok()
         pod.outside.connecting_to(HOSTS[family].pod, 8080).must_reach_proxy(OUTBOUND)
 
-    def test_with_bypass_inbound_connections_are_left_to_the_pod(self, pod: Pod, backend: str, family: Family) -> None:
-        apply(pod, "--bypass-inbound-capture", backend=backend).ok()
+    def test_with_bypass_inbound_connections_are_left_to_the_pod(self, pod: Pod, anywhere: str, family: Family) -> None:
+        apply(pod, "--bypass-inbound-capture", backend=anywhere).ok()
         pod.outside.connecting_to(HOSTS[family].pod, 8080).must_go_straight()
         pod.app.connecting_to(HOSTS[family].far, 80).must_reach_proxy(OUTBOUND)
 
@@ -405,7 +444,10 @@ def test_the_kit_makes_ambient_pods(istio_pod: Pod) -> None:
     istio_pod.ambient("--redirect-dns=false")
     istio_pod.app.sending_to(HOSTS[Family.IPV4].far, 53).must_go_straight()
     istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 80).must_reach_proxy(OUTBOUND)
-    istio_pod.redirect("-b '' -i ''")
+    istio_pod.ambient(native=True)
+    istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 53).must_reach_proxy(DNS)
+    assert native_tables(istio_pod) == ["istio-ambient-mangle", "istio-ambient-nat", "istio-ambient-raw"]
+    istio_pod.redirect("-b '' -i ''", native=True)
     istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 80).must_go_straight()
     istio_pod.clean()
     assert is_clear(istio_pod)
