@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import socket
+import subprocess
+import time
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
 
 import pytest
-from support.command import INJECTED, Result, drop_in, environment, istio_init
+from support.command import INJECTED, PROGRAM, Result, drop_in, environment, istio_init
 from support.rules import BACKENDS, Tables, everything, nft_generation, program, routing, tables
 
 from istio_init.config.ambient import AmbientConfig
@@ -20,11 +25,17 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import HOSTS, Pod
 from istio_init.testing.traffic import Endpoint, Listener, connect, talk
 
+from .test_killed import wait_for_stragglers
+
 OUTBOUND, INBOUND, TUNNEL, DNS = 15001, 15006, 15008, 15053
 ZTUNNEL = 0x539
 """The mark of what ztunnel sends."""
 
 RULE = "from all fwmark 0x111/0xfff lookup 100"
+SEED = 111
+KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "300")) // 10
+"""In each store."""
+
 SO_MARK = 36
 TRANSPARENT = {Family.IPV4: (socket.SOL_IP, 19), Family.IPV6: (socket.IPPROTO_IPV6, 75)}
 """Linux's options that `socket` does not name: SO_MARK, and IP_TRANSPARENT of both families."""
@@ -437,6 +448,48 @@ class TestTraffic:
         apply(pod, "--bypass-inbound-capture", backend=anywhere).ok()
         pod.outside.connecting_to(HOSTS[family].pod, 8080).must_go_straight()
         pod.app.connecting_to(HOSTS[family].far, 80).must_reach_proxy(OUTBOUND)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_killed_switch_between_a_sidecar_and_an_ambient_pod_is_finished_by_the_next_run(
+    pod: Pod, both_backends: None, name: str
+) -> None:
+    common = ("--netns", pod.name, *store(name))
+    commands = (
+        ("apply", *common, "--dual-stack", "-m", "TPROXY", "--replace-other", "ambient"),
+        ("apply", *common, "--ambient", "--replace-other", "sidecar"),
+        ("clean", "--netns", pod.name),
+    )
+    wanted = []
+    for command in commands:
+        istio_init(*command).ok()
+        wanted.append(state(pod))
+    durations = []
+    for command in commands:
+        began = time.monotonic()
+        istio_init(*command).ok()
+        durations.append(time.monotonic() - began)
+    moments = random.Random(SEED)
+    for number in range(KILLS):
+        command, expected = commands[number % 3], wanted[number % 3]
+        process = subprocess.Popen(
+            [*PROGRAM, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+            start_new_session=True,
+        )
+        try:
+            process.wait(moments.uniform(0.1, 1.0) * durations[number % 3])
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        wait_for_stragglers(pod.inside)
+
+        again = command if command[0] == "apply" else (*command, "--replace-other", "sidecar")
+        istio_init(*again).ok()
+
+        assert state(pod) == expected
 
 
 def test_the_kit_makes_ambient_pods(istio_pod: Pod) -> None:

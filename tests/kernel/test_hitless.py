@@ -196,12 +196,17 @@ class Switch:
         """Remove everything that a configuration means."""
         self._program(NOTHING)
 
+    def in_store(self, store: str, number: int) -> None:
+        """Switch to a configuration, in a store that need not be the one in which another is live."""
+        aim, manner = self._aims[number % len(self._aims)], self._manner.replace(backend=store)
+        namespaces.call_in(self._place, lambda: program(aim, manner))
+
     def _program(self, aim: programmer.Wanted) -> None:
         done = namespaces.call_in(self._place, lambda: program(aim, self._manner))
         assert done.written
 
 
-@pytest.fixture(params=["nft", "legacy", "legacy programs"])
+@pytest.fixture(params=["nft", "legacy", "legacy programs", "native"])
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A way to the rules: python-iptables, which starts slowly, and the legacy programs lead to the same store."""
     name: str = request.param

@@ -18,6 +18,7 @@ from istio_init.mesh.policy.nftables import tables
 from istio_init.netfilter.family import Family
 
 TPROXY = InterceptionMode.TPROXY
+IPV4_ONLY = Surroundings()
 DUAL = Surroundings(ipv6=True)
 
 
@@ -25,7 +26,7 @@ def ports(*numbers: int) -> tuple[PortRange, ...]:
     return tuple([PortRange(each, each) for each in numbers])
 
 
-def built(config: Config, around: Surroundings = Surroundings()) -> dict[str, Table]:
+def built(config: Config, around: Surroundings = IPV4_ONLY) -> dict[str, Table]:
     made = tables(sidecar.clauses(config, around), around.families, SIDECAR)
     return {table.name.removeprefix(SIDECAR): table for table in made}
 
