@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Key, Rule, Statement
 
-SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY)
+SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY, Field.CT_STATE, Field.CT_STATUS)
 """Fields of groups of bits. Both marks have the same groups, as rules copy one into the other."""
 
 

@@ -248,7 +248,8 @@ class Truths:
         if region is not None:
             return self.within(region)
         if not lookup.elements.is_complete:
-            return self.maybe(Cause(Openness.NOT_GIVEN, f"the elements of {lookup.elements.name}"))
+            unread = self.maybe(Cause(Openness.NOT_GIVEN, f"the elements of {lookup.elements.name}"))
+            return self._where_present([key.field for key in lookup.keys], unread, lookup.if_absent)
         found = self.any_of([self.box(lookup.keys, box) for box in lookup.elements.boxes])
         if lookup.negated:
             found = self.negated(found)
