@@ -86,12 +86,13 @@ class Arriving:
             yield _nowhere("the host is no member of the group")
             yield not_given("whether the host is a member of the group")
             return
-        is_link_local = facts.family is Family.IPV6 and destination >> 118 == LINK_LOCAL
+        # Routes to link-local addresses, and to ::1, count on the incoming interface alone (rt6_need_strict).
+        is_strict = facts.family is Family.IPV6 and (destination >> 118 == LINK_LOCAL or destination == 1)
         query = Query(
             destination,
             source,
             in_interface=interface,
-            out_interface=interface if is_link_local else None,
+            out_interface=interface if is_strict else None,
             mark=values[MARK],
             tos=values[TOS],
             protocol=values[PROTOCOL],
@@ -187,7 +188,7 @@ class Arriving:
         found, causes = self.tables.look_up(query)
         if causes and len({each.type for each in found}) > 1:
             return causes[0]
-        kind, devices = found[0].type, [each.device for each in found]
+        kind, devices = found[0].type, [each.named or each.device for each in found]
         if kind in FAILURES:
             return mode == 0
         if kind is not AddressType.UNICAST:

@@ -46,11 +46,15 @@ class Query(Value):
 
 
 class Found(Value):
-    """A route. ``type`` is UNREACHABLE where there is none, and ``words`` say so."""
+    """A route. ``type`` is UNREACHABLE where there is none, and ``words`` say so.
+
+    ``device`` is lo for what is for this machine; ``named`` is then the one that the route itself names.
+    """
 
     type: AddressType
     device: str | None = None
     words: str = ""
+    named: str | None = None
 
 
 NO_ROUTE = Found(AddressType.UNREACHABLE, None, "no route")
@@ -148,8 +152,9 @@ def _result(route: Route) -> Found | None:
         return None
     if route.type in FAILURES:
         return Found(route.type, None, FAILURES[route.type])
-    device = LOOPBACK_DEVICE if route.type is AddressType.LOCAL else route.device
-    return Found(route.type, device)
+    if route.type is AddressType.LOCAL:
+        return Found(route.type, LOOPBACK_DEVICE, named=route.device)
+    return Found(route.type, route.device)
 
 
 def _matches(rule: RoutingRule, query: Query) -> bool | Cause:
