@@ -8,7 +8,7 @@ from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.netfilter import model
-from istio_init.observe.unread import Unread
+from istio_init.observe.unread import Part, Unread
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -139,6 +139,13 @@ class Snapshot(Value):
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """All addresses of all interfaces."""
         return tuple(address for each in self.interfaces for address in each.addresses)
+
+    @property
+    def missing_rules(self) -> tuple[Unread, ...]:
+        """What leaves rules out of the model. What iptables-nft cannot print is there, as nft prints all of nf_tables."""
+        has_all = self.ruleset is not None and not any(each.part is Part.NATIVE for each in self.unread)
+        parts = (Part.RULES_LEGACY,) if has_all else (Part.RULES_LEGACY, Part.RULES_NFT)
+        return tuple(each for each in self.unread if each.part in parts)
 
     @property
     def not_read(self) -> tuple[str, ...]:
