@@ -9,7 +9,7 @@ from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import Cause, Undecided
 from istio_init.netfilter.stages import NFT_FAMILIES
-from istio_init.space.covering import Cover
+from istio_init.space.covering import Cover, Told
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.expected import NOWHERE, expected, only
 from istio_init.space.layout import Layout, apart
@@ -63,7 +63,11 @@ class Regions:
 
     def simplest(self, most: int) -> list[Region]:
         """Fewer and wider regions with the same packets, which may overlap; so many at most."""
-        found = Cover(self._top, self._values, frozenset([NOWHERE]), self._packets.layout).paths(most)
+        told = self._packets.told
+        if self._top not in told:
+            told[self._top] = Told(self._top, self._packets.layout.sizes)
+        absent = frozenset([NOWHERE])
+        found = Cover(told[self._top], self._values, absent, self._packets.layout).paths(most)
         return [self._packets.region(path) for path in found]
 
 
