@@ -24,7 +24,8 @@ MULTICAST = {Family.IPV4: ((224 << 24, (240 << 24) - 1),), Family.IPV6: ((0xFF <
 LIMITED_BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
 LOOPBACK: Intervals = ((127 << 24, (128 << 24) - 1),)
 THIS_NETWORK: Intervals = ((0, (1 << 24) - 1),)
-LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+STRICT: Intervals = ((1, 1), (0xFE80 << 112, (0xFEC0 << 112) - 1))
+"""Routes to these count on the incoming interface alone (rt6_need_strict)."""
 
 
 class Arriving:
@@ -59,7 +60,7 @@ class Arriving:
         found = self.routes.program(None)
         if self.family is Family.IPV6:
             near = self.routes.program(None, name or "?")
-            found = self._where(self._in(Field.DESTINATION, LINK_LOCAL), near, found)
+            found = self._where(self._in(Field.DESTINATION, STRICT), near, found)
         types = union([((each.value, each.value),) for each in HERE])
         is_here = self.truths.within({self.layout.route_type: types})
         held = self._nowhere("what has a socket here is not sent onwards")

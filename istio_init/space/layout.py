@@ -99,6 +99,8 @@ class Layout:
         self.sizes += [2] * len(answers)
         self.fields += [None] * len(answers)
         seen = scan.fields | scan.assigned | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        self.has_templates = scan.has_templates
+        """Whether connections may have a template before they are looked up."""
         self.assigned = frozenset(scan.assigned)
         """Fields that rules change, apart from nat and TPROXY."""
         self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})

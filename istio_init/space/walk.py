@@ -8,7 +8,7 @@ from __future__ import annotations
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field
 from istio_init.netfilter.intervals import union
-from istio_init.netfilter.names import NO_INTERFACE
+from istio_init.netfilter.names import NO_INTERFACE, exactly
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.space.arrival import MULTICAST, Arriving
@@ -138,6 +138,10 @@ class Walk:
             loopback = [self.truths.within({layout.dim(each): ((1, 1),)}) for each in (Field.SOURCE, Field.DESTINATION)]
             dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface but lo takes packets of ::1"))
             begin = ways.where(self.truths.any_of(loopback), dropped, begin)
+        for link in self.namespace.host.links:
+            if not link.is_up:
+                here = self.truths.within({layout.dim(Field.IN_INTERFACE): exactly(link.name)})
+                begin = ways.where(here, ways.stopped(Kind.DROP, RoutingDecider(f"{link.name} is down")), begin)
         line = Line(self.namespace, begin)
         self.stages.hook(line, Hook.PREROUTING)
         came = line.program()

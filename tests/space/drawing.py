@@ -151,7 +151,7 @@ class Drawing:
         weighted = (Field.PROTOCOL, Field.DPORT, Field.DESTINATION, Field.SOURCE, Field.UID, Field.MARK) * 2
         rare = (Field.SPORT, Field.GID, Field.CT_MARK, Field.CT_STATE, Field.IN_INTERFACE, Field.OUT_INTERFACE,
                 Field.CT_ORIG_DESTINATION, Field.CT_ORIG_DPORT, Field.CT_STATUS, Field.SOCKET, Field.TOS, Field.CT_ZONE,
-                Field.DESTINATION_TYPE, Field.SOURCE_TYPE, Field.NFPROTO, Field.TCP_FLAGS, Field.TTL, Field.PKTTYPE,
+                Field.DESTINATION_TYPE, Field.SOURCE_TYPE, Field.NFPROTO, Field.TCP_FLAGS, Field.LENGTH, Field.PKTTYPE,
                 Field.CT_REPLY_SOURCE, Field.CT_DIRECTION, Field.RETURN_INTERFACE, Field.SOCKET_FOUND_ANY)  # fmt: skip
         field = self.random.choice((*weighted, *rare))
         mask = self.random.choice(MASKS) if field in (Field.MARK, Field.CT_MARK) and self.maybe(0.7) else None
@@ -174,7 +174,7 @@ class Drawing:
             return ((int(network.network_address), int(network.broadcast_address)),)
         pools: dict[Field, tuple[int, ...]] = {
             Field.PROTOCOL: PROTOCOLS, Field.UID: IDS, Field.GID: IDS, Field.MARK: MARKS, Field.CT_MARK: MARKS,
-            Field.NFPROTO: (2, 10), Field.TCP_FLAGS: (2, 16), Field.TTL: (64,), Field.SOCKET: (0, 1),
+            Field.NFPROTO: (2, 10), Field.TCP_FLAGS: (2, 16), Field.LENGTH: (64,), Field.SOCKET: (0, 1),
             Field.DESTINATION_TYPE: (1, 2, 3, 5), Field.SOURCE_TYPE: (1, 2), Field.CT_ZONE: (0, 1),
             Field.TOS: (0, 16), Field.PKTTYPE: (0, 1, 2), Field.CT_DIRECTION: (0, 1), Field.SOCKET_FOUND_ANY: (0, 1),
         }  # fmt: skip
@@ -195,7 +195,7 @@ class Drawing:
             Assign(Field.MARK, ((Field.MARK, kept), (Field.CT_MARK, mask))),
             Assign(Field.MARK, ((Field.MARK, 0xFFFFFFFF),), mark),
             AssignFrom(Field.MARK, (Key(Field.DPORT),), (((self._ports(),), 1), ((self._ports(),), 0x539))),
-            Forget(Field.MARK, Cause(Openness.NOT_MODELLED, "a mark")),
+            Forget(Field.CT_MARK, Cause(Openness.NOT_MODELLED, "a mark")),
             Assign(Field.TOS, (), 16),
             Untrack(),
             Zone(1),
@@ -208,10 +208,12 @@ class Drawing:
         if hook in (Hook.PREROUTING, Hook.OUTPUT):
             address = int(ip_address(self.random.choice(ADDRESSES[self.family][:5])))
             several = int(ip_address(ADDRESSES[self.family][0]))
-            dnat = (Nat(NatKind.DNAT, (address, address), ports), Nat(NatKind.DNAT, (several, several + 1), ports))
-            return self.random.choice((Nat(NatKind.REDIRECT, None, ports), *dnat))
+            options = [Nat(NatKind.REDIRECT, None, ports), Nat(NatKind.DNAT, (address, address), ports)]
+            if hook is Hook.PREROUTING:
+                options.append(Nat(NatKind.DNAT, (several, several + 1), ports))
+            return self.random.choice(options)
         address = int(ip_address(ADDRESSES[self.family][0]))
-        return self.random.choice((Nat(NatKind.MASQUERADE), Nat(NatKind.SNAT, (address, address), ports)))
+        return Nat(NatKind.SNAT, (address, address), ports)
 
     def host(self) -> Host:
         """A namespace of which little, or much, is known."""
