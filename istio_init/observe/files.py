@@ -7,6 +7,7 @@ from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
 from istio_init.dialects.iptables.sections import is_refusal, sections
 from istio_init.dialects.nft.ruleset import Ruleset, parse
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
@@ -38,7 +39,7 @@ class FromFiles(Value):
     """The rules of files, as a namespace's are; ``formats`` tell what was found, by file."""
 
     formats: tuple[tuple[str, Format], ...]
-    rules: Mapping[tuple[str, Family], RuleSet]
+    rules: Mapping[tuple[RuleStore, Family], RuleSet]
     native: tuple[NativeChain, ...]
     nft_rules: tuple[NftRule, ...]
     ruleset: Ruleset | None
@@ -54,7 +55,7 @@ class _Collected:
     """What the files read so far hold."""
 
     def __init__(self) -> None:
-        self.rules: dict[tuple[str, Family], RuleSet] = {}
+        self.rules: dict[tuple[RuleStore, Family], RuleSet] = {}
         self.ruleset_file: str | None = None
         self.ruleset: Ruleset | None = None
         self.native: nft_ruleset.Native = ((), ())

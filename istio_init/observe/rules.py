@@ -5,6 +5,7 @@ from __future__ import annotations
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
 from istio_init.dialects.nft.ruleset import Ruleset, parse
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import IstioInitError, ToolError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
@@ -29,7 +30,7 @@ READING = 60.0
 class Rules(Value):
     """All rules: those of iptables by store and family, and the model that holds whatever is registered."""
 
-    iptables: Mapping[tuple[str, Family], RuleSet]
+    iptables: Mapping[tuple[RuleStore, Family], RuleSet]
     partial: frozenset[Family]
     """The families of which not all rules could be read."""
 
@@ -81,9 +82,9 @@ def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
         return Known(sets)
 
 
-def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
+def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[RuleStore, Family], RuleSet], frozenset[Family]]:
     """The rules of iptables in both stores, and the families of which not all could be read."""
-    found: dict[tuple[str, Family], RuleSet] = {}
+    found: dict[tuple[RuleStore, Family], RuleSet] = {}
     partial: set[Family] = set()
     for backend in backends(wait=1.0):
         try:
@@ -103,9 +104,9 @@ def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet],
     return found, frozenset(partial)
 
 
-def _what_can_be_read(backend: str, family: Family) -> RuleSet:
+def _what_can_be_read(backend: RuleStore, family: Family) -> RuleSet:
     """The tables that iptables-nft prints beside one that it cannot print."""
-    if backend == "nft":
+    if backend is RuleStore.NFT:
         try:
             completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
             return parse_save(completed.stdout, family).rules

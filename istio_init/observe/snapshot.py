@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.dialects.nft.ruleset import Ruleset
+    from istio_init.dialects.rule_store import RuleStore
+    from istio_init.mesh.native import Raised
     from istio_init.netfilter.stages import Netfilter
 
 
@@ -67,10 +69,6 @@ class NativeChain(Value):
     drops: bool = False
 
 
-NATIVE_TABLES = "istio-proxy-"
-"""How the names of Istio's own native nftables tables begin."""
-
-
 class NftRule(Value):
     """A rule in one of iptables-nft's tables that iptables did not write, and may not print faithfully."""
 
@@ -88,13 +86,13 @@ class NftRule(Value):
 class Snapshot(Value):
     """A namespace. What could not be read is missing, and ``unread`` says so.
 
-    ``rules`` are recognised rule sets by backend and family, with counters; ``partial`` are the families of which not
+    ``rules`` are recognised rule sets by store and family, with counters; ``partial`` are the families of which not
     all rules could be read. ``sysctls`` are by their dotted names. ``is_live`` is false for rules from a file, of which
     nothing else is known.
     """
 
     label: str
-    rules: Mapping[tuple[str, Family], RuleSet]
+    rules: Mapping[tuple[RuleStore, Family], RuleSet]
     routing: LiveRouting = LiveRouting()
     unusual_routing: tuple[tuple[Family, int], ...] = ()
     """Routing rules, by priority, that a namespace does not have by itself and that select by more than a mark."""
@@ -127,6 +125,10 @@ class Snapshot(Value):
     ruleset: Ruleset | None = None
     """All of nf_tables, as nft prints it."""
 
+    raised: tuple[Raised, ...] = ()
+    """Istio's own tables in ``ruleset``, as iptables would write their rules: a sidecar's, then those of an ambient
+    pod; ``rules`` has the first of them."""
+
     host: Host = Host()
     """Interfaces, routing, sockets and settings, as far as they are known."""
 
@@ -156,11 +158,6 @@ class Snapshot(Value):
         what = f"whose {self.unseen_owners} of the listening sockets are, which takes the capability SYS_PTRACE"
         return (*said, what)
 
-    @property
-    def has_native_redirection(self) -> bool:
-        """Whether Istio's native nftables mode redirects here."""
-        return any(each.table.startswith(NATIVE_TABLES) and each.rules for each in self.native)
-
-    def of(self, backend: str) -> dict[Family, RuleSet]:
-        """The rule sets of one backend."""
-        return {family: rules for (name, family), rules in self.rules.items() if name == backend}
+    def of(self, store: RuleStore) -> dict[Family, RuleSet]:
+        """The rule sets of one store."""
+        return {family: rules for (name, family), rules in self.rules.items() if name == store}

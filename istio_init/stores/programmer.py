@@ -89,7 +89,7 @@ class _Session:
 
     def _read(self, before: Live | None) -> Live:
         """What is live in both backends and the routing; tables that do not exist are not looked into."""
-        rules = {
+        rules: dict[tuple[str, Family], RuleSet] = {
             (backend.name, family): backend.read(family, self.wanted.known)
             for backend in self.by_name.values()
             for family in backend.families()

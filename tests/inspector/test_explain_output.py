@@ -32,6 +32,7 @@ from istio_init.config.parse import Names
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.save import parse_save, render_save
 from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.rule_store import IPTABLES, RuleStore
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.flow import flow
 from istio_init.mesh.policy import sidecar
@@ -81,7 +82,10 @@ def of_configuration(line: str, expect: str | None = None) -> Explanation:
     config, _ = expected_config(line, Names())
     around = Surroundings(ipv6="--dual-stack" in line or "2001:" in line)
     built = sidecar.rules(config, around)
-    rules = {("nft", family): recognise(parse_save(render_save(each), family).rules) for family, each in built.items()}
+    rules = {
+        (RuleStore.NFT, family): recognise(parse_save(render_save(each), family).rules)
+        for family, each in built.items()
+    }
     expected = None if expect is None else expected_config(expect, Names())[0]
     return explain(Snapshot("a file", rules, is_live=False), expected)
 
@@ -343,7 +347,7 @@ def any_rules(draw: st.DrawFn) -> Snapshot:
         odd = [rule_text(rule) for rule in draw(st.lists(rules(), max_size=4))]
         chain = draw(st.sampled_from(["OUTPUT", "ISTIO_OUTPUT", "OTHER"]))
         texts.setdefault(Table.NAT, {}).setdefault(chain, [])[:0] = odd
-        found[draw(st.sampled_from(["nft", "legacy"])), family] = recognise(rule_set(family, texts))
+        found[draw(st.sampled_from(IPTABLES)), family] = recognise(rule_set(family, texts))
     return Snapshot("a file", found, is_live=draw(st.booleans()))
 
 

@@ -9,8 +9,7 @@ from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
-from istio_init.observe.snapshot import NATIVE_TABLES
-from istio_init.trace.assume import is_usable
+from istio_init.trace.describe import is_usable
 from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
@@ -30,21 +29,12 @@ NEARLY_FULL = 0.9
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
     """Somebody listens on the proxy's ports, and no rule of ours is there."""
-    if view.families or view.snapshot.partial or view.snapshot.has_native_redirection or not view.snapshot.is_live:
+    if view.holdings or view.snapshot.partial or not view.snapshot.is_live:
         return
     listeners = _tcp(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
     if both or any(each.uid == PROXY_ID or (each.process and each.process.name in PROXY_NAMES) for each in listeners):
         yield Finding(catalogue.MESH_BYPASSED, limited(list(map(str, listeners))))
-
-
-def native_redirection(view: View) -> Iterator[Finding]:
-    """The tables of Istio's native nftables mode."""
-    if view.snapshot.has_native_redirection:
-        tables = dict.fromkeys(
-            f"{each.family} {each.table}" for each in view.snapshot.native if each.table.startswith(NATIVE_TABLES)
-        )
-        yield Finding(catalogue.NATIVE_REDIRECTION, tuple(tables))
 
 
 def loopback_down(view: View) -> Iterator[Finding]:
@@ -70,7 +60,7 @@ def no_listener(view: View) -> Iterator[Finding]:
         if not any(_hears(each, place.family, role) for each in _tcp(view, (port,)))
     ]
     if missing:
-        yield Finding(catalogue.NO_LISTENER, tuple(missing))
+        yield Finding(catalogue.NO_LISTENER, limited(missing))
 
 
 def _hears(listener: Listener, family: Family, role: Role) -> bool:
