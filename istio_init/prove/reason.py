@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.packet import Packet
     from istio_init.netfilter.rules import Rule
+    from istio_init.netfilter.stages import Netfilter
     from istio_init.observe.snapshot import Snapshot
     from istio_init.system.spots import IPAddress, Probe, Seen
     from istio_init.trace.result import Outcome, Trace
@@ -84,11 +85,12 @@ class Live:
         words = outcome_words(outcome, self.reader.proxy_ports)
         return f"{words}: {because(outcome, trace.delivered_by, self.reader).removesuffix('.')}"
 
-    def elsewhere(self, probes: Iterable[Probe], wanted: Tracer) -> tuple[list[str], list[str]]:
+    def elsewhere(self, probes: Iterable[Probe], wanted: Netfilter) -> tuple[list[str], list[str]]:
         """Rules that decide otherwise via the namespace's own interfaces, and such as are undecidable there.
 
-        No probe comes or leaves by those. ``wanted`` traces the rules that the configuration calls for.
+        No probe comes or leaves by those. ``wanted`` are the rules that the configuration calls for.
         """
+        ideal = Tracer(wanted, self.host)
         found: dict[str, None] = {}
         doubts: dict[str, None] = {}
         for probe in probes if self.blind is None else ():
@@ -98,13 +100,13 @@ class Live:
                 continue
             for link in self.links[:MOST_LINKS]:
                 packet = self._via(probe.packet, link)
-                trace = self._tracer.trace(packet)
+                trace, meant = self._tracer.trace(packet), ideal.trace(packet).delivered
                 via = f"{packet.direction.value} via {visible(link)}: "
+                if is_same(trace.delivered, meant) or isinstance(trace.delivered_by, ReversePathDecider):
+                    continue  # Where its source is not believed, nothing comes that a probe could stand for.
                 if trace.delivered.kind is Kind.UNKNOWN:
                     doubts[via + undecidable(trace, self.reader)] = None
-                elif isinstance(trace.delivered_by, ReversePathDecider):
-                    continue  # Nothing comes by it from where a probe could come.
-                elif not is_same(trace.delivered, wanted.trace(packet).delivered):
+                else:
                     found[via + self._said(trace)] = None
         return list(found), list(doubts)
 

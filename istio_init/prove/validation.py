@@ -129,7 +129,7 @@ def _carry_out(
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
-    problems, doubts = live.elsewhere(chosen.probes, policy_tracer(config, around))
+    problems, doubts = live.elsewhere(chosen.probes, policy_tracer(config, around).netfilter)
     problems = [*problems, *_half_a_proxy(config, run)]
     lacks = not facts.may.issuperset(ALL_NEEDED)
     return Report(

@@ -241,6 +241,15 @@ def test_a_rule_that_is_undecidable_and_makes_no_difference_is_not_told(pod: Pod
     assert verify(pod).ok().said["notes"] == []
 
 
+def test_an_interface_without_addresses_is_no_fault_of_the_rules(pod: Pod) -> None:
+    apply(pod)
+    pod.inside.run("ip", "link", "add", "spare", "type", "veth", "peer", "name", "other")
+    for name in ("spare", "other"):
+        pod.inside.run("ip", "link", "set", name, "up")
+
+    verify(pod).ok()
+
+
 def test_a_patience_of_weeks_is_taken_as_long(pod: Pod) -> None:
     apply(pod)
 
