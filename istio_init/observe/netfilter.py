@@ -7,6 +7,7 @@ from istio_init.dialects.iptables.matches import OpaqueMatch
 from istio_init.dialects.iptables.targets import OpaqueTarget
 from istio_init.dialects.nft.lower import lower as lower_nft
 from istio_init.dialects.nft.lower import present
+from istio_init.dialects.nft.misprints import misprinted
 from istio_init.dialects.nft.xtables import is_iptables, merge
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.netfilter.family import Family
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.ipset import IpSet
     from istio_init.dialects.iptables.rules import Entry, RuleSet
+    from istio_init.dialects.nft.misprints import Told
     from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.netfilter.rules import Rule, Statement, Table
     from istio_init.netfilter.stages import Registered, Stage
@@ -43,6 +45,9 @@ class Known(Value):
     devices: Mapping[tuple[str, str, str], tuple[str, ...]] = {}
     """By family, table and name: the interfaces of chains that are called at one. nft 1.0.6 does not tell in JSON."""
 
+    told: Mapping[tuple[str, str, str, int], Told] | None = None
+    """By family, table, chain and handle: what the kernel has of rules that nft may print wrongly. None: unknown."""
+
 
 def model(
     rules: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset | None, known: Known | None = None
@@ -63,7 +68,8 @@ def model(
     printed = {(table.family, table.name): table for table in tables if table.store is Store.NFT}
     by_name = {(table.family, table.name): table for table in ruleset.tables}
     of_nft = []
-    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant):
+    odd = misprinted(ruleset, known.told) if known.told is not None else frozenset()
+    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd):
         name = lowered.family, lowered.name
         text, table = printed.pop(name, None), by_name[name]
         of_nft.append(merge(text, lowered, table) if is_iptables(table) else lowered)

@@ -15,7 +15,7 @@ from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
-from istio_init.system import hooks, ipsets, links, nft_ruleset, process, ruleset
+from istio_init.system import hooks, ipsets, links, nft_kernel, nft_ruleset, process, ruleset
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ def read_rules() -> Rules:
     netfilter = model(iptables, tables, _known(left, asks_sets=names_sets(iptables), has_tables=bool(tables.tables)))
     if has_ties(netfilter):
         try:
-            netfilter = Netfilter(netfilter.tables, hooks.order())
+            netfilter = netfilter.in_order(hooks.order())
         except OSError as error:
             left.append(unread(Part.ORDER, error))
     return Rules(iptables, partial, native, nft_rules, tables, netfilter, tuple(left))
@@ -76,7 +76,8 @@ def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
     if not has_tables:
         return Known(sets)
     try:
-        return Known(sets, {each.index: each.name for each in links.links()[0]}, ruleset.dormant())
+        names = {each.index: each.name for each in links.links()[0]}
+        return Known(sets, names, ruleset.dormant(), nft_kernel.devices(), nft_kernel.told())
     except (IstioInitError, OSError) as error:
         left.append(unread(Part.NATIVE, error))
         return Known(sets)
