@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 HERE = frozenset([AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST])
 
 
+EVERY_HOST = frozenset([0xE0000001, 0xFF02 << 112 | 1])
+"""224.0.0.1 and ff02::1, the groups that every host is a member of."""
+
+
 class End(Enum):
     """Where a packet that came in goes on."""
 
@@ -81,6 +85,9 @@ class Arriving:
             martian = yield from self._martians(interface, source, destination)
             if martian:
                 return
+        if destination in EVERY_HOST:
+            yield from self._taken(Found(AddressType.LOCAL, LOOPBACK_DEVICE), values, interface)
+            return
         if facts.is_multicast(destination):
             yield IS_HERE
             yield _nowhere("the host is no member of the group")
