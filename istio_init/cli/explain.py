@@ -15,8 +15,13 @@ from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapsho
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import render_save
+from istio_init.dialects.iptables.sections import NATIVE_TITLE
+from istio_init.dialects.nft.render import render
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
+from istio_init.inspector.rows import unprinted
+from istio_init.observe.snapshot import Snapshot
 from istio_init.system.names import FileNames
 
 FORMATS = ["text", "json", "list", "save", "html"]
@@ -112,7 +117,15 @@ def _formatted(explanation: Explanation, form: str) -> str:
         from istio_init.report.explain_html import explanation_html
 
         return explanation_html(explanation)
-    return "".join(
-        f"# {family.value} ({backend})\n{render_save(rules)}"
-        for (backend, family), rules in explanation.snapshot.rules.items()
-    )
+    return _save(explanation.snapshot)
+
+
+def _save(snapshot: Snapshot) -> str:
+    """What iptables-save prints, and of tables that it does not print what nft does; --file reads all of it."""
+    saves = [
+        f"# {family.value} ({store.value})\n{render_save(rules)}"
+        for (store, family), rules in snapshot.rules.items()
+        if store is not RuleStore.NATIVE
+    ]
+    native = [table for table in unprinted(snapshot) if table.chains]
+    return "".join([*saves, *([f"{NATIVE_TITLE}\n{render(native)}\n"] if native else [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import Goto, Jump
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.value import Value
 from istio_init.wording.words import Phrase, action, conditions, phrases
@@ -11,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
+    from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
     from istio_init.mesh.native import Raised
 
 LISTED, LISTED_LENGTH = 4, 60
@@ -62,18 +63,26 @@ def flow(rules: RuleSet, raised: Raised | None = None) -> tuple[HookFlow, ...]:
             chains = rules.tables.get(table, {})
             chain = chains.get(hook)
             if chain is not None and any(is_ours(hook, entry) for entry in chain.entries):
-                where = f"{table.value} {hook}"
+                where, names = f"{table.value} {hook}", {}
                 if raised is not None:
                     spot = raised.spots[rules.family, table, hook, 1]
-                    where = f"{spot.family} {spot.table} {spot.chain}"
-                found.append(HookFlow(direction, title, where, _steps(chain, chains, (hook,))))
+                    where, names = f"{spot.family} {spot.table} {spot.chain}", _names(raised, table)
+                found.append(HookFlow(direction, title, where, _steps(chain, chains, (hook,), names)))
     return tuple(found)
 
 
 def _steps(
-    chain: Chain, chains: Mapping[str, Chain], above: tuple[str, ...], *, is_shared: bool = False
+    chain: Chain,
+    chains: Mapping[str, Chain],
+    above: tuple[str, ...],
+    names: Mapping[str, str],
+    *,
+    is_shared: bool = False,
 ) -> tuple[FlowStep, ...]:
-    """The steps of a chain. Its counters are left out where it is shared: they are those of all its callers."""
+    """The steps of a chain; ``names`` are what chains are called where that is not their own name.
+
+    Its counters are left out where it is shared: they are those of all its callers.
+    """
     steps = []
     for first, group in _groups(chain):
         called = group[0].rule.called_chain
@@ -86,19 +95,31 @@ def _steps(
             and len(above) < DEEPEST
         ):
             shared = is_shared or _callers(called, chains) > 1
-            inner = _steps(chains[called], chains, (*above, called), is_shared=shared)
+            inner = _steps(chains[called], chains, (*above, called), names, is_shared=shared)
         counted = [entry.counters.packets for entry in group if entry.counters is not None and not is_shared]
         steps.append(
             FlowStep(
                 (first, first + len(group) - 1),
                 conditions(_collapsed(_merged([phrases(entry.rule) for entry in group]))),
-                action(group[0].rule),
+                action(_named(group[0].rule, names)),
                 not is_ours(chain.name, group[0]),
                 sum(counted) if counted else None,
                 inner,
             )
         )
     return tuple(_shortened(steps))
+
+
+def _names(raised: Raised, table: Table) -> dict[str, str]:
+    """What nft calls the chains of a table that has rules."""
+    return {chain: spot.chain for (_, each, chain, _), spot in raised.spots.items() if each is table}
+
+
+def _named(rule: Rule, names: Mapping[str, str]) -> Rule:
+    match rule.target:
+        case Jump(chain) | Goto(chain) if chain in names:
+            return rule.replace(target=type(rule.target)(names[chain]))
+    return rule
 
 
 def _shortened(steps: list[FlowStep]) -> Iterator[FlowStep]:

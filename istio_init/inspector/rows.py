@@ -86,12 +86,21 @@ def rows(snapshot: Snapshot) -> Iterator[Row]:
     for (backend, _), rules in snapshot.rules.items():
         if backend is not RuleStore.NATIVE:
             yield from _of_iptables(backend, rules, written if backend is RuleStore.NFT else {})
-    if snapshot.ruleset is None:
-        return
     roles = {spot: role for raised in snapshot.raised for spot, role in raised.roles().items()}
-    for table in snapshot.ruleset.tables:
-        if not is_printed(snapshot, table):
-            yield from _of_nft(table, roles)
+    for table in unprinted(snapshot):
+        yield from _of_nft(table, roles)
+
+
+def unprinted(snapshot: Snapshot) -> tuple[nft.Table, ...]:
+    """The tables that nft alone prints; whether they are dormant is as the kernel has it."""
+    if snapshot.ruleset is None:
+        return ()
+    asleep = {(table.family, table.name): table.is_dormant for table in snapshot.netfilter.tables}
+    return tuple(
+        table.replace(is_dormant=asleep.get((table.family, table.name), table.is_dormant))
+        for table in snapshot.ruleset.tables
+        if not is_printed(snapshot, table)
+    )
 
 
 def is_printed(snapshot: Snapshot, table: nft.Table) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.dialects.rule_store import RuleStore
-from istio_init.inspector.rows import is_printed, store_of
+from istio_init.inspector.rows import store_of, unprinted
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -55,17 +55,14 @@ def stores(snapshot: Snapshot, rows: Iterable[Row]) -> tuple[StoreHeld, ...]:
 
 def _tables(snapshot: Snapshot) -> Iterator[tuple[RuleStore, TableHeld, bool]]:
     """Each table without its rules, and whether a policy of its drops."""
-    asleep = {(table.family, table.name) for table in snapshot.netfilter.tables if table.is_dormant}
     for (store, family), rules in snapshot.rules.items():
         if store is not RuleStore.NATIVE:
             for name, chains in rules.tables.items():
                 drops = any(chain.policy == "DROP" for chain in chains.values())
                 yield store, TableHeld(family.value, name.value, len(chains), 0, {}), drops
-    for table in snapshot.ruleset.tables if snapshot.ruleset is not None else ():
-        if not is_printed(snapshot, table):
-            is_dormant = (table.family, table.name) in asleep
-            held = TableHeld(table.family, table.name, len(table.chains), 0, {}, is_dormant)
-            yield store_of(table), held, any(chain.policy == "drop" for chain in table.chains)
+    for table in unprinted(snapshot):
+        held = TableHeld(table.family, table.name, len(table.chains), 0, {}, bool(table.is_dormant))
+        yield store_of(table), held, any(chain.policy == "drop" for chain in table.chains)
 
 
 def _count(number: int, what: str) -> str:

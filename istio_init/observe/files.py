@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.dialects.iptables.ipset import IpSetError, parse_ipset_save
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
-from istio_init.dialects.iptables.sections import is_refusal, sections
+from istio_init.dialects.iptables.sections import NATIVE_TITLE, is_refusal, sections
 from istio_init.dialects.nft.ruleset import Ruleset, parse
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
@@ -13,6 +13,7 @@ from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.formats import Format, format_of
+from istio_init.observe.native import is_told
 from istio_init.observe.netfilter import Known, local_marks, model
 from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, Why
@@ -67,9 +68,13 @@ class _Collected:
 
     def add(self, file: File) -> Format:
         """Read a file and say what it held."""
-        form = format_of(file.text)
+        saves, title, native = file.text.partition(f"{NATIVE_TITLE}\n")
+        form = format_of(saves if title else file.text)
         try:
-            self._add(file, form)
+            if title:
+                self._add_ruleset(file, native)
+            if not title or saves.strip():
+                self._add(file.replace(text=saves), form)
         except (SaveError, IpSetError) as error:
             raise InputError(f"{file.name}: {error}", fix=f"give what {form.value} printed") from None
         return form
@@ -126,7 +131,9 @@ def from_files(files: Iterable[File]) -> FromFiles:
     formats = tuple([(file.name, collected.add(file)) for file in files])
     known = Known(collected.sets, dormant=collected.dormant)
     netfilter = model(collected.rules, collected.ruleset, known)
-    unread = [*collected.unread, *_not_given(collected, netfilter)]
+    tables = collected.ruleset or Ruleset(())
+    refused = [each for each in collected.unread if not is_told(each, collected.rules, tables)]
+    unread = [*refused, *_not_given(collected, netfilter)]
     partial = frozenset(each.family for each in unread if each.family is not None)
     host = Host(local_marks=local_marks(netfilter.tables))
     return FromFiles(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.nft.xtables import has_extension, is_iptables
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.mesh.native import AMBIENT, SIDECAR, Raised, raised
+from istio_init.mesh.roles.recognise import is_istio_chain
+from istio_init.netfilter.family import Family
+from istio_init.observe.unread import Part, Unread, Why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,8 +15,10 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.dialects.nft.ruleset import Ruleset
-    from istio_init.netfilter.family import Family
     from istio_init.netfilter.stages import Netfilter
+
+
+FAMILIES = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 
 def raised_from(ruleset: Ruleset | None, netfilter: Netfilter) -> tuple[Raised, ...]:
@@ -30,6 +36,28 @@ def raised_from(ruleset: Ruleset | None, netfilter: Netfilter) -> tuple[Raised, 
     )
     found = (raised(ruleset.replace(tables=tables), prefix) for prefix in (SIDECAR, AMBIENT))
     return tuple(each for each in found if each is not None)
+
+
+def is_told(left: Unread, printed: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset) -> bool:
+    """Whether nft tells all of what iptables-nft could not print.
+
+    Of the tables that it left out, none may hold a chain of Istio's, as nobody recognises rules there, nor an extension
+    of x_tables, of which nft knows no more than the name.
+    """
+    if left.part is not Part.RULES_NFT or left.why is not Why.NOT_EXPRESSIBLE or left.family is None:
+        return False
+    found = printed.get((RuleStore.NFT, left.family))
+    shown = {table.value for table in found.tables} if found is not None else set()
+    refused = [
+        table
+        for table in ruleset.tables
+        if table.family == FAMILIES[left.family] and is_iptables(table) and table.name not in shown
+    ]
+    return bool(refused) and not any(
+        is_istio_chain(chain.name) or any(has_extension(rule.expressions) for rule in chain.rules)
+        for table in refused
+        for chain in table.chains
+    )
 
 
 def holders(

@@ -10,6 +10,7 @@ from istio_init.errors import IstioInitError, ToolError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.stages import Netfilter
+from istio_init.observe.native import is_told
 from istio_init.observe.netfilter import Known, has_ties, model, names_sets
 from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
@@ -46,6 +47,9 @@ def read_rules() -> Rules:
     left: list[Unread] = []
     iptables, partial = _of_iptables(left)
     (native, nft_rules), tables = _of_nft(left)
+    told = {each for each in left if is_told(each, iptables, tables)}
+    left = [each for each in left if each not in told]
+    partial -= {each.family for each in told} - {each.family for each in left}
     netfilter = model(iptables, tables, _known(left, asks_sets=names_sets(iptables), has_tables=bool(tables.tables)))
     if has_ties(netfilter):
         try:

@@ -144,7 +144,7 @@ class Snapshot(Value):
 
     @property
     def missing_rules(self) -> tuple[Unread, ...]:
-        """What leaves rules out of the model. What iptables-nft cannot print is there, as nft prints all of nf_tables."""
+        """What leaves rules out of the model. What iptables-nft cannot print is there, as nft prints all."""
         has_all = self.ruleset is not None and not any(each.part is Part.NATIVE for each in self.unread)
         parts = (Part.RULES_LEGACY,) if has_all else (Part.RULES_LEGACY, Part.RULES_NFT)
         return tuple(each for each in self.unread if each.part in parts)

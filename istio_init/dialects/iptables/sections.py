@@ -8,6 +8,9 @@ from istio_init.netfilter.family import Family
 TITLES = {f"# {family.value} ({store.value})": (store, family) for family in Family for store in IPTABLES}
 """What ``istio-init explain --format save`` writes before each save."""
 
+NATIVE_TITLE = "# native (nft -j list ruleset)"
+"""What it writes before the tables of nftables that no save has, as one line of JSON."""
+
 PROGRAMS = {"iptables": Family.IPV4, "ip6tables": Family.IPV6}
 
 
