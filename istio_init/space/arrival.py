@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 HERE = (AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST)
 MULTICAST = {Family.IPV4: ((224 << 24, (240 << 24) - 1),), Family.IPV6: ((0xFF << 120, (1 << 128) - 1),)}
+EVERY_HOST: dict[Family, Intervals] = {
+    Family.IPV4: ((0xE0000001, 0xE0000001),),
+    Family.IPV6: ((0xFF02 << 112 | 1, 0xFF02 << 112 | 1),),
+}
+"""224.0.0.1 and ff02::1, the groups that every host is a member of."""
+
 LIMITED_BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
 LOOPBACK: Intervals = ((127 << 24, (128 << 24) - 1),)
 THIS_NETWORK: Intervals = ((0, (1 << 24) - 1),)
@@ -53,6 +59,10 @@ class Arriving:
         member = doubts([_not_given("whether the host is a member of the group")])
         group = self.ways.either(self.here, self._nowhere("the host is no member of the group"), member)
         found = self._where(self._in(Field.DESTINATION, MULTICAST[self.family]), group, found)
+        everybody = (
+            self.ways.then(self.here, self._checked(name, interface)) if self.family is Family.IPV4 else self.here
+        )
+        found = self._where(self._in(Field.DESTINATION, EVERY_HOST[self.family]), everybody, found)
         return self._without_martians(name, interface, found) if self.family is Family.IPV4 else found
 
     def _routed(self, name: str | None, interface: str) -> Node:

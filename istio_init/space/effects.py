@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from istio_init.netfilter.rules import Box, Effect, Hook, Key
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
-    from istio_init.space.layout import Layout
+    from istio_init.space.layout import Layout, Region
     from istio_init.space.translation import Translation
     from istio_init.space.truth import Truths
     from istio_init.space.ways import RuleDecider
@@ -46,8 +46,10 @@ class Effects:
         self.translation = translation
         self.layout: Layout = truths.layout
 
-    def effect(self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook | None) -> Node:
-        """What an effect does, and what follows it."""
+    def effect(
+        self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook | None, given: Region
+    ) -> Node:
+        """What an effect does, and what follows it, for packets of a region."""
         match effect:
             case Assign():
                 return self.ways.then(self._assigned(effect), rest)
@@ -58,7 +60,7 @@ class Effects:
             case Forget(field, cause):
                 return self.ways.then(self._forgotten(field, cause), rest)
             case Nat():
-                return self.translation.nat(effect, decider, hook)
+                return self.translation.nat(effect, decider, hook, given)
             case Tproxy():
                 return self.translation.tproxy(effect, rest, decider)
             case Untrack():

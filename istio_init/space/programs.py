@@ -170,10 +170,10 @@ class Programs:
                 case Unknowable(cause):
                     done = self.ways.stopped(Kind.UNKNOWN, decider, cause)
                 case Nat():
-                    done = self.effects.effect(statement, done, decider, scope.context.hook)
+                    done = self.effects.effect(statement, done, decider, scope.context.hook, scope.given)
                     done = self.ways.diagrams.within(done, scope.given)
                 case _:
-                    done = self.effects.effect(statement, done, decider, scope.context.hook)
+                    done = self.effects.effect(statement, done, decider, scope.context.hook, scope.given)
         return done
 
     def _end(self, end: End, decider: RuleDecider, scope: Scope) -> Node:

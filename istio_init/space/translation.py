@@ -54,14 +54,14 @@ class Translation:
         self.host = host
         self.surroundings = surroundings
 
-    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook | None) -> Node:
+    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook | None, given: Region) -> Node:
         """Translate the connection, and accept."""
         layout, ways = self.layout, self.ways
         is_destination = nat.kind in DESTINATION_KINDS
         fields = (Field.DESTINATION, Field.DPORT) if is_destination else (Field.SOURCE, Field.SPORT)
         dims = layout.dim(fields[0]), layout.dim(fields[1])
         programs = []
-        for where, number in self._addresses(nat, hook, dims[0]):
+        for where, number in self._addresses(nat, hook, dims[0], given):
             if number is None:
                 programs.append((where, ways.stopped(Kind.DROP, decider)))
                 continue
@@ -114,7 +114,7 @@ class Translation:
         moved = ways.end(ACCEPTED, {**changes, **({layout.moved: elsewhere} if is_destination else {})}, delivery)
         if isinstance(address, int):
             return self.ways.diagrams.chosen(dims[0], *_at(address, same, moved, layout.sizes[dims[0]]))
-        return moved if isinstance(address, Unknown) else same
+        return same if address == Moved(dims[0]) else moved
 
     def _remembered(self, is_destination: bool, address: Substitute, port: Substitute) -> dict[int, Substitute]:
         """What the connection knows of its translation."""
@@ -130,7 +130,7 @@ class Translation:
             fields = (Field.CT_REPLY_DESTINATION, Field.CT_REPLY_DPORT)
         return {**found, layout.dim(fields[0]): address, layout.dim(fields[1]): port}
 
-    def _addresses(self, nat: Nat, hook: Hook | None, dim: int) -> Iterable[Choice]:
+    def _addresses(self, nat: Nat, hook: Hook | None, dim: int, given: Region) -> Iterable[Choice]:
         if nat.kind is NatKind.REDIRECT:
             if hook is Hook.OUTPUT:
                 return [({}, LOOPBACK[self.layout.family])]
@@ -143,7 +143,7 @@ class Translation:
             return [({}, Moved(dim))]
         low, high = nat.addresses
         if nat.netmap:
-            return self._netmap(low, high, dim)
+            return self._netmap(low, high, dim, given.get(dim))
         if low == high:
             return [({}, low)]
         one_of = Unknown(_chosen("address"), ((low, high),))
@@ -152,8 +152,11 @@ class Translation:
             return [({dim: inside}, Moved(dim)), ({dim: self._rest(dim, inside)}, one_of)]
         return [({}, one_of)]
 
-    def _netmap(self, low: int, high: int, dim: int) -> Iterable[Choice]:
-        """The host's bits stay: of the network itself all of it, of others one of its addresses."""
+    def _netmap(self, low: int, high: int, dim: int, given: Intervals | None) -> Iterable[Choice]:
+        """The host's bits stay. They can be told where all packets come from, or go to, one network of that size."""
+        network = ~(high - low)
+        if given is not None and given[0][0] & network == given[-1][1] & network:
+            return [({}, Moved(dim, given[0][0] & network ^ low))]
         inside = ((low, high),)
         cause = Cause(Openness.NOT_MODELLED, "which address of a whole network it gets")
         return [({dim: inside}, Moved(dim)), ({dim: self._rest(dim, inside)}, Unknown(cause, inside))]
