@@ -6,7 +6,7 @@ from istio_init.dialects.iptables.ipset import IpSetError, parse_ipset_save
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
 from istio_init.dialects.iptables.sections import NATIVE_TITLE, is_refusal, sections
-from istio_init.dialects.nft.ruleset import Ruleset, parse
+from istio_init.dialects.nft.ruleset import Ruleset, RulesetError, parse
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.mesh.roles.recognise import recognise
@@ -15,9 +15,8 @@ from istio_init.netfilter.host import Host
 from istio_init.observe.formats import Format, format_of
 from istio_init.observe.native import is_told
 from istio_init.observe.netfilter import Known, local_marks, model
-from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, Why
-from istio_init.system import loading, nft_ruleset
+from istio_init.system import loading
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -41,8 +40,6 @@ class FromFiles(Value):
 
     formats: tuple[tuple[str, Format], ...]
     rules: Mapping[tuple[RuleStore, Family], RuleSet]
-    native: tuple[NativeChain, ...]
-    nft_rules: tuple[NftRule, ...]
     ruleset: Ruleset | None
     """What nft prints of all tables."""
 
@@ -59,7 +56,6 @@ class _Collected:
         self.rules: dict[tuple[RuleStore, Family], RuleSet] = {}
         self.ruleset_file: str | None = None
         self.ruleset: Ruleset | None = None
-        self.native: nft_ruleset.Native = ((), ())
         self.dormant: Mapping[tuple[str, str], bool] = {}
         self.sets: dict[str, IpSet] | None = None
         self.unread: list[Unread] = []
@@ -99,8 +95,7 @@ class _Collected:
         self.ruleset_file = file.name
         try:
             self.ruleset = parse(text)
-            self.native = nft_ruleset.parse_ruleset(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except RulesetError as error:
             raise InputError(f"{file.name}: it is not what nft -j list ruleset prints: {error}") from None
 
     def _add_save(self, file: File) -> None:
@@ -139,7 +134,6 @@ def from_files(files: Iterable[File]) -> FromFiles:
     return FromFiles(
         formats,
         collected.rules,
-        *collected.native,
         collected.ruleset,
         netfilter,
         host,

@@ -16,12 +16,13 @@ from istio_init.observe.host import read_host
 from istio_init.observe.native import holders, raised_from
 from istio_init.observe.netfilter import asks_for_sockets
 from istio_init.observe.rules import read_rules
-from istio_init.observe.snapshot import Interface, Listener, Process, Snapshot
+from istio_init.observe.snapshot import Interface, Listener, Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
 from istio_init.system import netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
+from istio_init.system.processes import Process
 from istio_init.system.resolv import name_servers
 
 TYPE_CHECKING = False
@@ -81,8 +82,6 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
         processes=processes,
         unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
-        native=rules.native,
-        nft_rules=rules.nft_rules,
         sysctls=_sysctls(),
         invalid_packets=attempt(Part.CONNTRACK_STATISTICS, netlink.invalid_packets, 0),
         dns_servers=name_servers(place.resolv_conf, place.root),

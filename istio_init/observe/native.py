@@ -44,7 +44,7 @@ def is_told(left: Unread, printed: Mapping[tuple[RuleStore, Family], RuleSet], r
     Of the tables that it left out, none may hold a chain of Istio's, as nobody recognises rules there, nor an extension
     of x_tables, of which nft knows no more than the name.
     """
-    if left.part is not Part.RULES_NFT or left.why is not Why.NOT_EXPRESSIBLE or left.family is None:
+    if left.part is not Part.RULES_NFT or left.why is Why.DENIED or left.family is None:
         return False
     found = printed.get((RuleStore.NFT, left.family))
     shown = {table.value for table in found.tables} if found is not None else set()

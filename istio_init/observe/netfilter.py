@@ -8,7 +8,7 @@ from istio_init.dialects.iptables.targets import OpaqueTarget
 from istio_init.dialects.nft.lower import lower as lower_nft
 from istio_init.dialects.nft.lower import present
 from istio_init.dialects.nft.misprints import misprinted
-from istio_init.dialects.nft.xtables import is_iptables, merge
+from istio_init.dialects.nft.xtables import is_iptables, lacks_extensions, merge
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
@@ -45,6 +45,9 @@ class Known(Value):
     devices: Mapping[tuple[str, str, str], tuple[str, ...]] = {}
     """By family, table and name: the interfaces of chains that are called at one. nft 1.0.6 does not tell in JSON."""
 
+    extensions: Mapping[Family, RuleSet] = {}
+    """Of rules of iptables that it does not print: their extensions (`xtables.extension_chain`)."""
+
     told: Mapping[tuple[str, str, str, int], Told] | None = None
     """By family, table, chain and handle: what the kernel has of rules that nft may print wrongly. None: unknown."""
 
@@ -68,11 +71,16 @@ def model(
     printed = {(table.family, table.name): table for table in tables if table.store is Store.NFT}
     by_name = {(table.family, table.name): table for table in ruleset.tables}
     of_nft = []
+    extended = {
+        (table.family, table.name): table
+        for each in known.extensions.values()
+        for table in lower(each, Store.NFT, known.sets)
+    }
     odd = misprinted(ruleset, known.told) if known.told is not None else frozenset()
     for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd):
         name = lowered.family, lowered.name
         text, table = printed.pop(name, None), by_name[name]
-        of_nft.append(merge(text, lowered, table) if is_iptables(table) else lowered)
+        of_nft.append(merge(text, lowered, table, extended.get(name)) if is_iptables(table) else lowered)
     legacy = [table for table in tables if table.store is Store.LEGACY]
     ingress, egress = (_at_devices(ruleset, known, hook) for hook in ("ingress", "egress"))
     return Netfilter([*of_nft, *printed.values(), *legacy], ingress=ingress, egress=egress)
@@ -92,6 +100,23 @@ def _of_iptables(rules: RuleSet, store: Store, known: Known) -> tuple[Table, ...
     family = "ip" if rules.family is Family.IPV4 else "ip6"
     asleep = {name for (each, name), is_dormant in known.dormant.items() if each == family and is_dormant}
     return lower(rules, store, known.sets, dormant=frozenset(asleep if store is Store.NFT else ()))
+
+
+def not_printed(rules: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset) -> frozenset[tuple[Family, str]]:
+    """The tables of iptables', by family and name, whose extensions iptables-nft does not all print."""
+    families = {"ip": Family.IPV4, "ip6": Family.IPV6}
+    printed: dict[tuple[Family, str], dict[str, int]] = {}
+    for (store, family), each in rules.items():
+        if store is RuleStore.NFT:
+            for table, chains in each.tables.items():
+                printed[family, table.value] = {name: len(chain.entries) for name, chain in chains.items()}
+    return frozenset(
+        [
+            (families[table.family], table.name)
+            for table in ruleset.tables
+            if is_iptables(table) and lacks_extensions(printed.get((families[table.family], table.name), {}), table)
+        ]
+    )
 
 
 def names_sets(rules: Mapping[tuple[RuleStore, Family], RuleSet]) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
+from istio_init.dialects.nft.text import rule_text
+from istio_init.dialects.nft.xtables import is_iptables, is_written_by_iptables
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.netfilter import model
 from istio_init.observe.unread import Part, Unread
+from istio_init.system.processes import Process
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -20,15 +23,6 @@ if TYPE_CHECKING:
     from istio_init.dialects.rule_store import RuleStore
     from istio_init.mesh.native import Raised
     from istio_init.netfilter.stages import Netfilter
-
-
-class Process(Value):
-    """A process of the namespace."""
-
-    pid: int
-    name: str
-    uid: int
-    gid: int
 
 
 class Listener(Value):
@@ -54,21 +48,6 @@ class Interface(Value):
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
 
 
-class NativeChain(Value):
-    """A chain of nf_tables outside iptables-nft's tables; ``hook`` is None for one that nothing calls by itself.
-
-    ``drops`` is whether its policy drops what none of its rules takes.
-    """
-
-    family: str
-    table: str
-    name: str
-    hook: str | None
-    priority: int | None
-    rules: int
-    drops: bool = False
-
-
 class NftRule(Value):
     """A rule in one of iptables-nft's tables that iptables did not write, and may not print faithfully."""
 
@@ -77,10 +56,13 @@ class NftRule(Value):
     chain: str
     number: int
     text: str
-    """Its expressions, as nftables' JSON has them."""
+    """As nft prints it."""
 
     def __str__(self) -> str:
         return f"{self.family.value} {self.table} (nft): {self.chain} {self.number}: {self.text}"
+
+
+_FAMILIES = {"ip": Family.IPV4, "ip6": Family.IPV6}
 
 
 class Snapshot(Value):
@@ -104,8 +86,6 @@ class Snapshot(Value):
     unseen_owners: int = 0
     """Sockets that wait for traffic, of processes that we may not look into."""
 
-    native: tuple[NativeChain, ...] = ()
-    nft_rules: tuple[NftRule, ...] = ()
     sysctls: Mapping[str, int] = {}
     invalid_packets: int = 0
     """Packets that the connection tracker called invalid since the namespace began."""
@@ -136,6 +116,18 @@ class Snapshot(Value):
     def netfilter(self) -> Netfilter:
         """All rules as one model; where nobody made it before, it is made of ``rules`` alone, each time."""
         return model(self.rules, None) if self.registered is None else self.registered
+
+    @property
+    def nft_rules(self) -> tuple[NftRule, ...]:
+        """The rules of nft's own in tables of iptables."""
+        return tuple(
+            NftRule(_FAMILIES[table.family], table.name, chain.name, number, rule_text(rule.expressions))
+            for table in (self.ruleset.tables if self.ruleset else ())
+            if is_iptables(table)
+            for chain in table.chains
+            for number, rule in enumerate(chain.rules, 1)
+            if not is_written_by_iptables(rule.expressions)
+        )
 
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:

@@ -41,10 +41,10 @@ def devices_in(bodies: Iterable[bytes]) -> dict[Chain, tuple[str, ...]]:
     for body in bodies:
         attributes = parse_attributes(body, 4)
         hook = parse_attributes(attributes.get(CHAIN_HOOK, b""), 0)
-        names = [hook[HOOK_DEVICE]] if HOOK_DEVICE in hook else list(_elements(hook.get(HOOK_DEVICES, b"")))
+        names = [hook[HOOK_DEVICE]] if HOOK_DEVICE in hook else list(elements(hook.get(HOOK_DEVICES, b"")))
         if names and body[0] in FAMILIES:
-            place = FAMILIES[body[0]], _text(attributes[TABLE]), _text(attributes[CHAIN_NAME])
-            found[place] = tuple(map(_text, names))
+            place = FAMILIES[body[0]], text_of(attributes[TABLE]), text_of(attributes[CHAIN_NAME])
+            found[place] = tuple(map(text_of, names))
     return found
 
 
@@ -63,7 +63,7 @@ def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
     for body in bodies:
         if body[0] in FAMILIES and any(sign in body for sign in SIGNS):
             attributes = parse_attributes(body, 4)
-            place = FAMILIES[body[0]], _text(attributes[TABLE]), _text(attributes[RULE_CHAIN])
+            place = FAMILIES[body[0]], text_of(attributes[TABLE]), text_of(attributes[RULE_CHAIN])
             handle = int.from_bytes(attributes[RULE_HANDLE], "big")
             found[*place, handle] = _told(attributes.get(RULE_EXPRESSIONS, b""))
     return found
@@ -71,10 +71,10 @@ def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
 
 def _told(expressions: bytes) -> Told:
     asks_for_type, negated = False, 0
-    for element in _elements(expressions):
+    for element in elements(expressions):
         parts = parse_attributes(element, 0)
         data = parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
-        name = _text(parts[EXPRESSION_NAME])
+        name = text_of(parts[EXPRESSION_NAME])
         if name == "meta":
             asks_for_type |= int.from_bytes(data.get(META_KEY, b""), "big") in INTERFACE_TYPES
         elif name == "range":
@@ -82,7 +82,7 @@ def _told(expressions: bytes) -> Told:
     return Told(asks_for_type, negated)
 
 
-def _elements(packed: bytes) -> Iterator[bytes]:
+def elements(packed: bytes) -> Iterator[bytes]:
     """The attributes of a list, which all have the same kind."""
     offset = 0
     while offset + 4 <= len(packed):
@@ -93,5 +93,6 @@ def _elements(packed: bytes) -> Iterator[bytes]:
         offset += (length + 3) & ~3
 
 
-def _text(packed: bytes) -> str:
+def text_of(packed: bytes) -> str:
+    """A text that ends with a zero."""
     return packed.rstrip(b"\0").decode(errors="surrogateescape")

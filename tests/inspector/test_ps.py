@@ -16,11 +16,12 @@ from support.command import PROGRAM, execute, istio_init
 from istio_init.errors import NamespaceError
 from istio_init.inspector.explain import explain
 from istio_init.netfilter.family import Family
-from istio_init.observe.snapshot import Process, Snapshot
+from istio_init.observe.snapshot import Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.report.ps_row import ps_row
 from istio_init.system import pods
 from istio_init.system.pods import PodNamespace, find, parse_cgroup
+from istio_init.system.processes import Process
 from istio_init.testing.namespaces import Namespace
 
 from .sidecar import Sidecar
