@@ -33,6 +33,8 @@ FOREIGN = "foreign"
 OF_FOREIGN = "Foreign: somebody else's rule."
 OF_NO_KIND = "In a chain of Istio's, but of no kind that is known."
 
+OF_UNPRINTED = "In a chain of Istio's, of a table that iptables cannot print."
+
 _PREFIXES = {SIDECAR: ISTIO_SIDECAR, AMBIENT: ISTIO_AMBIENT}
 _FAMILIES = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
@@ -145,12 +147,15 @@ def _of_nft(table: nft.Table, roles: Mapping[Spot, Role | None]) -> Iterator[Row
     backend = store_of(table)
     owner = next((whose for prefix, whose in _PREFIXES.items() if table.name.startswith(prefix)), None)
     owner = owner if table.family == FAMILY else None
+    is_ambient = any(chain.name == AMBIENT_CHAIN for chain in table.chains)
     for chain in table.chains:
         for number, rule in enumerate(chain.rules, 1):
             text = rule_text(rule.expressions, rule.comment)
             role = roles.get(Spot(table.family, table.name, chain.name, number))
             if owner is not None:
                 whose, why = owner, _why(role)
+            elif is_istio_chain(chain.name) and is_iptables(table):
+                whose, why = (ISTIO_AMBIENT if is_ambient else ISTIO_SIDECAR), OF_UNPRINTED
             else:
                 whose, why = _whose(Origin(Store.NFT, table.family, table.name, chain.name, number, text))
             counters = _counters(rule)

@@ -491,7 +491,9 @@ class TestRules:
         said = healthy.explain()
 
         assert [finding["code"] for finding in said["findings"]] == ["unfaithful-reader"]
-        assert any(f"OUTPUT 2: {rule.removesuffix(' counter')}" in line for line in said["findings"][0]["evidence"])
+        assert said["findings"][0]["evidence"][0] == said["unread"][0]
+        assert rule in [row["text"] for row in said["rules"] if row["foreign"]]
+        assert {row["whose"] for row in said["rules"] if row["chain"].startswith("ISTIO_")} == {"istio sidecar"}
         assert [line.partition(":")[0] for line in said["unread"]] == ["nft rules of ipv4"]
         assert said["mode"] == "REDIRECT"
         assert any(row["family"] == "ipv6" for row in said["rules"])

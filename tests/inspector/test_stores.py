@@ -240,6 +240,7 @@ class TestTwoOfThem:
             found = made.findings()
 
         assert found["both-modes"] == ["sidecar: nft, ipv4", "ambient: native, ipv4"]
+        assert "both-backends" not in found
 
 
 def explain(namespace: Namespace) -> dict[str, Any]:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IdRange
-    from istio_init.observe.snapshot import Listener, Process
+    from istio_init.observe.snapshot import Listener
+    from istio_init.system.processes import Process
 
 PROXY_PORTS = (15001, 15006)
 PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "ztunnel"])
@@ -54,7 +55,7 @@ def no_listener(view: View) -> Iterator[Finding]:
     if config.inbound_ports != ():
         wanted.append((config.inbound_capture_port, Role.INBOUND_REDIRECT))
     missing = [
-        f"nobody listens on tcp {port}; {place}"
+        f"nobody listens on tcp {port}; {f'{place.family.value}, {place}' if place.native else place}"
         for port, role in wanted
         for place in view.with_role(role)
         if not any(_hears(each, place.family, role) for each in _tcp(view, (port,)))

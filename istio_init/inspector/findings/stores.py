@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.save import entry_text
-from istio_init.dialects.nft.xtables import is_exact
+from istio_init.dialects.nft.xtables import is_exact, is_iptables
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.inspector.rows import unprinted
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.rules import Store
-from istio_init.observe.unread import Why
+from istio_init.observe.unread import Part, Why
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
 
     from istio_init.inspector.holdings import Holding
     from istio_init.observe.snapshot import NftRule, Snapshot
+    from istio_init.observe.unread import Unread
 
 FAMILIES = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 
 def both_backends(view: View) -> Iterator[Finding]:
-    """Chains of Istio's in more than one store."""
-    if len(view.holdings) > 1:
+    """Chains of Istio's in more than one store, unless each has another mode's: that is `both_modes`."""
+    modes = [each.modes for each in view.holdings]
+    are_apart = all(len(each) == 1 for each in modes) and len({each[0].is_sidecar for each in modes}) == len(modes)
+    if len(view.holdings) > 1 and not are_apart:
         evidence = tuple(f"{each.store.value}: {', '.join(each.chains)}" for each in view.holdings)
         yield Finding(catalogue.BOTH_BACKENDS, evidence)
 
@@ -44,7 +48,7 @@ def _told(mode: str, holdings: list[Holding]) -> Iterator[str]:
 def unfaithful_reader(view: View) -> Iterator[Finding]:
     """A reader said that it cannot show a table, or printed a rule that it does not understand."""
     snapshot = view.snapshot
-    said = [str(each) for each in snapshot.unread if each.why is Why.NOT_EXPRESSIBLE]
+    said = [str(each) for each in snapshot.unread if _is_refused(each, snapshot)]
     odd = [str(place) for place in view.places if "unsupported revision" in (place.entry.text or "")]
     left_out = [f"{rule}; iptables prints: {_printed(view, rule)}" for rule in _not_told(snapshot)]
     asleep = [
@@ -53,6 +57,13 @@ def unfaithful_reader(view: View) -> Iterator[Finding]:
     if said or odd or left_out or asleep:
         versions = [f"{name}: {version}" for name, version in snapshot.programs.items()]
         yield Finding(catalogue.UNFAITHFUL_READER, (*limited([*said, *odd, *left_out, *asleep]), *versions))
+
+
+def _is_refused(left: Unread, snapshot: Snapshot) -> bool:
+    """Whether a program does not print rules that are there."""
+    if left.why is Why.FAILED and left.part is Part.RULES_NFT and left.family is not None:
+        return any(table.family == FAMILIES[left.family] and is_iptables(table) for table in unprinted(snapshot))
+    return left.why is Why.NOT_EXPRESSIBLE
 
 
 def _not_told(snapshot: Snapshot) -> Iterator[NftRule]:
