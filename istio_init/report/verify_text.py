@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 GROUPS = {"outbound": "Outbound", "dns": "DNS", "inside": "Inside, via lo", "inbound": "Inbound"}
-SOURCES = {"expect": "held to what is expected:", "live": "held to what its rules were made for:"}
+SOURCES = {"expect": "compared with what is expected:", "live": "compared with the configuration behind its rules:"}
 INDENT = " " * 6
 DEEP = " " * 8
 

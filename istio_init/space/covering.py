@@ -124,6 +124,8 @@ class Cover:
         """The region with each dimension as wide as the packets of all regions together allow."""
         for dim in sorted(path, reverse=True):
             field = self.layout.fields[dim]
+            if field is Field.GID and path.get(self.layout.dim(Field.UID)) == ((NO_SOCKET, NO_SOCKET),):
+                continue  # Where there is no socket, there is no group.
             if field is Field.PROTOCOL and any(self.layout.fields[each] in PORTS for each in path):
                 continue  # A port says little without its protocol.
             tried = {each: within for each, within in path.items() if each != dim}

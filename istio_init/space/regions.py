@@ -91,6 +91,8 @@ class Packets:
     def region(self, path: dict[int, Intervals]) -> Region:
         """The tests that packets of a path through a diagram pass."""
         tests: list[Test | Undecided | AnyOf] = []
+        if path.get(self.layout.dim(Field.UID)) == ((NO_SOCKET, NO_SOCKET),):
+            path = {dim: within for dim, within in path.items() if dim != self.layout.dim(Field.GID)}
         for dim, within in path.items():
             field = self.layout.fields[dim]
             if field is None:
