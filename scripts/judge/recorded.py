@@ -19,8 +19,8 @@ from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import Host, Link, Listener, Network, Route, RoutingRule
 from istio_init.netfilter.protocols import protocol_number
 from istio_init.netfilter.stages import Netfilter
-from istio_init.observe.netfilter import Known, model
-from istio_init.system import nft_kernel
+from istio_init.observe.netfilter import Known, model, not_printed
+from istio_init.system import extensions, nft_kernel
 
 Recorded = Mapping[str, Any]
 
@@ -45,7 +45,9 @@ def netfilter_of(found: Recorded) -> Netfilter:
     kernel = {name: [b64decode(each) for each in bodies] for name, bodies in found.get("nft_netlink", {}).items()}
     devices = nft_kernel.devices_in(kernel.get("chains", ()))
     told = nft_kernel.told_in(kernel["rules"]) if kernel else None
-    return model(rules, ruleset, Known(sets, links, dormant, devices, told))
+    hidden = not_printed(rules, ruleset) if ruleset and kernel else frozenset()
+    beside = extensions.shown(extensions.extended(kernel["rules"], hidden)) if hidden else {}
+    return model(rules, ruleset, Known(sets, links, dormant, devices, beside, told))
 
 
 def _parsed(text: str, family: Family) -> RuleSet:
