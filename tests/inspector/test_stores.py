@@ -127,6 +127,16 @@ class TestSidecar:
         assert row["packets"] > 0
         assert len(rows) == natives.SIDECAR.count("counter")
 
+    def test_there_is_drift_where_another_configuration_is_expected_and_else_none(self, real_kernel: None) -> None:
+        with bare(V4, V6) as made:
+            load(made.inside, natives.SIDECAR)
+            same = made.explain("--expect", f"{' '.join(INJECTED)}")["drift"]
+            other = made.explain("--expect", f"{' '.join(INJECTED)} -x 192.0.2.0/24")["drift"]
+
+        assert same["equal"]
+        assert not other["equal"]
+        assert {each["change"] for each in other["changes"]} == {"missing"}
+
     def test_a_lost_rule_is_told_by_the_native_one(self, real_kernel: None) -> None:
         with bare(V4, V6) as made:
             load(made.inside, natives.SIDECAR.replace("    tcp dport 15090 counter return\n", ""))
