@@ -13,7 +13,7 @@ from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.formats import Format, format_of
-from istio_init.observe.native import is_told
+from istio_init.observe.native import is_told, unsaved_istio_tables
 from istio_init.observe.netfilter import Known, local_marks, model
 from istio_init.observe.unread import RULES_OF, Part, Unread, Why
 from istio_init.system import loading
@@ -143,8 +143,15 @@ def from_files(files: Iterable[File]) -> FromFiles:
 
 
 def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:
-    """The tables that nft printed, does not take, and no save holds."""
+    """Tables of iptables' that no save holds: those that nft printed and does not take, and those that are Istio's.
+
+    nft prints of iptables' extensions no more than the names, so that Istio's rules cannot be recognised in them.
+    """
     given = {f"{table.family} {table.name}" for table in netfilter.tables}
+    missing = [(name, table) for name, table in collected.left_out if table not in given]
+    if collected.ruleset is not None and collected.ruleset_file is not None:
+        unsaved = unsaved_istio_tables(collected.ruleset, collected.rules)
+        missing += [(collected.ruleset_file, table) for table in unsaved]
     return [
         Unread(
             Part.RULES_NFT,
@@ -153,6 +160,5 @@ def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:
             Why.NOT_EXPRESSIBLE,
             name,
         )
-        for name, table in collected.left_out
-        if table not in given
+        for name, table in missing
     ]

@@ -38,6 +38,23 @@ def raised_from(ruleset: Ruleset | None, netfilter: Netfilter) -> tuple[Raised, 
     return tuple(each for each in found if each is not None)
 
 
+def unsaved_istio_tables(ruleset: Ruleset, saved: Mapping[tuple[RuleStore, Family], RuleSet]) -> tuple[str, ...]:
+    """The tables of iptables' that hold chains of Istio's and are in no rule set, as nft names them."""
+    known = {
+        (FAMILIES[family], table.value)
+        for (store, family), rules in saved.items()
+        if store is RuleStore.NFT
+        for table in rules.tables
+    }
+    return tuple(
+        f"{table.family} {table.name}"
+        for table in ruleset.tables
+        if is_iptables(table)
+        and (table.family, table.name) not in known
+        and any(is_istio_chain(chain.name) for chain in table.chains)
+    )
+
+
 def is_told(left: Unread, printed: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset) -> bool:
     """Whether nft tells all of what iptables-nft could not print.
 

@@ -478,7 +478,7 @@ class TestRules:
             for row in said["rules"]
             if (row["family"], row["chain"]) == ("ipv4", "OUTPUT") and row["foreign"]
         ]
-        assert text == "tcp dport { 80, 443 } accept"
+        assert text == "tcp dport { 80, 443 } counter accept"
 
     @proves(catalogue.UNFAITHFUL_READER)
     @pytest.mark.parametrize("rule", ["ct state established counter", "meta skuid 5 counter"])

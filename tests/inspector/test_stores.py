@@ -114,6 +114,13 @@ class TestSidecar:
         assert (mode, backend, exact, findings) == ("TPROXY", "native", True, [])
         assert isinstance(argv, list) and {"TPROXY", "--redirect-dns"} <= set(argv)
 
+    def test_ipv6_is_captured_by_native_rules_that_nobody_made_for_it(self, real_kernel: None) -> None:
+        with bare(V4, V6) as made:
+            load(made.inside, "".join(line for line in natives.SIDECAR.splitlines(True) if "ip6" not in line))
+            made.connect()
+
+            assert said(made) == ("REDIRECT", "native", True, INJECTED[:-1], [])
+
     def test_a_row_is_as_nft_prints_it_and_stands_where_nft_has_it(self, real_kernel: None) -> None:
         with bare(V4, V6) as made:
             load(made.inside, natives.SIDECAR)
@@ -190,6 +197,17 @@ def test_what_is_saved_is_explained_as_the_namespace_is(pod: Namespace, tmp_path
         assert again[key] == live[key]
     counters = {"packets": None, "bytes": None}
     assert [row | counters for row in again["rules"]] == [row | counters for row in live["rules"]]
+
+
+def test_tables_of_iptables_that_nft_alone_printed_are_not_taken_for_none(real_kernel: None, tmp_path: Path) -> None:
+    with Sidecar.create(families=(V4,)) as made:
+        file = tmp_path / "ruleset"
+        file.write_text(made.inside.run("nft", "-j", "list", "ruleset"))
+
+    told = json.loads(istio_init("explain", "--file", str(file), "--format", "json").ok().stdout)
+
+    why = f"{file}: the table ip nat is one of iptables: give iptables-save's text as well"
+    assert (told["unread"], [finding["code"] for finding in told["findings"]]) == ([why], ["unfaithful-reader"])
 
 
 @pytest.mark.parametrize("form", ["text", "html", "list"])

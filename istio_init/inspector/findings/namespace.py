@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from istio_init.config.model import InterceptionMode
+from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.role import Role
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
@@ -140,6 +141,8 @@ def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
     if view.inferred is None or view.inferred.around.ipv6 or Family.IPV6 in view.snapshot.partial:
         return
+    if view.backend is RuleStore.NATIVE and view.inferred.config.outbound_ranges is ALL:
+        return  # Native rules without an address capture IPv6, too.
     addresses = [
         f"{address} on {interface.name}"
         for interface in view.snapshot.interfaces
