@@ -22,6 +22,7 @@ from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.rows import unprinted
 from istio_init.observe.snapshot import Snapshot
+from istio_init.space.collecting import Uncollected
 from istio_init.system.names import FileNames
 
 FORMATS = ["text", "json", "list", "save", "html"]
@@ -60,11 +61,11 @@ def explain_command(
     if watch is not None and (file or file6) is not None:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
     expected = _expected(expect, expect_file)
-    if file is not None or file6 is not None:
-        explanation = explain(file_snapshot(file, file6), expected)
-        return _show(explanation, form, check=check)
     if watch is None:
-        return _show(explain(live_snapshot(target, pid, netns), expected), form, check=check)
+        is_file = file is not None or file6 is not None
+        with Uncollected():  # All that is read is needed to the end.
+            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
+            return _show(explain(snapshot, expected), form, check=check)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:

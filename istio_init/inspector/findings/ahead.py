@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
@@ -105,17 +106,15 @@ class Aimed:
         self.most = most
 
     def packets(self) -> list[Packet]:
-        """A packet for each rule that does something, so many at most."""
-        found: dict[Packet, None] = {}
+        """A packet for each rule that does something, so many at most of each direction."""
+        return [packet for hook in ENTRIES for packet in islice(dict.fromkeys(self._at(hook)), self.most)]
+
+    def _at(self, hook: Hook) -> Iterator[Packet]:
         for table in _of(self.netfilter, self.family):
             for chain in table.chains.values():
-                if chain.base is None or chain.base.hook not in ENTRIES:
-                    continue
-                for met in self._rules(table, chain, {}, DEEPEST):
-                    found[self._packet(met, ENTRIES[chain.base.hook])] = None
-                    if len(found) >= self.most:
-                        return list(found)
-        return list(found)
+                if chain.base is not None and chain.base.hook is hook:
+                    for met in islice(self._rules(table, chain, {}, DEEPEST), self.most):
+                        yield self._packet(met, ENTRIES[hook])
 
     def _rules(self, table: Table, chain: Chain, before: Met, depth: int) -> Iterator[Met]:
         for rule in chain.rules:

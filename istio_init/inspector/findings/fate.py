@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from istio_init.netfilter.stages import Netfilter
     from istio_init.trace.result import Decider
 
-MOST_MAPPED = 300
+MOST_MAPPED = 1000
 """Where more rules could take traffic away, no map is made: it could take seconds."""
 
-MOST_AIMED = 100
-"""So many rules of others are tried one by one, where no map is made."""
+MOST_AIMED = 50
+"""So many rules of others are tried one by one in each direction, where no map is made."""
+
+MOST_OF_A_KIND = 100
+"""So many differences of a map that change the same into the same are looked at; evidence lists fewer."""
 
 CAPTURED = frozenset([Kind.REDIRECT, Kind.TPROXY])
 STOPPED = frozenset([Kind.DROP, Kind.REJECT])
@@ -144,31 +147,40 @@ class _Search:
             # The rules of older releases differ from today's by more than what goes astray.
             meant = Tracer(self.evaluated.meant, host)
             yield from filter(None, (self._judged(packet, meant) for packet in usual))
-        yield from filter(None, (self._judged(packet, self.wanted) for packet in self._candidates(family, usual)))
+        for packets in self._candidates(family, usual):
+            found = (self._judged(packet, self.wanted) for packet in packets)
+            if (stray := next(filter(None, found), None)) is not None:
+                yield stray
 
-    def _candidates(self, family: Family, usual: list[Packet]) -> list[Packet]:
-        """By a map where that is quickly made: one of each kind; else ordinary ones, and some that rules match."""
+    def _candidates(self, family: Family, usual: list[Packet]) -> Iterator[list[Packet]]:
+        """By a map where that is quickly made: one of each kind; else ordinary ones, and some that rules match.
+
+        Each comes with others like it, one of which is enough.
+        """
         live, possible = self.evaluated.live, Possible(self.evaluated.host, family)
         if count(live, family) > MOST_MAPPED:
             live = ahead(self.evaluated, family)
         if count(live, family) <= MOST_MAPPED:
             try:
-                return [each for packet in self._differing(live, family) for each in possible.of(packet)]
+                yield from map(possible.of, self._differing(live, family))
+                return
             except TooManyPieces:
                 pass
         met = Aimed(self.evaluated, live, family, MOST_AIMED).packets()
         self.sampled.append(Sampled(family, count(live, family), len(met)))
-        return [*usual, *(each for packet in met for each in possible.of(packet))]
+        yield from ([packet] for packet in usual)
+        yield from map(possible.of, met)
 
     def _differing(self, live: Netfilter, family: Family) -> list[Packet]:
         host = self.evaluated.host
         comparison = Comparison((self.base, host), (live, host), family)
-        return [
-            each.witness
-            for direction in Direction
-            for each in comparison.differences(direction)
-            if each.before.outcome != each.after.outcome
-        ]
+        kinds: dict[tuple[object, ...], list[Packet]] = {}
+        for direction in Direction:
+            for each in comparison.differences(direction):
+                before, after = each.before.outcome, each.after.outcome
+                if before != after:
+                    kinds.setdefault((direction, before, after.kind), []).append(each.witness)
+        return [packet for packets in kinds.values() for packet in packets[:MOST_OF_A_KIND]]
 
     def _judged(self, packet: Packet, wanted: Tracer) -> Stray | None:
         """What goes astray with a connection, if that concerns the mesh."""
