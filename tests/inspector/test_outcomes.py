@@ -9,10 +9,15 @@ from collections.abc import Iterator
 import pytest
 from support.command import istio_init
 
+from istio_init.config.ambient import AmbientConfig
 from istio_init.inspector.findings import catalogue
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import Pod
 
+from . import natives
 from .proof import proves
 from .sidecar import Sidecar
+from .test_stores import V4, V6, bare, explain, load, route, write_ambient
 
 DUAL = "--dual-stack"
 SERVERS = ("10.77.0.1", "fd00:77::1")
@@ -23,6 +28,7 @@ KINDS = {
     "iptables-legacy": ("legacy", (DUAL,)),
     "tproxy": ("nft", (DUAL, "-m", "TPROXY")),
     "dns": ("nft", (DUAL, "--redirect-dns")),
+    "native": ("nft", ()),
     "ranges": ("legacy", (DUAL, "-i", "10.88.0.0/16,fd00:88::/32", "-b", "8080")),
 }
 """Kinds of healthy pods, by the store and the arguments of their rules."""
@@ -105,6 +111,9 @@ table inet firewalld {
 
 NEIGHBOURS = {"docker": DOCKER, "kube-proxy": KUBE_PROXY, "kubevirt": KUBEVIRT, "firewalld": FIREWALLD}
 
+AT_ODDS = {("tproxy", "firewalld"), ("native", "docker"), ("native", "kube-proxy")}
+"""Those with which something is wrong, see below."""
+
 
 def add(pod: Sidecar, rules: str, store: str = "nft") -> None:
     """Add a neighbour's rules, in whatever dialect they are written."""
@@ -121,6 +130,14 @@ def add(pod: Sidecar, rules: str, store: str = "nft") -> None:
 
 @contextlib.contextmanager
 def sidecar(kind: str) -> Iterator[Sidecar]:
+    """A healthy pod with a sidecar."""
+    if kind == "native":
+        with bare(V4, V6) as pod:
+            load(pod.inside, natives.SIDECAR)
+            pod.inside.run("ip", "addr", "add", "::6/128", "dev", "lo")
+            pod.connect()
+            yield pod
+        return
     store, flags = KINDS[kind]
     with Sidecar.create(*flags, backend=store, servers=SERVERS) as made:
         yield made
@@ -131,7 +148,7 @@ def test_a_healthy_pod_has_no_finding_whoever_else_has_rules_in_it(both_backends
     with sidecar(kind) as pod:
         assert pod.findings() == {}
         for name, rules in NEIGHBOURS.items():
-            if (kind, name) != ("tproxy", "firewalld"):
+            if (kind, name) not in AT_ODDS:
                 add(pod, rules, KINDS[kind][0])
 
             assert pod.findings() == {}, name
@@ -147,6 +164,17 @@ def test_a_reverse_path_test_that_follows_the_mark_of_tproxy_is_told(real_kernel
     assert list(found) == ["foreign-ahead", "captured-dropped"]
     for [line] in found.values():
         assert line.startswith("inet firewalld filter_PREROUTING 2: meta nfproto ipv6 fib saddr . mark . iif oif ")
+
+
+def test_it_is_undecidable_which_of_two_nat_chains_of_one_priority_is_called_first(real_kernel: None) -> None:
+    with sidecar("native") as pod:
+        add(pod, DOCKER)
+
+        [(code, [line])] = pod.findings().items()
+
+    assert code == "undecided-rule"
+    assert line.startswith("ipv4: undecidable (“in which order chains of the same priority are called at prerouting”)")
+    assert "not proxied to port 15006: istio-init trace inbound tcp 10.77.0.2:8081 " in line
 
 
 def shown(pod: Sidecar, line: str) -> str:
@@ -195,7 +223,7 @@ DORMANT = "table inet fw { flags dormant; chain in { type filter hook input prio
 class TestAstray:
     """A rule that takes traffic away is named as its dialect does, with what becomes of a connection."""
 
-    @pytest.mark.parametrize("kind", ["iptables-nft", "iptables-legacy"])
+    @pytest.mark.parametrize("kind", ["iptables-nft", "iptables-legacy", "native"])
     @pytest.mark.parametrize(
         ("rules", "where", "fate"),
         [
@@ -264,7 +292,9 @@ class TestAstray:
 
     @proves(catalogue.NOT_ALL_FOLLOWED)
     def test_of_very_many_rules_ahead_some_are_tried_and_that_is_said(self, healthy: Sidecar) -> None:
-        rules = [f"add rule inet t c ip saddr 203.0.{i // 250}.{i % 250} tcp sport {1024 + i} drop" for i in range(400)]
+        rules = [
+            f"add rule inet t c ip saddr 203.0.{i // 250}.{i % 250} tcp sport {1024 + i} drop" for i in range(1100)
+        ]
         healthy.inside.run("nft", "table inet t { chain c { type filter hook prerouting priority -300; }; }")
         healthy.inside.run("nft", "-f", "-", stdin="\n".join(rules))
 
@@ -272,13 +302,13 @@ class TestAstray:
 
         assert sorted(found) == ["foreign-ahead", "not-all-followed"]
         assert found["foreign-ahead"][0].startswith("inet t c 1: ip saddr 203.0.0.0 tcp sport 1024 drop: dropped, not ")
-        assert found["not-all-followed"][0].startswith("ipv4: 4")
+        assert found["not-all-followed"][0].startswith("ipv4: 11")
 
 
 class TestDropped:
     """All connections of a kind are stopped, by whoever it is."""
 
-    @pytest.mark.parametrize("kind", ["iptables-nft", "iptables-legacy"])
+    @pytest.mark.parametrize("kind", ["iptables-nft", "iptables-legacy", "native"])
     @pytest.mark.parametrize(
         ("rules", "line"),
         [
@@ -335,3 +365,41 @@ class TestDropped:
         healthy.iptables(*"-t nat -A OUTPUT -p tcp -j ACCEPT".split())
 
         assert healthy.findings() == {}
+
+
+class TestAmbient:
+    """What ztunnel is to have of a pod in an ambient mesh goes by outcomes as well."""
+
+    @pytest.fixture(params=["nft", "legacy", "native"])
+    def pod(self, both_backends: None, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+        """A pod in an ambient mesh, by the store of its rules."""
+        with Pod.create(families=(V4,)) as made:
+            if request.param == "native":
+                load(made.inside, natives.AMBIENT)
+            else:
+                write_ambient(made.inside, request.param, AmbientConfig(ipv6=False))
+            route(made.inside, "0x111/0xfff", 100)
+            yield made.inside
+
+    def test_a_native_rule_that_takes_traffic_away_is_told(self, pod: Namespace) -> None:
+        load(pod, NATIVE_DNAT)
+
+        [finding] = explain(pod)["findings"]
+
+        assert finding["code"] == "foreign-ahead"
+        assert finding["evidence"][0].startswith("ip t c 1: ip daddr 10.88.0.1 tcp dport 80 dnat to 10.77.0.1:81: ")
+        assert "redirected to 10.77.0.1:81, not proxied to port 15001: istio-init trace " in finding["evidence"][0]
+
+    def test_a_policy_that_leaves_nothing_is_told(self, pod: Namespace) -> None:
+        load(pod, NATIVE_INPUT)
+
+        [finding] = explain(pod)["findings"]
+
+        assert finding["code"] == "captured-dropped"
+        assert finding["evidence"][0].startswith("inet fw in: policy drop: outbound connections dropped: ")
+
+    def test_what_takes_nothing_away_is_no_problem(self, pod: Namespace) -> None:
+        load(pod, "table inet fw { chain f { type filter hook forward priority 0; policy drop; }; }")
+        pod.run("iptables-nft", "-A", "INPUT", "-p", "tcp", "--dport", "22", "-j", "DROP")
+
+        assert explain(pod)["findings"] == []
