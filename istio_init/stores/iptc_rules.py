@@ -124,8 +124,9 @@ def text_of(rule: Any) -> str:
     """A rule of python-iptables as iptables-save prints it.
 
     Raises:
-        CannotExpress: the libraries do not say what an extension does.
+        CannotExpress: the libraries do not say what an extension does, or what a mask is.
     """
+    _require_prefixes(rule)
     found: list[str] = []
     for flag, address in (("-s", rule.src), ("-d", rule.dst)):
         value = _with_prefix(address.removeprefix("!"))
@@ -143,6 +144,15 @@ def text_of(rule: Any) -> str:
         found += ["-m", match.name, *_option_words(match)]
     found += _target_words(rule)
     return " ".join(found)
+
+
+def _require_prefixes(rule: Any) -> None:
+    """python-iptables counts the bits of IPv6's masks, wherever they are."""
+    header = getattr(rule.entry, "ipv6", None)
+    for mask in () if header is None else (header.smsk, header.dmsk):
+        missing = int.from_bytes(bytes(mask.s6_addr)) ^ ((1 << 128) - 1)
+        if missing & (missing + 1):
+            raise CannotExpress("an IPv6 mask that is no prefix")
 
 
 def _fragment_words(rule: Any) -> list[str]:
