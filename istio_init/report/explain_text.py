@@ -148,7 +148,7 @@ def _grow(tree: Tree, steps: tuple[FlowStep, ...]) -> None:
         _grow(tree.add(text), step.steps)
 
 
-_ACTION_STYLE = {"redirected": "green", "handed": "green", "dropped": "red", "left": "yellow", "accepted": "yellow"}
+_ACTION_STYLE = {"redirected": "green", "handed": "green", "dropped": "red", "returned": "yellow", "accepted": "yellow"}
 
 
 def _rules(explanation: Explanation) -> list[RenderableType]:

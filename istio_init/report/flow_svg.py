@@ -18,7 +18,7 @@ COLOURS = {
     "redirected": "var(--ok)",
     "handed": "var(--ok)",
     "dropped": "var(--error)",
-    "left": "var(--warning)",
+    "returned": "var(--warning)",
     "accepted": "var(--warning)",
 }
 

@@ -150,7 +150,8 @@ def all_nft_tables() -> list[NftTable] | None:
         bodies = dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4))
     except PermissionError:
         raise PrivilegeError(
-            "the kernel's nf_tables may not be read", fix="run as root, or with the capability NET_ADMIN"
+            "the kernel's nf_tables cannot be read: permission denied",
+            fix="run as root, or with the capability NET_ADMIN",
         ) from None
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):

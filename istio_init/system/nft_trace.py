@@ -81,7 +81,7 @@ class Listener:
         except PermissionError:
             self._socket.close()
             fix = "run as root, or with the capability NET_ADMIN"
-            raise PrivilegeError("the kernel's trace may not be read", fix=fix) from None
+            raise PrivilegeError("the kernel's trace cannot be read: permission denied", fix=fix) from None
         except OSError as error:
             self._socket.close()
             raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error

@@ -113,7 +113,7 @@ class TestList:
         [row] = [each for each in json.loads(done.stdout)["namespaces"]
                  if each["inode"] == os.stat("/proc/self/ns/net").st_ino]  # fmt: skip
         assert row["state"] == "unknown"
-        assert row["error"].endswith("it may not be entered")
+        assert row["error"].endswith("it cannot be entered: permission denied")
 
     def test_a_pod_of_an_ambient_mesh_is_captured(self) -> None:
         pod = PodNamespace(1, (Process(7, "app", 1000, 1000),), ID)
