@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Severity(Enum):
-    """How bad it is: ``error``, traffic is lost, loops or escapes now; ``warning``, it will, or nobody can tell."""
+    """How bad it is: ``error``, traffic is lost, loops or escapes now; ``warning``, it will, or it is undecidable."""
 
     ERROR = "error"
     WARNING = "warning"
