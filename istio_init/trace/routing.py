@@ -129,7 +129,7 @@ class Tables:
         for route in self.candidates(table, query.destination):
             if several is not None and (route.destination, route.metric) != (several.destination, several.metric):
                 return found, causes
-            if query.out_interface is not None and route.device not in (query.out_interface, None):
+            if query.out_interface is not None and self._by(route) not in (query.out_interface, None):
                 continue
             if route.destination.prefixlen <= least:
                 found.append(None)
@@ -145,6 +145,12 @@ class Tables:
         if several is None:
             found.append(None)
         return found, causes
+
+    def _by(self, route: Route) -> str | None:
+        """The interface that a route leads by; routes of IPv6 that lead nowhere do so by lo (ip6_route_info_create)."""
+        if route.device is None and self.bits == 128 and route.type in FAILURES:
+            return LOOPBACK_DEVICE
+        return route.device
 
 
 def _result(route: Route) -> Found | None:

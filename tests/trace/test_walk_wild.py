@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, Field
-from istio_init.netfilter.host import Listener
+from istio_init.netfilter.host import Listener, RoutingRule
 from istio_init.netfilter.rules import (
     Assign,
     Cause,
@@ -115,3 +115,10 @@ def test_of_networks_with_interfaces_only_the_narrowest_is_compared() -> None:
 
 def test_every_host_is_in_the_group_of_all_hosts() -> None:
     assert trace(inbound("224.0.0.1", pkttype=2)).delivered.kind is Kind.DIRECT
+
+
+def test_a_bound_socket_of_ipv6_passes_over_routes_that_lead_nowhere() -> None:
+    rules = save("*mangle\n-A OUTPUT -j MARK --set-mark 1", family=Family.IPV6)
+    on = host("unreachable default6 table 100", rules=(RoutingRule(100, 100),))
+    assert trace(packet("2001:db8::1", bound="eth0"), *rules, on=on).delivered.kind is Kind.DIRECT
+    assert trace(packet("2001:db8::1"), *rules, on=on).delivered.kind is Kind.DROP
