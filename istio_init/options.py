@@ -101,7 +101,7 @@ OPTIONS: tuple[Option, ...] = (
     _option("--istio-inbound-tproxy-route-table", "-r", "table", "tproxy_table", "133", TPROXY,
             "Routing table that delivers marked packets locally."),
     _option("--istio-exclude-interfaces", "-c", "interfaces", "exclude_interfaces", "", NETWORK,
-            "Interfaces whose traffic is left alone."),
+            "Interfaces whose traffic is not captured."),
     _option("--kube-virt-interfaces", "-k", "interfaces", "virtual_interfaces", "", NETWORK,
             "Interfaces whose inbound traffic is treated as outbound (virtual machines)."),
     _option("--dual-stack", None, "boolean", "dual_stack", "false", NETWORK,

@@ -15,8 +15,14 @@ from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapsho
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import render_save
+from istio_init.dialects.iptables.sections import NATIVE_TITLE
+from istio_init.dialects.nft.render import render
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
+from istio_init.inspector.rows import unprinted
+from istio_init.observe.snapshot import Snapshot
+from istio_init.space.collecting import Uncollected
 from istio_init.system.names import FileNames
 
 FORMATS = ["text", "json", "list", "save", "html"]
@@ -55,11 +61,11 @@ def explain_command(
     if watch is not None and (file or file6) is not None:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
     expected = _expected(expect, expect_file)
-    if file is not None or file6 is not None:
-        explanation = explain(file_snapshot(file, file6), expected)
-        return _show(explanation, form, check=check)
     if watch is None:
-        return _show(explain(live_snapshot(target, pid, netns), expected), form, check=check)
+        is_file = file is not None or file6 is not None
+        with Uncollected():  # All that is read is needed to the end.
+            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
+            return _show(explain(snapshot, expected), form, check=check)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
@@ -112,7 +118,15 @@ def _formatted(explanation: Explanation, form: str) -> str:
         from istio_init.report.explain_html import explanation_html
 
         return explanation_html(explanation)
-    return "".join(
-        f"# {family.value} ({backend})\n{render_save(rules)}"
-        for (backend, family), rules in explanation.snapshot.rules.items()
-    )
+    return _save(explanation.snapshot)
+
+
+def _save(snapshot: Snapshot) -> str:
+    """What iptables-save prints, and of tables that it does not print what nft does; --file reads all of it."""
+    saves = [
+        f"# {family.value} ({store.value})\n{render_save(rules)}"
+        for (store, family), rules in snapshot.rules.items()
+        if store is not RuleStore.NATIVE
+    ]
+    native = [table for table in unprinted(snapshot) if table.chains]
+    return "".join([*saves, *([f"{NATIVE_TITLE}\n{render(native)}\n"] if native else [])])

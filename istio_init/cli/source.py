@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.expect import expected_config
-from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
+from istio_init.dialects.iptables.rules import as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
@@ -32,7 +32,6 @@ from istio_init.system import namespaces, places
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
 from istio_init.system.privileges import capabilities
-from istio_init.trace.assume import local_marks
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.traces import Reader
@@ -88,8 +87,6 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
     return Snapshot(
         label,
         holders(found.rules, natives),
-        native=found.native,
-        nft_rules=found.nft_rules,
         is_live=False,
         unread=found.unread,
         partial=found.partial,
@@ -137,9 +134,6 @@ class Source(Value):
     """Rules to ask, all that is known of where they are, and how to tell of them."""
 
     snapshot: Snapshot
-    backend: RuleStore
-    rules: dict[Family, RuleSet]
-    local_marks: dict[Family, frozenset[int]]
     netfilter: Netfilter
     host: Host
     reader: Reader
@@ -159,7 +153,7 @@ def source_of(pid: int | None, netns: str | None, file: str | None, file6: str |
 
 
 def source_from(snapshot: Snapshot) -> Source:
-    """The rules of a snapshot to be asked; what is known to matter and is not looked at, is said as a warning.
+    """The rules of a snapshot to be asked; what could not be read and may matter is said as a warning.
 
     Raises:
         PrivilegeError: the rules cannot be read, so that nothing can be said.
@@ -168,21 +162,10 @@ def source_from(snapshot: Snapshot) -> Source:
     """
     if snapshot.missing_rules or snapshot.ruleset is None:
         refuse_unread(snapshot)
-    view = View(snapshot)
     caveats = tuple(_caveats(snapshot))
     for caveat in caveats:
         click.secho(f"warning: {caveat}", fg="yellow", err=True)
-    marks = {family: local_marks(snapshot, rules) for family, rules in view.rules.items()}
-    return Source(
-        snapshot,
-        view.backend,
-        view.rules,
-        marks,
-        snapshot.netfilter,
-        snapshot.host,
-        reader_of(view),
-        caveats,
-    )
+    return Source(snapshot, snapshot.netfilter, snapshot.host, reader_of(View(snapshot)), caveats)
 
 
 def refuse_unread(snapshot: Snapshot) -> None:

@@ -8,17 +8,23 @@ import click
 
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.source import Source
-from istio_init.report.live_text import live_lines
+from istio_init.netfilter.fields import CtState
+from istio_init.netfilter.packet import Direction, Packet
+from istio_init.netfilter.protocols import TCP, protocol_name
+from istio_init.netfilter.rules import Store
+from istio_init.netfilter.stages import NFT_FAMILIES
+from istio_init.prove.live_trace import KINDS, TABLE_NAME, Sent, send
+from istio_init.report.live_text import live_lines, place_words
 from istio_init.report.trace_json import trace_json
 from istio_init.system import namespaces
-from istio_init.prove.live_trace import KINDS, TABLE_NAME, Sent, send
 from istio_init.system.places import Place
-from istio_init.trace.assume import FIELDS
-from istio_init.trace.engine import Trace, Tracer
-from istio_init.trace.observed import disagreement
-from istio_init.trace.packet import Direction, Packet
+from istio_init.trace.describe import FIELDS, HEADERS, LENGTHS, SYN
+from istio_init.trace.observed import Place as RulePlace
+from istio_init.trace.observed import disagreement, settled
+from istio_init.trace.result import Kind, Trace
+from istio_init.trace.tracer import Tracer
 from istio_init.visible import visible
-from istio_init.wording.arguments import endpoint
+from istio_init.wording.traces import endpoint
 
 DISAGREES = 3
 
@@ -31,25 +37,23 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
     _check(packet, assumed, source)
     chosen = frozenset(FIELDS.values()) - {FIELDS[name] for name in assumed}
     goal = endpoint(packet.destination, packet.destination_port)
-    note = f"sending {packet.protocol} to {goal} as user {packet.uid}, group {packet.gid} from {place.label}"
+    who = f"as user {packet.uid}, group {packet.gid} from {place.label}"
+    note = f"sending {protocol_name(packet.protocol)} to {goal} {who}"
     click.echo(f"{note}; the table inet {TABLE_NAME} is there meanwhile", err=True)
-    for _ in range(TRIES if source.backend == "legacy" else 1):
-        sent = _sent(packet, chosen, source.backend, place)
+    counts = _has_legacy(source, packet)
+    for _ in range(TRIES if counts else 1):
+        sent = _sent(packet, chosen, place, counts=counts)
         found = tracer.trace(sent.packet)
-        differs = disagreement(found, sent.seen)
+        followed, differs = _compared(found, sent, tracer)
         if differs is None:
             break
     if "interface" in chosen and sent.packet.interface != packet.interface:
-        differs = f"it left by {sent.packet.interface}, not by {packet.interface}"
+        differs = f"it left via {sent.packet.interface}, not via {packet.interface}"
     if form == "json":
-        click.echo(
-            json.dumps(
-                trace_json(found, caveats=source.caveats) | {"live": _json(found, sent, source.backend, differs)},
-                indent=2,
-            )
-        )
+        said = trace_json(found, source.reader, caveats=source.caveats) | {"live": _json(found, sent, differs)}
+        click.echo(json.dumps(said, indent=2))
     else:
-        click.echo("\n".join(live_lines(found, sent.seen, differs)))
+        click.echo("\n".join(live_lines(found, followed, source.reader, sent.seen, differs, source.caveats)))
     return DISAGREES if differs is not None else 0
 
 
@@ -63,8 +67,11 @@ def _check(packet: Packet, assumed: list[str], source: Source) -> None:
         raise click.UsageError("--live sends to one host: the copies of a multicast packet cannot be told apart")
     if packet.uid is None:
         raise click.UsageError("--live sends from a socket: not with --no-socket")
-    if packet.ctstate != "NEW":
-        raise click.UsageError("--live sends a connection's first packet: not with --ctstate")
+    if packet.state is not CtState.NEW or (packet.protocol == TCP and packet.tcp_flags != SYN):
+        raise click.UsageError("--live sends a connection's first packet: not with --ctstate, --tcp-flags")
+    behind = LENGTHS.get(packet.protocol)
+    if packet.length != (None if behind is None else HEADERS[packet.family] + behind):
+        raise click.UsageError("--live sends a packet as long as the kernel makes it: not with --length")
     names = [each.name for each in source.snapshot.interfaces]
     if "interface" not in assumed and packet.interface not in names:
         there = visible(", ".join(names))
@@ -73,25 +80,46 @@ def _check(packet: Packet, assumed: list[str], source: Source) -> None:
         )
 
 
-def _sent(packet: Packet, chosen: frozenset[str], backend: str, place: Place) -> Sent:
+def _compared(found: Trace, sent: Sent, tracer: Tracer) -> tuple[Trace, str | None]:
+    """The trace that the kernel followed, and in what it differs.
+
+    Where nobody told in which order chains of the same priority are called, it is the one of any order.
+    """
+    differs = disagreement(found, sent.seen, place_words)
+    for netfilter in settled(tracer.netfilter, sent.packet.family) if differs is not None else ():
+        other = Tracer(netfilter, tracer.host).trace(sent.packet)
+        if disagreement(other, sent.seen, place_words) is None:
+            return other, None
+    return found, differs
+
+
+def _has_legacy(source: Source, packet: Packet) -> bool:
+    """Whether legacy holds rules of the packet's family."""
+    return any(
+        table.store is Store.LEGACY and table.family in NFT_FAMILIES[packet.family] and chain.rules
+        for table in source.netfilter.tables
+        for chain in table.chains.values()
+    )
+
+
+def _sent(packet: Packet, chosen: frozenset[str], place: Place, *, counts: bool) -> Sent:
     """Send within the place; the table is gone afterwards, also where a signal ends us."""
     with leaving_in_order():
-        return namespaces.call_in(place.replace(userns=None), lambda: send(packet, chosen, backend, place))
+        return namespaces.call_in(place.replace(userns=None), lambda: send(packet, chosen, place, counts=counts))
 
 
-def _json(found: Trace, sent: Sent, backend: str, differs: str | None) -> dict[str, object]:
+def _json(found: Trace, sent: Sent, differs: str | None) -> dict[str, object]:
     seen = sent.seen
+    counters = None if seen.counts is None else [{**_place(each), "times": times} for each, times in seen.counts]
     return {
-        "backend": backend,
-        "legs": None if seen.legs is None else [[_place(each) for each in leg] for leg in seen.legs],
-        "counters": None
-        if seen.legs is not None
-        else [{**_place(each), "times": times} for each, times in seen.counts],
+        "legs": [[_place(each) for each in leg] for leg in seen.legs],
+        "counters": counters,
         "port": seen.port,
-        "agrees": None if differs is None and found.delivered.kind == "unknown" else differs is None,
+        "agrees": None if differs is None and found.delivered.kind is Kind.UNKNOWN else differs is None,
         "differs": differs,
     }
 
 
-def _place(place: tuple[str, str, int]) -> dict[str, object]:
-    return {"table": place[0], "chain": place[1], "rule": place[2]}
+def _place(place: RulePlace) -> dict[str, object]:
+    store, family, table, chain, number = place
+    return {"store": store.value, "family": family, "table": table, "chain": chain, "rule": number}

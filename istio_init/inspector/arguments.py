@@ -35,7 +35,7 @@ def arguments(config: Config) -> Arguments:
 
 def ambient_arguments(config: AmbientConfig) -> Arguments:
     """The arguments that ``istio-init apply`` needs for this configuration of a pod in an ambient mesh."""
-    found = _arguments(config, AmbientConfig(), AMBIENT_OPTIONS)
+    found = _arguments(config, AmbientConfig(), AMBIENT_OPTIONS, is_short=False)
     return found.replace(argv=("--ambient", *found.argv))
 
 
@@ -44,6 +44,8 @@ def _arguments(
     default: Config | AmbientConfig,
     options: tuple[Option, ...],
     always: tuple[str, ...] = (),
+    *,
+    is_short: bool = True,
 ) -> Arguments:
     argv: list[str] = []
     env: list[tuple[str, str]] = []
@@ -58,12 +60,8 @@ def _arguments(
         elif option.is_flag:
             argv.append(option.flag if value else f"{option.flag}=false")
         else:
-            argv += [_flag(option), _text(value)]
+            argv += [(option.short if is_short else None) or option.flag, _text(value)]
     return Arguments(tuple(argv), tuple(env))
-
-
-def _flag(option: Option) -> str:
-    return option.short or str(option.flag)
 
 
 def _text(value: object) -> str:

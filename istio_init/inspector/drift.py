@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from istio_init.config.model import Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.findings.fate import strays
-from istio_init.inspector.release import is_older, release_span
 from istio_init.mesh.meaning import Meaning, resolve, settle
 from istio_init.mesh.policy import ambient, native, sidecar
 from istio_init.netfilter.family import Family
@@ -41,13 +41,17 @@ class Drift(Value):
 
 def drift(view: View, expected: Config) -> Drift:
     """Compare with the rules that ``expected`` means in this namespace."""
-    if view.inferred is not None and is_older(span := release_span(view.rules)):
+    if view.inferred is not None and view.is_older:
         live, wanted = arguments(view.inferred.config), arguments(expected)
         if live == wanted:
             lost = ", but connections go astray: see the findings" if strays(view) else ""
-            return Drift(False, note=f"programmed by an older release ({span}) with the expected configuration{lost}")
-        return Drift(False, note=f"programmed by an older release ({span}), with: {live}")
+            return Drift(
+                False, note=f"programmed by an older release ({view.release}) with the expected configuration{lost}"
+            )
+        return Drift(False, note=f"programmed by an older release ({view.release}), with: {live}")
     meaning = _meaning(view, expected)
+    if view.backend is RuleStore.NATIVE and view.snapshot.raised:
+        return native_drift(view.snapshot.raised[0], meaning)
     return compare(view.rules, sidecar.rules(meaning.config, meaning.around))
 
 

@@ -2,79 +2,37 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.iptables.rules import Entry, RuleSet
-from istio_init.dialects.iptables.save import entry_text
-from istio_init.dialects.iptables.tables import Table
-from istio_init.inspector.arguments import Arguments, arguments
+from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.rule_store import RuleStore
+from istio_init.inspector.arguments import Arguments, ambient_arguments, arguments
 from istio_init.inspector.drift import Drift, drift
 from istio_init.inspector.findings import findings
 from istio_init.inspector.findings.model import Finding, View
-from istio_init.inspector.release import release_span
-from istio_init.mesh.roles.catalogue import CATALOGUE
-from istio_init.mesh.roles.recognise import is_istio_chain, is_ours, resembles
+from istio_init.inspector.flow import HookFlow, flow
+from istio_init.inspector.rows import Row, rows
+from istio_init.inspector.stores import StoreHeld, stores
+from istio_init.mesh.mode import Mode
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from istio_init.config.model import Config
-    from istio_init.dialects.role import Role
-
-
-class Row(Value):
-    """One rule, explained."""
-
-    backend: str
-    family: Family
-    table: Table
-    chain: str
-    number: int
-    entry: Entry
-    foreign: bool
-    resembles: Role | None = None
-    """What an older release would have had the foreign rule for."""
-
-    @property
-    def text(self) -> str:
-        """The rule as it was read."""
-        return entry_text(self.entry)
-
-    @property
-    def role(self) -> Role | None:
-        """Its role; None for a foreign or unknown rule."""
-        return self.entry.role
-
-    @property
-    def why(self) -> str:
-        """Why it exists, in one sentence."""
-        if self.entry.role is not None:
-            return CATALOGUE[self.entry.role].why
-        if self.resembles is not None:
-            return f"Foreign, as its table has no chain of Istio's; but: {CATALOGUE[self.resembles].why}"
-        if self.foreign:
-            return "Foreign: somebody else's rule."
-        return "In a chain of Istio's, but of no kind that is known."
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The options that cause it."""
-        return CATALOGUE[self.entry.role].options if self.entry.role is not None else ()
 
 
 class Explanation(Value):
-    """All that is said of a namespace. ``arguments`` is None where there is no sidecar's redirection."""
+    """All that is said of a namespace. ``arguments`` is None where there is no redirection."""
 
     snapshot: Snapshot
-    mode: str
-    backend: str
+    mode: Mode
+    backend: RuleStore
     families: tuple[Family, ...]
     arguments: Arguments | None
     dns_servers: tuple[str, ...]
     exact: bool
     release: str | None
+    stores: tuple[StoreHeld, ...]
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     drift: Drift | None = None
@@ -85,15 +43,26 @@ class Explanation(Value):
         return self.snapshot.of(self.backend)
 
     @property
+    def command(self) -> tuple[str, ...]:
+        """What takes the arguments."""
+        return ("istio-init", "apply") if self.mode is Mode.AMBIENT else ("istio-iptables",)
+
+    @property
     def facts(self) -> str:
         """What is there, in a line."""
         nothing = "no redirection, as far as the rules could be read" if self.snapshot.partial else "no redirection"
-        facts = [{"none": nothing, "ambient": "ambient mesh"}.get(self.mode, f"sidecar, {self.mode}")]
+        named = {Mode.NONE: nothing, Mode.AMBIENT: "ambient mesh"}
+        facts = [named.get(self.mode, f"sidecar, {self.mode.value}")]
         if self.families:
-            facts += [self.backend, " and ".join(family.value for family in self.families)]
+            facts += [self.backend.value, " and ".join(family.value for family in self.families)]
         if self.release:
             facts.append(f"rules as of {self.release}")
         return ", ".join(facts)
+
+    def flow(self, family: Family) -> tuple[HookFlow, ...]:
+        """The way of a family's traffic through the rules of the store that holds the redirection."""
+        is_native = self.backend is RuleStore.NATIVE and self.snapshot.raised
+        return flow(self.rules[family], self.snapshot.raised[0] if is_native else None)
 
     @property
     def is_broken(self) -> bool:
@@ -105,32 +74,20 @@ class Explanation(Value):
 def explain(snapshot: Snapshot, expected: Config | None = None) -> Explanation:
     """Explain a snapshot; with ``expected`` also how it differs from that configuration."""
     view = View(snapshot, expected)
-    inferred = view.inferred
+    inferred, ambient = view.inferred, view.ambient
+    found = inferred or ambient
+    explained = tuple(rows(snapshot))
     return Explanation(
         snapshot=snapshot,
-        mode=_mode(view),
+        mode=view.mode,
         backend=view.backend,
         families=view.families,
-        arguments=arguments(inferred.config) if inferred else None,
+        arguments=arguments(inferred.config) if inferred else ambient_arguments(ambient.config) if ambient else None,
         dns_servers=tuple(map(str, inferred.around.dns_servers)) if inferred else (),
-        exact=inferred.exact if inferred else False,
-        release=release_span(view.rules) if inferred else None,
-        rows=tuple(_rows(snapshot)),
+        exact=found is not None and found.exact,
+        release=view.release,
+        stores=stores(snapshot, explained),
+        rows=explained,
         findings=findings(view),
         drift=drift(view, expected) if expected is not None else None,
     )
-
-
-def _mode(view: View) -> str:
-    if view.inferred is not None:
-        return view.inferred.config.mode.value
-    return "ambient" if view.ambient else "none"
-
-
-def _rows(snapshot: Snapshot) -> Iterator[Row]:
-    for (backend, family), rules in snapshot.rules.items():
-        ours = {table for table, chain in rules.chains() if is_istio_chain(chain.name)}
-        for table, chain, number, entry in rules.entries():
-            foreign = not is_ours(chain.name, entry)
-            older = resembles(table, chain.name, entry.rule) if ours and table not in ours else None
-            yield Row(backend, family, table, chain.name, number, entry, foreign, older)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.iptables.targets import Goto, Jump
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.value import Value
 from istio_init.wording.words import Phrase, action, conditions, phrases
@@ -11,7 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
+    from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
+    from istio_init.mesh.native import Raised
 
 LISTED, LISTED_LENGTH = 4, 60
 """Values that are named, and their characters together; the rest is counted."""
@@ -27,7 +29,7 @@ ORDER = (Table.RAW, Table.MANGLE, Table.NAT)
 """Tables in the order in which a hook calls them (netfilter's priorities)."""
 
 
-class Step(Value):
+class FlowStep(Value):
     """One rule, or several alike in a row: what it tests, what it does, and the chain that it leads to."""
 
     numbers: tuple[int, int]
@@ -35,7 +37,7 @@ class Step(Value):
     action: str
     foreign: bool
     packets: int | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[FlowStep, ...] = ()
 
 
 class HookFlow(Value):
@@ -43,35 +45,48 @@ class HookFlow(Value):
 
     direction: str
     title: str
-    table: Table
-    chain: str
-    steps: tuple[Step, ...]
+    where: str
+    """The chain, as its dialect names it."""
+
+    steps: tuple[FlowStep, ...]
 
 
 DEEPEST = 64
 """Chains that call each other so deep are drawn; the kernel itself follows fewer."""
 
 
-def flow(rules: RuleSet) -> tuple[HookFlow, ...]:
-    """The way of traffic through every table that holds rules of ours."""
+def flow(rules: RuleSet, raised: Raised | None = None) -> tuple[HookFlow, ...]:
+    """The way of traffic through every table that holds rules of ours; ``raised`` is what native rules come from."""
     found = []
     for direction, hook, title in HOOKS:
         for table in ORDER:
             chains = rules.tables.get(table, {})
             chain = chains.get(hook)
             if chain is not None and any(is_ours(hook, entry) for entry in chain.entries):
-                found.append(HookFlow(direction, title, table, hook, _steps(chain, chains, (hook,))))
+                where, names = f"{table.value} {hook}", {}
+                if raised is not None:
+                    spot = raised.spots[rules.family, table, hook, 1]
+                    where, names = f"{spot.family} {spot.table} {spot.chain}", _names(raised, table)
+                found.append(HookFlow(direction, title, where, _steps(chain, chains, (hook,), names)))
     return tuple(found)
 
 
 def _steps(
-    chain: Chain, chains: Mapping[str, Chain], above: tuple[str, ...], *, is_shared: bool = False
-) -> tuple[Step, ...]:
-    """The steps of a chain. Its counters are left out where it is shared: they are those of all its callers."""
+    chain: Chain,
+    chains: Mapping[str, Chain],
+    above: tuple[str, ...],
+    names: Mapping[str, str],
+    *,
+    is_shared: bool = False,
+) -> tuple[FlowStep, ...]:
+    """The steps of a chain; ``names`` are what chains are called where that is not their own name.
+
+    Its counters are left out where it is shared: they are those of all its callers.
+    """
     steps = []
     for first, group in _groups(chain):
         called = group[0].rule.called_chain
-        inner: tuple[Step, ...] = ()
+        inner: tuple[FlowStep, ...] = ()
         if (
             called in chains
             and called is not None
@@ -80,13 +95,13 @@ def _steps(
             and len(above) < DEEPEST
         ):
             shared = is_shared or _callers(called, chains) > 1
-            inner = _steps(chains[called], chains, (*above, called), is_shared=shared)
+            inner = _steps(chains[called], chains, (*above, called), names, is_shared=shared)
         counted = [entry.counters.packets for entry in group if entry.counters is not None and not is_shared]
         steps.append(
-            Step(
+            FlowStep(
                 (first, first + len(group) - 1),
                 conditions(_collapsed(_merged([phrases(entry.rule) for entry in group]))),
-                action(group[0].rule),
+                action(_named(group[0].rule, names)),
                 not is_ours(chain.name, group[0]),
                 sum(counted) if counted else None,
                 inner,
@@ -95,9 +110,21 @@ def _steps(
     return tuple(_shortened(steps))
 
 
-def _shortened(steps: list[Step]) -> Iterator[Step]:
+def _names(raised: Raised, table: Table) -> dict[str, str]:
+    """What nft calls the chains of a table that has rules."""
+    return {chain: spot.chain for (_, each, chain, _), spot in raised.spots.items() if each is table}
+
+
+def _named(rule: Rule, names: Mapping[str, str]) -> Rule:
+    match rule.target:
+        case Jump(chain) | Goto(chain) if chain in names:
+            return rule.replace(target=type(rule.target)(names[chain]))
+    return rule
+
+
+def _shortened(steps: list[FlowStep]) -> Iterator[FlowStep]:
     """The steps, of many foreign ones in a row only the first."""
-    run: list[Step] = []
+    run: list[FlowStep] = []
     for step in [*steps, None]:
         if step is not None and step.foreign:
             run.append(step)
@@ -107,7 +134,7 @@ def _shortened(steps: list[Step]) -> Iterator[Step]:
         if rest := run[len(named) :]:
             seen = [each.packets for each in rest if each.packets is not None]
             numbers = rest[0].numbers[0], rest[-1].numbers[1]
-            yield Step(numbers, f"{len(rest)} more rules", "not drawn", True, sum(seen) if seen else None)
+            yield FlowStep(numbers, f"{len(rest)} more rules", "not drawn", True, sum(seen) if seen else None)
         run = []
         if step is not None:
             yield step

@@ -40,10 +40,11 @@ class Raised:
 
     ``rules`` has both families, as a rule without an address holds for both; ``captured`` has those that the
     configuration asked for: IPv6 where a rule names an IPv6 address. ``unread`` are the rules that hold what iptables
-    has no word for, ``in_doubt`` the tables of which nobody can tell whether they are dormant.
+    has no word for, ``in_doubt`` the tables of which nobody can tell whether they are dormant. ``prefix`` is how their
+    names begin.
     """
 
-    __slots__ = ("captured", "in_doubt", "rules", "spots", "unread")
+    __slots__ = ("captured", "in_doubt", "prefix", "rules", "spots", "unread")
 
     def __init__(
         self,
@@ -51,9 +52,11 @@ class Raised:
         spots: Mapping[tuple[Family, Table, str, int], Spot],
         unread: tuple[Spot, ...] = (),
         in_doubt: tuple[str, ...] = (),
+        prefix: str = SIDECAR,
         *,
         ipv6: bool,
     ) -> None:
+        self.prefix = prefix
         self.rules = rules
         self.spots = spots
         self.unread = unread
@@ -82,7 +85,7 @@ def raised(ruleset: Ruleset, prefix: str = SIDECAR) -> Raised | None:
     for kind, table in found:
         raising.add(kind, table)
     in_doubt = tuple(table.name for _, table in found if table.is_dormant is None)
-    return raising.raised(in_doubt) if found else None
+    return raising.raised(in_doubt, prefix) if found else None
 
 
 class _Raising:
@@ -116,6 +119,6 @@ class _Raising:
         for family in lifted.families:
             yield family, Entry(lifted.rule.replace(target=target), counters=lifted.counters)
 
-    def raised(self, in_doubt: tuple[str, ...]) -> Raised:
+    def raised(self, in_doubt: tuple[str, ...], prefix: str) -> Raised:
         rules = {family: recognise(RuleSet(family, tables)) for family, tables in self.chains.items()}
-        return Raised(rules, self.spots, tuple(self.unread), in_doubt, ipv6=self.ipv6)
+        return Raised(rules, self.spots, tuple(self.unread), in_doubt, prefix, ipv6=self.ipv6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import Intervals
 from istio_init.value import Value
@@ -306,6 +307,9 @@ class Rule(Value):
 
     tracks: bool = False
     """Its presence makes the kernel track connections of its families: it translates, or asks about connections."""
+
+    tracks_only: Family | None = None
+    """The one of its families whose connections it has tracked: that of ``dnat ip6`` in a table of inet (nft_nat.c)."""
 
 
 class BaseChain(Value):

@@ -61,20 +61,31 @@ class Netfilter:
     ``order`` lists the base chains of a family and hook as the kernel calls them, and what it does by itself, where it
     told (nfnetlink_hook); a missing entry means that what has the same priority may stand in either order. (What was
     registered last comes first then.) ``tracks`` is whether connections are
-    tracked, by family, where that is known otherwise than from the rules.
+    tracked, by family, where that is known otherwise than from the rules. ``ingress`` and ``egress`` are the
+    interfaces, "" any, at which chains are called that nobody follows here, with their names: before PREROUTING and
+    behind POSTROUTING.
     """
 
-    __slots__ = ("order", "tables", "tracks")
+    __slots__ = ("egress", "ingress", "order", "tables", "tracks")
 
     def __init__(
         self,
         tables: Iterable[Table],
         order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]] | None = None,
         tracks: Mapping[Family, bool] | None = None,
+        *,
+        ingress: Mapping[str, str] | None = None,
+        egress: Mapping[str, str] | None = None,
     ) -> None:
         self.tables = tuple(tables)
         self.order = order or {}
         self.tracks = tracks or {}
+        self.ingress = ingress or {}
+        self.egress = egress or {}
+
+    def in_order(self, order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]]) -> Netfilter:
+        """The same, with the order that the kernel told."""
+        return Netfilter(self.tables, order, self.tracks, ingress=self.ingress, egress=self.egress)
 
     def tracks_connections(self, family: Family) -> bool:
         """Whether the kernel tracks connections of a family: a rule makes it do so, called or not."""
@@ -82,7 +93,7 @@ class Netfilter:
         if known is not None:
             return known
         return any(
-            rule.tracks
+            rule.tracks and rule.tracks_only in (None, family)
             for table in self.tables
             if table.family in NFT_FAMILIES[family]
             for chain in table.chains.values()

@@ -5,17 +5,18 @@ from __future__ import annotations
 from istio_init.dialects.iptables.ipset import IpSetError, parse_ipset_save
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
-from istio_init.dialects.iptables.sections import is_refusal, sections
-from istio_init.dialects.nft.ruleset import Ruleset, parse
+from istio_init.dialects.iptables.sections import NATIVE_TITLE, is_refusal, sections
+from istio_init.dialects.nft.ruleset import Ruleset, RulesetError, parse
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.formats import Format, format_of
+from istio_init.observe.native import is_told, unsaved_istio_tables
 from istio_init.observe.netfilter import Known, local_marks, model
-from istio_init.observe.snapshot import NativeChain, NftRule
 from istio_init.observe.unread import RULES_OF, Part, Unread, Why
-from istio_init.system import loading, nft_ruleset
+from istio_init.system import loading
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -38,9 +39,7 @@ class FromFiles(Value):
     """The rules of files, as a namespace's are; ``formats`` tell what was found, by file."""
 
     formats: tuple[tuple[str, Format], ...]
-    rules: Mapping[tuple[str, Family], RuleSet]
-    native: tuple[NativeChain, ...]
-    nft_rules: tuple[NftRule, ...]
+    rules: Mapping[tuple[RuleStore, Family], RuleSet]
     ruleset: Ruleset | None
     """What nft prints of all tables."""
 
@@ -54,10 +53,9 @@ class _Collected:
     """What the files read so far hold."""
 
     def __init__(self) -> None:
-        self.rules: dict[tuple[str, Family], RuleSet] = {}
+        self.rules: dict[tuple[RuleStore, Family], RuleSet] = {}
         self.ruleset_file: str | None = None
         self.ruleset: Ruleset | None = None
-        self.native: nft_ruleset.Native = ((), ())
         self.dormant: Mapping[tuple[str, str], bool] = {}
         self.sets: dict[str, IpSet] | None = None
         self.unread: list[Unread] = []
@@ -66,9 +64,13 @@ class _Collected:
 
     def add(self, file: File) -> Format:
         """Read a file and say what it held."""
-        form = format_of(file.text)
+        saves, title, native = file.text.partition(f"{NATIVE_TITLE}\n")
+        form = format_of(saves if title else file.text)
         try:
-            self._add(file, form)
+            if title:
+                self._add_ruleset(file, native)
+            if not title or saves.strip():
+                self._add(file.replace(text=saves), form)
         except (SaveError, IpSetError) as error:
             raise InputError(f"{file.name}: {error}", fix=f"give what {form.value} printed") from None
         return form
@@ -93,8 +95,7 @@ class _Collected:
         self.ruleset_file = file.name
         try:
             self.ruleset = parse(text)
-            self.native = nft_ruleset.parse_ruleset(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except RulesetError as error:
             raise InputError(f"{file.name}: it is not what nft -j list ruleset prints: {error}") from None
 
     def _add_save(self, file: File) -> None:
@@ -125,13 +126,14 @@ def from_files(files: Iterable[File]) -> FromFiles:
     formats = tuple([(file.name, collected.add(file)) for file in files])
     known = Known(collected.sets, dormant=collected.dormant)
     netfilter = model(collected.rules, collected.ruleset, known)
-    unread = [*collected.unread, *_not_given(collected, netfilter)]
+    tables = collected.ruleset or Ruleset(())
+    refused = [each for each in collected.unread if not is_told(each, collected.rules, tables)]
+    unread = [*refused, *_not_given(collected, netfilter)]
     partial = frozenset(each.family for each in unread if each.family is not None)
     host = Host(local_marks=local_marks(netfilter.tables))
     return FromFiles(
         formats,
         collected.rules,
-        *collected.native,
         collected.ruleset,
         netfilter,
         host,
@@ -141,8 +143,15 @@ def from_files(files: Iterable[File]) -> FromFiles:
 
 
 def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:
-    """The tables that nft printed, does not take, and no save holds."""
+    """Tables of iptables' that no save holds: those that nft printed and does not take, and those that are Istio's.
+
+    nft prints of iptables' extensions no more than the names, so that Istio's rules cannot be recognised in them.
+    """
     given = {f"{table.family} {table.name}" for table in netfilter.tables}
+    missing = [(name, table) for name, table in collected.left_out if table not in given]
+    if collected.ruleset is not None and collected.ruleset_file is not None:
+        unsaved = unsaved_istio_tables(collected.ruleset, collected.rules)
+        missing += [(collected.ruleset_file, table) for table in unsaved]
     return [
         Unread(
             Part.RULES_NFT,
@@ -151,6 +160,5 @@ def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:
             Why.NOT_EXPRESSIBLE,
             name,
         )
-        for name, table in collected.left_out
-        if table not in given
+        for name, table in missing
     ]

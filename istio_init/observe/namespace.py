@@ -13,14 +13,16 @@ import psutil
 from istio_init.errors import IstioInitError
 from istio_init.mesh.routing import LiveRouting
 from istio_init.observe.host import read_host
+from istio_init.observe.native import holders, raised_from
 from istio_init.observe.netfilter import asks_for_sockets
 from istio_init.observe.rules import read_rules
-from istio_init.observe.snapshot import Interface, Listener, Process, Snapshot
+from istio_init.observe.snapshot import Interface, Listener, Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
 from istio_init.system import netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
+from istio_init.system.processes import Process
 from istio_init.system.resolv import name_servers
 
 TYPE_CHECKING = False
@@ -62,14 +64,16 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
     found_sockets = attempt(Part.SOCKETS, sockets.sockets, no_sockets)
     listeners = _listeners(found_sockets, processes)
     rules = read_rules()
+    natives = raised_from(rules.ruleset, rules.netfilter)
     unread += rules.unread
     known_sockets = None if any(each.part is Part.SOCKETS for each in unread) else found_sockets
     host, not_known = read_host(known_sockets, asks_for_sockets=asks_for_sockets(rules.netfilter.tables))
     return Snapshot(
         label=place.label,
-        rules=rules.iptables,
+        rules=holders(rules.iptables, natives),
         registered=rules.netfilter,
         ruleset=rules.ruleset,
+        raised=natives,
         host=host,
         routing=attempt(Part.ROUTING, lambda: routing.read(frozenset([133])), LiveRouting()),
         unusual_routing=tuple(attempt(Part.ROUTING_RULES, netlink.unusual_rules, [])),
@@ -78,8 +82,6 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
         processes=processes,
         unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
-        native=rules.native,
-        nft_rules=rules.nft_rules,
         sysctls=_sysctls(),
         invalid_packets=attempt(Part.CONNTRACK_STATISTICS, netlink.invalid_packets, 0),
         dns_servers=name_servers(place.resolv_conf, place.root),

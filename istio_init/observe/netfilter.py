@@ -6,7 +6,10 @@ from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.matches import OpaqueMatch
 from istio_init.dialects.iptables.targets import OpaqueTarget
 from istio_init.dialects.nft.lower import lower as lower_nft
-from istio_init.dialects.nft.xtables import is_iptables, merge
+from istio_init.dialects.nft.lower import present
+from istio_init.dialects.nft.misprints import misprinted
+from istio_init.dialects.nft.xtables import is_iptables, lacks_extensions, merge
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import AnyOf, Assign, Hook, Lookup, Store, Test, Tproxy
@@ -19,11 +22,13 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.ipset import IpSet
     from istio_init.dialects.iptables.rules import Entry, RuleSet
+    from istio_init.dialects.nft.misprints import Told
     from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.netfilter.rules import Rule, Statement, Table
     from istio_init.netfilter.stages import Registered, Stage
 
-STORES = {"nft": Store.NFT, "legacy": Store.LEGACY}
+STORES = {RuleStore.NFT: Store.NFT, RuleStore.LEGACY: Store.LEGACY}
+"""The stores of iptables, as the model of netfilter names them."""
 SOCKET_FIELDS = frozenset(
     [Field.SOCKET_FOUND, Field.SOCKET_FOUND_ANY, Field.SOCKET_TRANSPARENT, Field.SOCKET_TRANSPARENT_ANY]
 )
@@ -37,27 +42,58 @@ class Known(Value):
     dormant: Mapping[tuple[str, str], bool] = {}
     """By family and name, of nf_tables' tables."""
 
+    devices: Mapping[tuple[str, str, str], tuple[str, ...]] = {}
+    """By family, table and name: the interfaces of chains that are called at one. nft 1.0.6 does not tell in JSON."""
+
+    extensions: Mapping[Family, RuleSet] = {}
+    """Of rules of iptables that it does not print: their extensions (`xtables.extension_chain`)."""
+
+    told: Mapping[tuple[str, str, str, int], Told] | None = None
+    """By family, table, chain and handle: what the kernel has of rules that nft may print wrongly. None: unknown."""
+
 
 def model(
-    rules: Mapping[tuple[str, Family], RuleSet], ruleset: Ruleset | None, known: Known | None = None
+    rules: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset | None, known: Known | None = None
 ) -> Netfilter:
     """The model of rules of iptables, by store and family, and of what nft prints of nf_tables, if it is known.
 
     iptables' own tables are what both tell of them (`xtables.merge`); of the others nft alone tells.
     """
     known = known or Known()
-    tables = [table for (backend, _), each in rules.items() for table in _of_iptables(each, STORES[backend], known)]
+    tables = [
+        table
+        for (backend, _), each in rules.items()
+        if backend in STORES
+        for table in _of_iptables(each, STORES[backend], known)
+    ]
     if ruleset is None:
         return Netfilter(tables)
     printed = {(table.family, table.name): table for table in tables if table.store is Store.NFT}
     by_name = {(table.family, table.name): table for table in ruleset.tables}
     of_nft = []
-    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant):
+    extended = {
+        (table.family, table.name): table
+        for each in known.extensions.values()
+        for table in lower(each, Store.NFT, known.sets)
+    }
+    odd = misprinted(ruleset, known.told) if known.told is not None else frozenset()
+    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd):
         name = lowered.family, lowered.name
         text, table = printed.pop(name, None), by_name[name]
-        of_nft.append(merge(text, lowered, table) if is_iptables(table) else lowered)
+        of_nft.append(merge(text, lowered, table, extended.get(name)) if is_iptables(table) else lowered)
     legacy = [table for table in tables if table.store is Store.LEGACY]
-    return Netfilter([*of_nft, *printed.values(), *legacy])
+    ingress, egress = (_at_devices(ruleset, known, hook) for hook in ("ingress", "egress"))
+    return Netfilter([*of_nft, *printed.values(), *legacy], ingress=ingress, egress=egress)
+
+
+def _at_devices(ruleset: Ruleset, known: Known, hook: str) -> dict[str, str]:
+    """The chains at interfaces that may do something, which the model does not have, by interface."""
+    found: dict[str, str] = {}
+    for each in present(ruleset):
+        if each.hook == hook and (each.rules or each.drops) and not known.dormant.get((each.family, each.table)):
+            devices = each.devices or known.devices.get((each.family, each.table, each.chain), ("",))
+            found |= dict.fromkeys(devices, f"chain {each.family} {each.table} {each.chain}")
+    return found
 
 
 def _of_iptables(rules: RuleSet, store: Store, known: Known) -> tuple[Table, ...]:
@@ -66,7 +102,24 @@ def _of_iptables(rules: RuleSet, store: Store, known: Known) -> tuple[Table, ...
     return lower(rules, store, known.sets, dormant=frozenset(asleep if store is Store.NFT else ()))
 
 
-def names_sets(rules: Mapping[tuple[str, Family], RuleSet]) -> bool:
+def not_printed(rules: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset) -> frozenset[tuple[Family, str]]:
+    """The tables of iptables', by family and name, whose extensions iptables-nft does not all print."""
+    families = {"ip": Family.IPV4, "ip6": Family.IPV6}
+    printed: dict[tuple[Family, str], dict[str, int]] = {}
+    for (store, family), each in rules.items():
+        if store is RuleStore.NFT:
+            for table, chains in each.tables.items():
+                printed[family, table.value] = {name: len(chain.entries) for name, chain in chains.items()}
+    return frozenset(
+        [
+            (families[table.family], table.name)
+            for table in ruleset.tables
+            if is_iptables(table) and lacks_extensions(printed.get((families[table.family], table.name), {}), table)
+        ]
+    )
+
+
+def names_sets(rules: Mapping[tuple[RuleStore, Family], RuleSet]) -> bool:
     """Whether a rule looks something up in a set of ipset, or changes one."""
     return any(_names_set(entry) for each in rules.values() for *_, entry in each.entries())
 

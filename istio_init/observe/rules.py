@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
-from istio_init.dialects.nft.ruleset import Ruleset, parse
+from istio_init.dialects.nft.ruleset import Ruleset, RulesetError, parse
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import IstioInitError, ToolError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.stages import Netfilter
-from istio_init.observe.netfilter import Known, has_ties, model, names_sets
-from istio_init.observe.snapshot import NativeChain, NftRule
+from istio_init.observe.native import is_told
+from istio_init.observe.netfilter import Known, has_ties, model, names_sets, not_printed
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
-from istio_init.system import hooks, ipsets, links, nft_ruleset, process, ruleset
+from istio_init.system import extensions, hooks, ipsets, links, nft_kernel, process, ruleset
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -29,12 +30,10 @@ READING = 60.0
 class Rules(Value):
     """All rules: those of iptables by store and family, and the model that holds whatever is registered."""
 
-    iptables: Mapping[tuple[str, Family], RuleSet]
+    iptables: Mapping[tuple[RuleStore, Family], RuleSet]
     partial: frozenset[Family]
     """The families of which not all rules could be read."""
 
-    native: tuple[NativeChain, ...]
-    nft_rules: tuple[NftRule, ...]
     ruleset: Ruleset | None
     netfilter: Netfilter
     unread: tuple[Unread, ...]
@@ -44,26 +43,32 @@ def read_rules() -> Rules:
     """The rules of the current namespace. Nothing is raised: what cannot be read is said."""
     left: list[Unread] = []
     iptables, partial = _of_iptables(left)
-    (native, nft_rules), tables = _of_nft(left)
-    netfilter = model(iptables, tables, _known(left, asks_sets=names_sets(iptables), has_tables=bool(tables.tables)))
+    tables = _of_nft(left)
+    told = {each for each in left if is_told(each, iptables, tables)}
+    left = [each for each in left if each not in told]
+    partial -= {each.family for each in told} - {each.family for each in left}
+    beside = extensions.read(hidden) if (hidden := not_printed(iptables, tables)) else {}
+    asks_sets = names_sets(iptables) or any(names_sets({(RuleStore.NFT, key): each}) for key, each in beside.items())
+    known = _known(left, asks_sets=asks_sets, has_tables=bool(tables.tables)).replace(extensions=beside)
+    netfilter = model(iptables, tables, known)
     if has_ties(netfilter):
         try:
-            netfilter = Netfilter(netfilter.tables, hooks.order())
+            netfilter = netfilter.in_order(hooks.order())
         except OSError as error:
             left.append(unread(Part.ORDER, error))
-    return Rules(iptables, partial, native, nft_rules, tables, netfilter, tuple(left))
+    return Rules(iptables, partial, tables, netfilter, tuple(left))
 
 
-def _of_nft(left: list[Unread]) -> tuple[nft_ruleset.Native, Ruleset]:
+def _of_nft(left: list[Unread]) -> Ruleset:
     """What nft prints of all tables; nothing where it cannot."""
-    text = ruleset.read()
-    if isinstance(text, str):
+    found = ruleset.read()
+    if isinstance(found, str):
         try:
-            return nft_ruleset.parse_ruleset(text), parse(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            text = ToolError(f"nft printed what is not understood: {error}")
-    left.append(unread(Part.NATIVE, text))
-    return ((), ()), Ruleset(())
+            return parse(found)
+        except RulesetError as error:
+            found = ToolError(f"nft printed what is not understood: {error}")
+    left.append(unread(Part.NATIVE, found))
+    return Ruleset(())
 
 
 def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
@@ -75,15 +80,16 @@ def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
     if not has_tables:
         return Known(sets)
     try:
-        return Known(sets, {each.index: each.name for each in links.links()[0]}, ruleset.dormant())
+        names = {each.index: each.name for each in links.links()[0]}
+        return Known(sets, names, ruleset.dormant(), nft_kernel.devices(), told=nft_kernel.told())
     except (IstioInitError, OSError) as error:
         left.append(unread(Part.NATIVE, error))
         return Known(sets)
 
 
-def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet], frozenset[Family]]:
+def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[RuleStore, Family], RuleSet], frozenset[Family]]:
     """The rules of iptables in both stores, and the families of which not all could be read."""
-    found: dict[tuple[str, Family], RuleSet] = {}
+    found: dict[tuple[RuleStore, Family], RuleSet] = {}
     partial: set[Family] = set()
     for backend in backends(wait=1.0):
         try:
@@ -103,9 +109,9 @@ def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[str, Family], RuleSet],
     return found, frozenset(partial)
 
 
-def _what_can_be_read(backend: str, family: Family) -> RuleSet:
+def _what_can_be_read(backend: RuleStore, family: Family) -> RuleSet:
     """The tables that iptables-nft prints beside one that it cannot print."""
-    if backend == "nft":
+    if backend is RuleStore.NFT:
         try:
             completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
             return parse_save(completed.stdout, family).rules

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
+from istio_init.dialects.nft.text import rule_text
+from istio_init.dialects.nft.xtables import is_iptables, is_written_by_iptables
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.observe.netfilter import model
-from istio_init.observe.unread import Unread
+from istio_init.observe.unread import Part, Unread
+from istio_init.system.processes import Process
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -17,16 +20,9 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.dialects.nft.ruleset import Ruleset
+    from istio_init.dialects.rule_store import RuleStore
+    from istio_init.mesh.native import Raised
     from istio_init.netfilter.stages import Netfilter
-
-
-class Process(Value):
-    """A process of the namespace."""
-
-    pid: int
-    name: str
-    uid: int
-    gid: int
 
 
 class Listener(Value):
@@ -52,25 +48,6 @@ class Interface(Value):
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
 
 
-class NativeChain(Value):
-    """A chain of nf_tables outside iptables-nft's tables; ``hook`` is None for one that nothing calls by itself.
-
-    ``drops`` is whether its policy drops what none of its rules takes.
-    """
-
-    family: str
-    table: str
-    name: str
-    hook: str | None
-    priority: int | None
-    rules: int
-    drops: bool = False
-
-
-NATIVE_TABLES = "istio-proxy-"
-"""How the names of Istio's own native nftables tables begin."""
-
-
 class NftRule(Value):
     """A rule in one of iptables-nft's tables that iptables did not write, and may not print faithfully."""
 
@@ -79,22 +56,25 @@ class NftRule(Value):
     chain: str
     number: int
     text: str
-    """Its expressions, as nftables' JSON has them."""
+    """As nft prints it."""
 
     def __str__(self) -> str:
         return f"{self.family.value} {self.table} (nft): {self.chain} {self.number}: {self.text}"
 
 
+_FAMILIES = {"ip": Family.IPV4, "ip6": Family.IPV6}
+
+
 class Snapshot(Value):
     """A namespace. What could not be read is missing, and ``unread`` says so.
 
-    ``rules`` are recognised rule sets by backend and family, with counters; ``partial`` are the families of which not
+    ``rules`` are recognised rule sets by store and family, with counters; ``partial`` are the families of which not
     all rules could be read. ``sysctls`` are by their dotted names. ``is_live`` is false for rules from a file, of which
     nothing else is known.
     """
 
     label: str
-    rules: Mapping[tuple[str, Family], RuleSet]
+    rules: Mapping[tuple[RuleStore, Family], RuleSet]
     routing: LiveRouting = LiveRouting()
     unusual_routing: tuple[tuple[Family, int], ...] = ()
     """Routing rules, by priority, that a namespace does not have by itself and that select by more than a mark."""
@@ -106,8 +86,6 @@ class Snapshot(Value):
     unseen_owners: int = 0
     """Sockets that wait for traffic, of processes that we may not look into."""
 
-    native: tuple[NativeChain, ...] = ()
-    nft_rules: tuple[NftRule, ...] = ()
     sysctls: Mapping[str, int] = {}
     invalid_packets: int = 0
     """Packets that the connection tracker called invalid since the namespace began."""
@@ -127,6 +105,10 @@ class Snapshot(Value):
     ruleset: Ruleset | None = None
     """All of nf_tables, as nft prints it."""
 
+    raised: tuple[Raised, ...] = ()
+    """Istio's own tables in ``ruleset``, as iptables would write their rules: a sidecar's, then those of an ambient
+    pod; ``rules`` has the first of them."""
+
     host: Host = Host()
     """Interfaces, routing, sockets and settings, as far as they are known."""
 
@@ -136,9 +118,28 @@ class Snapshot(Value):
         return model(self.rules, None) if self.registered is None else self.registered
 
     @property
+    def nft_rules(self) -> tuple[NftRule, ...]:
+        """The rules of nft's own in tables of iptables."""
+        return tuple(
+            NftRule(_FAMILIES[table.family], table.name, chain.name, number, rule_text(rule.expressions))
+            for table in (self.ruleset.tables if self.ruleset else ())
+            if is_iptables(table)
+            for chain in table.chains
+            for number, rule in enumerate(chain.rules, 1)
+            if not is_written_by_iptables(rule.expressions)
+        )
+
+    @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """All addresses of all interfaces."""
         return tuple(address for each in self.interfaces for address in each.addresses)
+
+    @property
+    def missing_rules(self) -> tuple[Unread, ...]:
+        """What leaves rules out of the model. What iptables-nft cannot print is there, as nft prints all."""
+        has_all = self.ruleset is not None and not any(each.part is Part.NATIVE for each in self.unread)
+        parts = (Part.RULES_LEGACY,) if has_all else (Part.RULES_LEGACY, Part.RULES_NFT)
+        return tuple(each for each in self.unread if each.part in parts)
 
     @property
     def not_read(self) -> tuple[str, ...]:
@@ -149,11 +150,6 @@ class Snapshot(Value):
         what = f"whose {self.unseen_owners} of the listening sockets are, which takes the capability SYS_PTRACE"
         return (*said, what)
 
-    @property
-    def has_native_redirection(self) -> bool:
-        """Whether Istio's native nftables mode redirects here."""
-        return any(each.table.startswith(NATIVE_TABLES) and each.rules for each in self.native)
-
-    def of(self, backend: str) -> dict[Family, RuleSet]:
-        """The rule sets of one backend."""
-        return {family: rules for (name, family), rules in self.rules.items() if name == backend}
+    def of(self, store: RuleStore) -> dict[Family, RuleSet]:
+        """The rule sets of one store."""
+        return {family: rules for (name, family), rules in self.rules.items() if name == store}

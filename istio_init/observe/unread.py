@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ForeignRulesError, IstioInitError, PrivilegeError
 from istio_init.netfilter.family import Family
 from istio_init.value import Value
@@ -43,8 +44,8 @@ class Why(Enum):
     __hash__ = object.__hash__
 
 
-RULES_OF = {"nft": Part.RULES_NFT, "legacy": Part.RULES_LEGACY}
-"""Which part the rules of a store are, by its name."""
+RULES_OF = {RuleStore.NFT: Part.RULES_NFT, RuleStore.LEGACY: Part.RULES_LEGACY}
+"""Which part the rules of a store are."""
 
 
 class Unread(Value):

@@ -43,4 +43,4 @@ def _passthrough_port(planner: Planner, family: Family, ids: tuple[int, int], po
     target, source = PASSTHROUGH[family], LOOPBACK[family]
     packet = planner.packet(ids, target, port, source=source)
     if not planner.add(GROUP, "the proxy", [packet], captured=True, waits=Side.POD, bind=source):
-        planner.skip(f"the proxy to {target}", "another setting leaves it alone")
+        planner.skip(f"the proxy to {target}", "another setting overrides it")

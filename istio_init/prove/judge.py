@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from istio_init.netfilter.protocols import TCP
 from istio_init.prove.model import Verdict
 from istio_init.system.spots import REFUSED, TIMED_OUT, Probe, Seen, Side
-from istio_init.wording.arguments import endpoint
+from istio_init.trace.result import Kind, Outcome
+from istio_init.wording.outcomes import outcome_words
+from istio_init.wording.traces import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,34 +21,34 @@ def verdict(probe: Probe, seen: Seen, live: Live, occupant: str | None) -> Verdi
 
     ``occupant`` is who listens instead of us where it has to come out.
     """
-    happened = _difference(probe, seen, occupied=occupant is not None)
+    happened = _difference(probe, seen, live.reader.proxy_ports, occupied=occupant is not None)
     if happened is not None:
         return Verdict(probe, False, happened=happened, reason=live.reason(probe, seen))
     note = None
     if occupant is not None:
         port = probe.expected.port or probe.packet.destination_port
-        note = f"{occupant} listens on port {port}; that a connection came there is seen, not what it was told"
+        note = f"{occupant} listens on port {port}; that a connection arrived there is seen, not what it was told"
     return Verdict(probe, True, seen.latency, note=note)
 
 
-def _difference(probe: Probe, seen: Seen, *, occupied: bool) -> str | None:
+def _difference(probe: Probe, seen: Seen, proxy_ports: frozenset[int], *, occupied: bool) -> str | None:
     """In what a probe's fate is not what was expected; None where it is."""
-    if (where := _elsewhere(probe, seen, occupied=occupied)) is not None:
+    if (where := _elsewhere(probe, seen, proxy_ports, occupied=occupied)) is not None:
         return where
     arrival = seen.arrival
     assert arrival is not None
     meant = str(probe.packet.destination), probe.packet.destination_port
-    if arrival.original is not None and probe.packet.protocol == "tcp" and arrival.original != meant:
+    if arrival.original is not None and probe.packet.protocol == TCP and arrival.original != meant:
         host, port = arrival.original
         return f"the listener was told another destination: {endpoint(ip_address(host), port)}"
-    if probe.expected.kind == "tproxy" and seen.source and arrival.peer not in (None, seen.source[0]):
+    if probe.expected.kind is Kind.TPROXY and seen.source and arrival.peer not in (None, seen.source[0]):
         return f"the listener sees {arrival.peer} instead of the client's address"
     if seen.latency is None and not occupied:
-        return "it came there, but no answer came back"
+        return "it arrived there, but no answer came back"
     return None
 
 
-def _elsewhere(probe: Probe, seen: Seen, *, occupied: bool) -> str | None:
+def _elsewhere(probe: Probe, seen: Seen, proxy_ports: frozenset[int], *, occupied: bool) -> str | None:
     """Where it came out instead, or what stopped it; None where it came out at the right place."""
     goal = probe.packet.destination_port
     side = Side.POD if probe.is_captured else probe.waits
@@ -54,11 +57,13 @@ def _elsewhere(probe: Probe, seen: Seen, *, occupied: bool) -> str | None:
     if arrival is not None and (arrival.side, arrival.port) == (side, port):
         return None
     if arrival is None:
-        ended = {REFUSED: "it was refused: nobody listens where it came to", TIMED_OUT: "it timed out"}
+        ended = {REFUSED: "refused: nothing listens where it arrived, or a rule rejects it", TIMED_OUT: "it timed out"}
         if seen.failure is None:
-            return "it reached somebody else" if not occupied else "it reached somebody, but not at that port"
+            return "it reached another listener" if not occupied else "it reached a listener, but not at that port"
         return ended.get(seen.failure, seen.failure)
     if probe.is_captured and arrival.port == goal and arrival.side is (probe.waits or Side.NEIGHBOUR):
-        return "it reached its destination directly"
+        return "direct: it reached its destination"
     loop = ": it would loop" if "proxy" in probe.who and not probe.is_captured else ""
-    return f"it came to port {arrival.port}{' of the second namespace' * (arrival.side is Side.NEIGHBOUR)}{loop}"
+    if arrival.side is Side.NEIGHBOUR:
+        return f"it arrived at port {arrival.port} of the second namespace{loop}"
+    return f"{outcome_words(Outcome(Kind.REDIRECT, arrival.port), proxy_ports)}{loop}"

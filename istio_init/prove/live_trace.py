@@ -11,9 +11,12 @@ import os
 import socket
 import struct
 
-from istio_init.dialects.iptables.tables import Table
 from istio_init.errors import IstioInitError, PrivilegeError, ToolError
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.packet import Packet
+from istio_init.netfilter.protocols import TCP, UDP
+from istio_init.netfilter.rules import Store
+from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.stores.legacy import IptablesLegacy
 from istio_init.system import namespaces, netlink, nft_table
 from istio_init.system.listening import AT_ONCE
@@ -21,8 +24,8 @@ from istio_init.system.nft_table import NETWORK, TRANSPORT, Expression, OwnedTab
 from istio_init.system.nft_trace import Listener, Passage
 from istio_init.system.privileges import acting_as
 from istio_init.system.workers import in_child
+from istio_init.trace.describe import OWN_TTL
 from istio_init.trace.observed import Observed, Place
-from istio_init.trace.packet import Packet
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -30,11 +33,8 @@ if TYPE_CHECKING:
     from istio_init.system.places import Place as Namespace
 
 TABLE_NAME = "istio-init-trace"
-BEFORE_RAW = -350
-"""Between defragmentation (-400) and raw (-300)."""
-
-AFTER_ALL = 300
-"""Behind the last table of iptables, nat of INPUT and POSTROUTING (100)."""
+BEFORE_ALL, AFTER_ALL = -(1 << 31), (1 << 31) - 2
+"""Priorities before all others, and behind all but the one that confirms a connection."""
 
 LO = 1
 """The index of lo."""
@@ -42,14 +42,13 @@ LO = 1
 FAMILIES = {Family.IPV4: (socket.AF_INET, 2), Family.IPV6: (socket.AF_INET6, 10)}
 """The families of sockets and of nf_tables."""
 
-KINDS = {"tcp": (socket.SOCK_STREAM, 6), "udp": (socket.SOCK_DGRAM, 17)}
+KINDS = {TCP: socket.SOCK_STREAM, UDP: socket.SOCK_DGRAM}
 ICMP = {Family.IPV4: (1, 28), Family.IPV6: (58, 48)}
 """The protocol that tells of errors, and where in its message the source port of the packet stands that it is about."""
 
 SOURCE_AT = {Family.IPV4: 12, Family.IPV6: 8}
-IPTABLES = frozenset(table.value for table in Table)
-OUTGOING = frozenset(["OUTPUT", "POSTROUTING"])
-HOOKS = OUTGOING | frozenset(["PREROUTING", "INPUT", "FORWARD"])
+TOS = {Family.IPV4: (socket.IPPROTO_IP, socket.IP_TOS), Family.IPV6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)}
+TTL = {Family.IPV4: (socket.IPPROTO_IP, socket.IP_TTL), Family.IPV6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)}
 QUIET = 0.15
 """Seconds without news after which a packet is taken to have arrived or to be gone."""
 
@@ -64,10 +63,11 @@ class Sent(Value):
     seen: Observed
 
 
-def send(packet: Packet, chosen: frozenset[str], backend: str, place: Namespace) -> Sent:
+def send(packet: Packet, chosen: frozenset[str], place: Namespace, *, counts: bool) -> Sent:
     """Send a packet from the current network namespace, which is ``place``, and watch it.
 
     ``chosen`` are the fields that have to be as they are; of the others the kernel chooses source and interface.
+    ``counts``: legacy holds rules, which tell of a packet by their counters alone.
 
     Raises:
         IstioInitError: it cannot be sent, or not be watched.
@@ -76,12 +76,17 @@ def send(packet: Packet, chosen: frozenset[str], backend: str, place: Namespace)
         port = _bind(made, packet, chosen)
         with OwnedTable(TABLE_NAME) as table:
             _watch(table, packet, port)
-            if backend == "legacy":
-                return _by_counters(made, packet, port, table, listener)
-            _send(made, packet)
+            counters = _Counters(packet.family) if counts else None
+            if counts:
+                _keep_answers_away(table, packet, port)
+            code = _send(made, packet)
             passages = _ours(listener.passages(quiet=QUIET), packet, port)
-            real = _real(made, packet, port, passages)
-            return Sent(real, traced(passages, netlink.nft_rule_numbers(), packet.family))
+            if not passages and code not in SENT_ANYWAY:
+                raise IstioInitError(f"nothing can be sent to {packet.destination}: {os.strerror(code)}")
+            rose = counters.rose() if counters is not None else None
+            seen = traced(passages, netlink.nft_rule_numbers())
+            translated = any(each.headers.source_port != port for each in passages)  # Its answers are not known before.
+            return Sent(_real(packet, port, passages), seen.replace(counts=rose, with_answers=translated))
 
 
 def open_socket(packet: Packet, place: Namespace) -> socket.socket:
@@ -94,7 +99,7 @@ def open_socket(packet: Packet, place: Namespace) -> socket.socket:
         PrivilegeError: nobody here may act as that user.
     """
     here, there = socket.socketpair()
-    family, kind = FAMILIES[packet.family][0], KINDS[packet.protocol][0]
+    family, kind = FAMILIES[packet.family][0], KINDS[packet.protocol]
 
     def make() -> None:
         try:
@@ -108,7 +113,7 @@ def open_socket(packet: Packet, place: Namespace) -> socket.socket:
     with here, there:
         in_child(lambda: namespaces.call_in(place, make))
         made = socket.socket(fileno=socket.recv_fds(here, 16, 1)[1][0])
-    if packet.protocol == "tcp":
+    if packet.protocol == TCP:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
     return made
 
@@ -117,6 +122,10 @@ def _bind(made: socket.socket, packet: Packet, chosen: frozenset[str]) -> int:
     """Take the source that is asked for, or any free port. The port."""
     if packet.mark:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", packet.mark))
+    if packet.tos:
+        made.setsockopt(*TOS[packet.family], packet.tos)
+    if packet.ttl not in (None, OWN_TTL):
+        made.setsockopt(*TTL[packet.family], packet.ttl)
     host = str(packet.source) if "source" in chosen else ""
     port = packet.source_port if "source_port" in chosen else 0
     try:
@@ -129,16 +138,16 @@ def _bind(made: socket.socket, packet: Packet, chosen: frozenset[str]) -> int:
     return bound
 
 
-def _send(made: socket.socket, packet: Packet) -> None:
+def _send(made: socket.socket, packet: Packet) -> int:
+    """Send it. The error's number, 0 without one."""
     made.setblocking(False)
     try:
         code = made.connect_ex((str(packet.destination), packet.destination_port))
-        if code == 0 and packet.protocol == "udp":
+        if code == 0 and packet.protocol == UDP:
             made.send(b"")
     except OSError as error:
         code = error.errno or 0
-    if code not in SENT_ANYWAY:
-        raise IstioInitError(f"nothing can be sent to {packet.destination}: {os.strerror(code)}")
+    return code
 
 
 def _watch(table: OwnedTable, packet: Packet, port: int) -> None:
@@ -146,10 +155,10 @@ def _watch(table: OwnedTable, packet: Packet, port: int) -> None:
     length = len(packet.destination.packed)
     target = nft_table.payload_is(NETWORK, SOURCE_AT[packet.family] + length, packet.destination.packed)
     ports = nft_table.payload_is(TRANSPORT, 0, struct.pack("!HH", port, packet.destination_port))
-    table.add("OUTPUT", BEFORE_RAW, [*_kind(packet), *target, *ports, *nft_table.trace()])
+    table.add("OUTPUT", BEFORE_ALL, [*_kind(packet), *target, *ports, *nft_table.trace()])
     on_lo = nft_table.meta_is(nft_table.META_IIF, struct.pack("=I", LO))
     source_port = nft_table.payload_is(TRANSPORT, 0, struct.pack("!H", port))
-    table.add("PREROUTING", BEFORE_RAW, [*_kind(packet), *on_lo, *source_port, *nft_table.trace()])
+    table.add("PREROUTING", BEFORE_ALL, [*_kind(packet), *on_lo, *source_port, *nft_table.trace()])
     table.add("POSTROUTING", AFTER_ALL)
     table.add("INPUT", AFTER_ALL)
 
@@ -157,17 +166,17 @@ def _watch(table: OwnedTable, packet: Packet, port: int) -> None:
 def _kind(packet: Packet) -> list[Expression]:
     """A packet of the same family and protocol."""
     family = nft_table.meta_is(nft_table.META_FAMILY, bytes([FAMILIES[packet.family][1]]))
-    return [*family, *nft_table.meta_is(nft_table.META_PROTOCOL, bytes([KINDS[packet.protocol][1]]))]
+    return [*family, *nft_table.meta_is(nft_table.META_PROTOCOL, bytes([packet.protocol]))]
 
 
 def _ours(passages: list[Passage], packet: Packet, port: int) -> list[Passage]:
-    """Those of the packet, also with another source port, through the base chains of iptables and of our table."""
+    """Those of the packet, also with another source port."""
     numbers: set[int] = set()
     ports = {port}
     found = []
     for each in passages:
         headers = each.headers
-        if not headers.begins or headers.protocol != packet.protocol or not _names_its_hook(each, packet.family):
+        if not headers.begins or headers.protocol != packet.protocol or each.family not in NFT_FAMILIES[packet.family]:
             continue
         if each.number in numbers or headers.source_port in ports:
             numbers.add(each.number)
@@ -176,58 +185,50 @@ def _ours(passages: list[Passage], packet: Packet, port: int) -> list[Passage]:
     return found
 
 
-def _names_its_hook(passage: Passage, family: Family) -> bool:
-    """Whether it is a base chain that is named like its hook; others name theirs as they like."""
-    if passage.hook not in HOOKS:
-        return False
-    if passage.family is None:
-        return passage.table == TABLE_NAME
-    return passage.family is family and passage.table in IPTABLES
+def _is_own(passage: Passage) -> bool:
+    """Whether it is through a chain of ours, which is named as its hook."""
+    return (passage.family, passage.table) == ("inet", TABLE_NAME)
 
 
-def _real(made: socket.socket, packet: Packet, port: int, passages: list[Passage]) -> Packet:
-    """The packet with the source and the interface that the kernel chose."""
-    first = next((each for each in passages if each.hook == "OUTPUT"), None)
+def _real(packet: Packet, port: int, passages: list[Passage]) -> Packet:
+    """The packet as the kernel made it: with its source, its interface, and what stands in its headers."""
+    first = next((each for each in passages if _is_own(each) and each.chain == "OUTPUT"), None)
     if first is None or first.leaves_by is None:
         raise ToolError("the kernel tells nothing of the packet", fix="see whether nft monitor trace works here")
-    interface = socket.if_indextoname(first.leaves_by)
-    return packet.replace(source=first.headers.source, source_port=port, interface=interface)
+    headers = first.headers
+    return packet.replace(
+        source=headers.source,
+        source_port=port,
+        interface=socket.if_indextoname(first.leaves_by),
+        tcp_flags=headers.flags if packet.protocol == TCP else None,
+        length=headers.length,
+        ttl=headers.ttl,
+        tos=headers.tos,
+    )
 
 
-def traced(passages: list[Passage], numbers: dict[tuple[Family, str, str, int], int], family: Family) -> Observed:
+def traced(passages: list[Passage], numbers: dict[tuple[str, str, str, int], int]) -> Observed:
     """What the passages of one packet tell, without those of its repetitions."""
     legs: list[list[Place]] = [[]]
-    seen: set[tuple[str, str]] = set()
-    leaves = bool(passages) and passages[0].hook in OUTGOING
+    seen: set[tuple[str | None, str, str]] = set()
     for each in passages:
-        if leaves and each.hook not in OUTGOING and len(legs) == 1:
+        if each.entered_by is not None and len(legs) == 1:
             legs.append([])
-        if each.family is family and (each.table, each.hook) not in seen:
-            seen.add((each.table, each.hook))
-            rules = [(chain, numbers.get((family, each.table, chain, handle), 0)) for chain, handle in each.rules]
-            legs[-1] += [(each.table, chain, number) for chain, number in rules]
+        chain = each.family, each.table, each.chain
+        if each.family is None or chain in seen or _is_own(each):
+            continue
+        seen.add(chain)
+        family = each.family
+        rules = [(name, numbers.get((family, each.table, name, handle), 0)) for name, handle in each.rules]
+        legs[-1] += [(Store.NFT, family, each.table, name, number) for name, number in rules]
     return Observed(tuple(map(tuple, legs)), port=arrived_at(passages))
 
 
 def arrived_at(passages: list[Passage]) -> int | None:
     """The port at which the packet arrived, or with which it left; None where it was stopped before."""
-    own = [each for each in passages if each.family is None]
-    ends = [each for each in own if each.hook == "INPUT" or (each.hook == "POSTROUTING" and each.leaves_by != LO)]
+    own = [each for each in passages if _is_own(each)]
+    ends = [each for each in own if each.chain == "INPUT" or (each.chain == "POSTROUTING" and each.leaves_by != LO)]
     return ends[0].headers.destination_port if ends else None
-
-
-def _by_counters(made: socket.socket, packet: Packet, port: int, table: OwnedTable, listener: Listener) -> Sent:
-    """Send, and compare the counters of legacy rules; answers are kept from meeting them."""
-    _keep_answers_away(table, packet, port)
-    legacy = IptablesLegacy(1.0, binding=False)
-    before = _counters(legacy, packet.family)
-    _send(made, packet)
-    passages = _ours(listener.passages(quiet=QUIET), packet, port)
-    after = _counters(legacy, packet.family)
-    rose = {place: count - before.get(place, 0) for place, count in after.items() if count != before.get(place, 0)}
-    real = _real(made, packet, port, passages)
-    translated = any(each.headers.source_port != port for each in passages)  # Its answers are not known beforehand.
-    return Sent(real, Observed(None, tuple(rose.items()), port=arrived_at(passages), with_answers=translated))
 
 
 def _keep_answers_away(table: OwnedTable, packet: Packet, port: int) -> None:
@@ -245,9 +246,23 @@ def _keep_answers_away(table: OwnedTable, packet: Packet, port: int) -> None:
         table.add_rules(hook, answer, error)
 
 
-def _counters(legacy: IptablesLegacy, family: Family) -> dict[Place, int]:
-    return {
-        (table.value, chain.name, number): entry.counters.packets
-        for table, chain, number, entry in legacy.read(family, counters=True).entries()
-        if entry.counters is not None
-    }
+class _Counters:
+    """The counters of a family's legacy rules, from one moment on."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._legacy = IptablesLegacy(1.0, binding=False)
+        self._before = self._read()
+
+    def rose(self) -> tuple[tuple[Place, int], ...]:
+        """By how much each has risen."""
+        now = self._read()
+        return tuple((place, now[place] - each) for place, each in self._before.items() if now.get(place, each) != each)
+
+    def _read(self) -> dict[Place, int]:
+        family = "ip" if self.family is Family.IPV4 else "ip6"
+        return {
+            (Store.LEGACY, family, table.value, chain.name, number): entry.counters.packets
+            for table, chain, number, entry in self._legacy.read(self.family, counters=True).entries()
+            if entry.counters is not None
+        }

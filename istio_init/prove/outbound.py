@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.config.model import ALL
 from istio_init.mesh.policy.outbound import DNS_PORT
+from istio_init.netfilter.protocols import TCP, UDP
 from istio_init.prove.planner import LOOPBACK, MOST, NOWHERE, ORDINARY_PORTS, Planner, family_of, ports_of, version
 from istio_init.system.spots import IPAddress, Side
 
@@ -183,7 +184,7 @@ def _dns(planner: Planner, family: Family) -> None:
     link = planner.links.get(family)
     if config.capture_all_dns and link is not None:
         servers = [link.theirs]
-        for protocol in ("udp", "tcp") if "user" in planner.cast else ():
+        for protocol in (UDP, TCP) if "user" in planner.cast else ():
             packet = planner.packet(planner.cast["user"], link.theirs, DNS_PORT, protocol=protocol)
             planner.add(DNS_GROUP, PROXY_USER, [packet], captured=False, waits=Side.NEIGHBOUR)
     ids = planner.cast.get("app")
@@ -199,10 +200,10 @@ def _dns(planner: Planner, family: Family) -> None:
                 planner.add(DNS_GROUP, APP, [packet], captured=True, waits=waits)
 
 
-def _answerable(planner: Planner, family: Family) -> Iterator[str]:
+def _answerable(planner: Planner, family: Family) -> Iterator[int]:
     """The protocols over which an answer can come: over UDP the rules want it to be the proxy's user that gives it."""
     if "user" in planner.cast:
-        yield "udp"
+        yield UDP
     else:
         planner.skip("questions over UDP", NOBODY, family)
-    yield "tcp"
+    yield TCP

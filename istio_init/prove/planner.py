@@ -8,14 +8,22 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.config.model import ALL, InterceptionMode
+from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.matches import IdRange, PortRange
+from istio_init.dialects.iptables.rules import as_in_kernel
 from istio_init.mesh.policy import sidecar
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import Host
+from istio_init.netfilter.packet import Direction, Packet
+from istio_init.netfilter.protocols import TCP
+from istio_init.netfilter.rules import Store
+from istio_init.netfilter.stages import Netfilter
 from istio_init.prove.ground import free_link, free_name
 from istio_init.prove.model import Facts, Skipped
-from istio_init.system.spots import Ground, Ids, IPAddress, Link, Probe, Side
-from istio_init.trace.engine import Outcome, Tracer
-from istio_init.trace.packet import Direction, Packet
+from istio_init.system.spots import CAPTURING, Ground, Ids, IPAddress, Link, Probe, Side
+from istio_init.trace.describe import CLIENT_PORT, HEADERS, LENGTHS, OWN_TTL, SYN
+from istio_init.trace.result import Kind, Outcome
+from istio_init.trace.tracer import Tracer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,8 +44,6 @@ ORDINARY_PORTS = (80, 8000, 18081, 28081)
 MOST = 8
 """Of a long list so many entries are probed; they stand for all."""
 
-CAPTURED = ("redirect", "tproxy")
-
 
 class Planner:
     """Collects probes. ``cast`` are those who can send, by what they are called."""
@@ -46,7 +52,7 @@ class Planner:
         self.config = config
         self.around = around
         self.facts = facts
-        self._tracers = policy_tracers(config, around)
+        self._tracer = policy_tracer(config, around)
         self.no_neighbour = facts.no_neighbour
         name = free_name(config, facts)
         if self.no_neighbour is None and name is None:
@@ -62,7 +68,7 @@ class Planner:
 
     def expected(self, packet: Packet) -> Outcome:
         """What the configuration's rules do with a packet in the end."""
-        return self._tracers[packet.family].trace(packet).delivered
+        return self._tracer.trace(packet).delivered
 
     def own_address(self, family: Family) -> IPAddress | None:
         """An address of the namespace that clients could call."""
@@ -74,7 +80,7 @@ class Planner:
         destination: IPAddress,
         port: int,
         *,
-        protocol: str = "tcp",
+        protocol: int = TCP,
         source: IPAddress | None = None,
     ) -> Packet:
         """An outbound packet; its source is a guess, where none is given, as the kernel chooses it."""
@@ -84,15 +90,14 @@ class Planner:
         local = destination.is_loopback or destination in (*self.facts.addresses, PASSTHROUGH[family])
         near = link is not None and (destination == link.theirs or destination in self.further)
         guess = LOOPBACK[family] if destination.is_loopback else destination if local else own
-        return Packet(
+        return _first(
             Direction.OUTBOUND,
             protocol,
             source or (link.ours if near and link else guess) or LOOPBACK[family],
             destination,
-            destination_port=port,
-            uid=ids[0],
-            gid=ids[1],
-            interface="lo" if local else self.interface if near else self._link(),
+            port,
+            "lo" if local else self.interface if near else self._link(),
+            ids,
         )
 
     def _link(self) -> str:
@@ -101,7 +106,7 @@ class Planner:
     def inbound(self, destination: IPAddress, port: int) -> Packet:
         """A client's packet, which comes in by the link to the second namespace."""
         source = self.links[family_of(destination)].theirs
-        return Packet(Direction.INBOUND, "tcp", source, destination, destination_port=port, interface=self.interface)
+        return _first(Direction.INBOUND, TCP, source, destination, port, self.interface)
 
     def add(
         self,
@@ -117,7 +122,7 @@ class Planner:
         """Add the first of the packets that the configuration has captured, or left alone; whether there is one."""
         for packet in packets:
             outcome = self.expected(packet)
-            if (outcome.kind in CAPTURED) if captured else outcome.kind == "direct":
+            if (outcome.kind in CAPTURING) if captured else outcome.kind is Kind.DIRECT:
                 self.probes.append(Probe(group, who, packet, outcome, begins, waits, bind))
                 return True
         return False
@@ -141,10 +146,39 @@ class Planner:
         return [port for port in ports if port not in self.facts.used and port not in own]
 
 
-def policy_tracers(config: Config, around: Surroundings) -> dict[Family, Tracer]:
-    """Tracers of the rules that a configuration calls for, by family."""
+def policy_tracer(config: Config, around: Surroundings) -> Tracer:
+    """A tracer of the rules that a configuration calls for, with the routing that they need."""
     marks = frozenset([config.tproxy_mark] if config.mode is InterceptionMode.TPROXY else [])
-    return {family: Tracer(rules, marks) for family, rules in sidecar.rules(config, around).items()}
+    built = sidecar.rules(config, around)
+    tables = [table for rules in built.values() for table in lower(as_in_kernel(rules), Store.NFT)]
+    return Tracer(Netfilter(tables), Host(local_marks=dict.fromkeys(built, marks)))
+
+
+def _first(
+    direction: Direction,
+    protocol: int,
+    source: IPAddress,
+    destination: IPAddress,
+    port: int,
+    interface: str,
+    ids: tuple[int | None, int | None] = (None, None),
+) -> Packet:
+    """A connection's first packet, or a question, as this machine sends it."""
+    is_tcp = protocol == TCP
+    return Packet(
+        direction,
+        protocol,
+        source,
+        destination,
+        CLIENT_PORT,
+        port,
+        ids[0],
+        ids[1],
+        interface,
+        tcp_flags=SYN if is_tcp else None,
+        length=HEADERS[family_of(destination)] + LENGTHS[TCP] if is_tcp else None,
+        ttl=OWN_TTL,
+    )
 
 
 def family_of(address: IPAddress) -> Family:

@@ -8,6 +8,7 @@ from istio_init.prove.model import Plan
 from istio_init.prove.outbound import outbound
 from istio_init.prove.planner import LOOPBACK, Planner
 from istio_init.system.spots import Side, Spot
+from istio_init.trace.result import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,13 +39,13 @@ def spots(probes: tuple[Probe, ...], config: Config, owner: Ids | None) -> tuple
     """
     found: dict[Spot, None] = {}
     for probe in probes:
-        family, port, protocol = probe.family, probe.packet.destination_port, probe.packet.protocol
+        family, port, protocol = probe.family, probe.packet.destination_port, probe.protocol
         for proxy_port in (config.proxy_port, config.inbound_capture_port):
-            inbound_tproxy = probe.expected.kind == "tproxy" and proxy_port == probe.expected.port
+            inbound_tproxy = probe.expected.kind is Kind.TPROXY and proxy_port == probe.expected.port
             found[Spot(Side.POD, "tcp", family, proxy_port, None, owner, inbound_tproxy)] = None
         if probe.is_captured and probe.expected.port is not None:
             address = LOOPBACK[family] if protocol == "udp" else None
-            transparent = probe.expected.kind == "tproxy"
+            transparent = probe.expected.kind is Kind.TPROXY
             found[Spot(Side.POD, protocol, family, probe.expected.port, address, owner, transparent)] = None
         if probe.waits is not None:
             address = probe.packet.destination if protocol == "udp" else None

@@ -1,67 +1,60 @@
-"""Why a probe fared as it did: what the tracer says of the live rules, and what else could have decided it."""
+"""Why a probe fared as it did: what the tracer says of all that is live, whoever wrote it."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from istio_init.dialects.iptables.rules import RuleSet
-from istio_init.dialects.iptables.save import entry_text
-from istio_init.dialects.iptables.targets import Jump
-from istio_init.inspector.findings.model import View
-from istio_init.netfilter.family import Family
+from istio_init.inspector.reader import roles_by_place
+from istio_init.netfilter.fields import AddressType
+from istio_init.netfilter.packet import Direction
+from istio_init.netfilter.rules import Dispatch, End
 from istio_init.observe.unread import Part
 from istio_init.system.spots import NO_SOURCE
-from istio_init.trace.assume import local_marks
-from istio_init.trace.engine import Outcome, Tracer
-from istio_init.trace.hooks import LOOPBACK
-from istio_init.trace.packet import Direction
+from istio_init.trace.result import Hop, Kind, ReversePathDecider, RoutingDecider, SocketDecider
+from istio_init.trace.tracer import Tracer
 from istio_init.visible import visible
-from istio_init.wording.trace_words import because
+from istio_init.wording.outcomes import outcome_words
+from istio_init.wording.traces import Reader, because, rule_place, undecidable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable
 
+    from istio_init.netfilter.host import Host
+    from istio_init.netfilter.packet import Packet
+    from istio_init.netfilter.rules import Rule
+    from istio_init.netfilter.stages import Netfilter
     from istio_init.observe.snapshot import Snapshot
-    from istio_init.system.spots import Probe, Seen
-    from istio_init.trace.engine import Trace
-    from istio_init.trace.packet import Packet
+    from istio_init.system.spots import IPAddress, Probe, Seen
+    from istio_init.trace.result import Outcome, Trace
 
 MOST_LINKS = 8
-UNKNOWN = Outcome("unknown")
-DECIDING = frozenset([Part.RULES_NFT, Part.RULES_LEGACY, Part.ROUTING_RULES])
-"""Without these nothing can be said of what decided."""
+STRANGER = {4: 0xC6336401, 6: (0x20010DB8 << 96) | 1}
+"""An address of nobody's, by version, for what comes by a default route (RFC 5737, 3849)."""
+
+DECIDING = frozenset([Part.NATIVE, Part.ROUTING, Part.ROUTING_RULES, Part.INTERFACES, Part.SETS])
+"""Without these another thing may decide than what is known says."""
 
 
 class Live:
-    """The live rules of a snapshot, to be asked about probes.
+    """What is live, to be asked about probes.
 
-    ``links`` are the interfaces by which the namespace is reached in earnest. ``blind`` says why the rules cannot be
-    asked, None where they can.
+    ``host`` is the namespace as the probes met it, with the interface and the listeners that were there for them;
+    ``proxy_ports`` are those that the configuration gives the proxy. ``blind`` says why the rules cannot be asked, None
+    where they can.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        main = View(snapshot).backend
-        self.main: dict[Family, Tracer] = {}
-        self.others: list[Tracer] = []
-        for (backend, family), rules in snapshot.rules.items():
-            tracer = Tracer(rules, local_marks(snapshot, rules))
-            if backend == main:
-                self.main[family] = tracer
-            else:
-                self.others.append(tracer)
-        self.routed = {family: bool(local_marks(snapshot, RuleSet(family))) for family in Family}
+    def __init__(self, snapshot: Snapshot, host: Host, proxy_ports: frozenset[int]) -> None:
+        self.host = host
+        self.reader = Reader(roles_by_place(snapshot), proxy_ports)
         self.links = tuple(each.name for each in snapshot.interfaces if each.is_up and each.name != "lo")
-        self.native = tuple(
-            visible(f"{each.family} {each.table} {each.name} at hook {each.hook}")
-            for each in snapshot.native
-            if each.hook is not None and each.rules
-        )
-        unread = any(each.part in DECIDING for each in snapshot.unread)
-        self.blind = "the rules cannot be read here" if snapshot.partial or unread else None
+        self._tracer = Tracer(snapshot.netfilter, host)
+        self.blind = "the rules cannot be read here" if snapshot.missing_rules else None
+        missing = [each.part.value for each in snapshot.unread if each.part in DECIDING]
+        self._unless = f"; not read, and perhaps what decides: {', '.join(dict.fromkeys(missing))}" if missing else ""
 
     def reason(self, probe: Probe, seen: Seen) -> str:
-        """Which rule decided it, or what else could have."""
+        """What decided it."""
         if seen.failure == NO_SOURCE and probe.bind is not None:
             return f"{probe.bind} is missing on lo, which the proxy needs as a source"
         if self.blind is not None:
@@ -69,80 +62,102 @@ class Live:
         packet = probe.packet
         if seen.source is not None:
             packet = packet.replace(source=ip_address(seen.source[0]), source_port=seen.source[1])
-        trace = self._trace(packet)
-        if trace.delivered not in (probe.expected, UNKNOWN):
-            return because(trace.delivered, trace.delivered_by).removesuffix(".") + _led_there(trace)
-        for other in self._others(packet, probe.expected):
-            if other.delivered.kind not in ("direct", "unknown"):
-                return because(other.delivered, other.delivered_by)
-        if trace.delivered == UNKNOWN:
-            return f"the rules cannot be followed past {because(trace.delivered, trace.delivered_by)}"
-        if probe.expected.kind == "tproxy" and not self.routed[probe.family]:
+        return self._reason(self._tracer.trace(packet), probe) + self._unless
+
+    def _reason(self, trace: Trace, probe: Probe) -> str:
+        outcome, decider = trace.delivered, trace.delivered_by
+        if outcome.kind is Kind.UNKNOWN:
+            return undecidable(trace, self.reader)
+        if is_same(outcome, probe.expected):
+            return (
+                f"not the rules and not the routing, by which it is {outcome_words(outcome, self.reader.proxy_ports)}"
+            )
+        if probe.expected.kind is Kind.TPROXY and isinstance(decider, RoutingDecider):
             return (
                 f"the rules hand it to port {probe.expected.port}, but no {probe.family.value} routing rule with a "
-                "local route leads what they mark to this machine"
+                f"local route leads what they mark to this machine: {decider.words}"
             )
-        others = f"; perhaps the nftables chain {', '.join(self.native)}" if self.native else ""
-        return f"not the rules of iptables, as far as they can be followed: {_words(trace.delivered)}{others}"
+        return self._said(trace) + _led_there(trace)
 
-    def elsewhere(self, probes: tuple[Probe, ...], wanted: Mapping[Family, Tracer]) -> tuple[list[str], list[str]]:
-        """Rules that decide otherwise by the namespace's own interfaces, and such as cannot be followed there.
+    def _said(self, trace: Trace) -> str:
+        """The outcome, and what decided it."""
+        outcome = trace.delivered
+        words = outcome_words(outcome, self.reader.proxy_ports)
+        return f"{words}: {because(outcome, trace.delivered_by, self.reader).removesuffix('.')}"
 
-        No probe comes or leaves by those. ``wanted`` are tracers of the rules that the configuration calls for.
+    def elsewhere(self, probes: Iterable[Probe], wanted: Netfilter) -> tuple[list[str], list[str]]:
+        """Rules that decide otherwise via the namespace's own interfaces, and such as are undecidable there.
+
+        No probe comes or leaves by those. ``wanted`` are the rules that the configuration calls for.
         """
+        ideal = Tracer(wanted, self.host)
         found: dict[str, None] = {}
         doubts: dict[str, None] = {}
         for probe in probes if self.blind is None else ():
-            if probe.packet.interface == "lo" or self._trace(probe.packet).delivered != probe.expected:
+            if probe.packet.interface == "lo":
+                continue
+            if not is_same(self._tracer.trace(probe.packet).delivered, probe.expected):
                 continue
             for link in self.links[:MOST_LINKS]:
-                packet = probe.packet.replace(interface=link)
-                trace = self._trace(packet)
-                why = f"{packet.direction.value} by {visible(link)}: {{}}{because(trace.delivered, trace.delivered_by)}"
-                if trace.delivered == UNKNOWN:
-                    doubts[why.format("the rules cannot be followed past ")] = None
-                elif trace.delivered != wanted[probe.family].trace(packet).delivered:
-                    found[why.format("")] = None
+                packet = self._via(probe.packet, link)
+                trace, meant = self._tracer.trace(packet), ideal.trace(packet).delivered
+                via = f"{packet.direction.value} via {visible(link)}: "
+                if is_same(trace.delivered, meant) or isinstance(trace.delivered_by, ReversePathDecider):
+                    continue  # Where its source is not believed, nothing comes that a probe could stand for.
+                if trace.delivered.kind is Kind.UNKNOWN:
+                    doubts[via + undecidable(trace, self.reader)] = None
+                else:
+                    found[via + self._said(trace)] = None
         return list(found), list(doubts)
 
-    def _trace(self, packet: Packet) -> Trace:
-        return (self.main.get(packet.family) or Tracer(RuleSet(packet.family))).trace(packet)
+    def _via(self, packet: Packet, link: str) -> Packet:
+        """The same by another interface; what comes in comes from where its answers would leave by that."""
+        if packet.direction is Direction.INBOUND and (source := self._beyond(link, packet)) is not None:
+            packet = packet.replace(source=source)
+        return packet.replace(interface=link)
 
-    def _others(self, packet: Packet, expected: Outcome) -> Iterator[Trace]:
-        """What the backend without the redirection says: of the packet, and of what the redirection makes of it."""
-        packets = [packet]
-        if expected.kind == "redirect" and expected.port is not None:
-            family, outbound = packet.family, packet.direction is Direction.OUTBOUND
-            here = LOOPBACK[family] if outbound else int(packet.destination)
-            packets.append(
-                packet.replace(
-                    direction=Direction.INBOUND,
-                    destination=IPv4Address(here) if family is Family.IPV4 else IPv6Address(here),
-                    destination_port=expected.port,
-                    interface="lo" if outbound else packet.interface,
-                    uid=None,
-                    gid=None,
-                )
-            )
-        for tracer in self.others:
-            if tracer.family is packet.family:
-                yield from map(tracer.trace, packets)
+    def _beyond(self, link: str, packet: Packet) -> IPAddress | None:
+        """An address that routes lead to by an interface; None where none does."""
+        for route in (self.host.routes or {}).get(packet.family, ()):
+            network = route.destination
+            if route.device != link or route.type is not AddressType.UNICAST or network.is_link_local:
+                continue
+            if network.prefixlen == 0:
+                number = STRANGER[network.version]
+                return IPv4Address(number) if network.version == 4 else IPv6Address(number)
+            last = min(network.num_addresses - 1, 8)
+            picks = [network.network_address + offset for offset in range(1 if last else 0, last + 1)]
+            return next((each for each in picks if each not in self.host.addresses), None)
+        return None
+
+
+def is_same(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes are the same to whoever waits: the address that a redirection gives is the kernel's."""
+    return (one.kind, one.port) == (other.kind, other.port)
 
 
 def _led_there(trace: Trace) -> str:
     """The rule that jumped to the chain in which it was decided, as the end of a sentence; empty where none did."""
-    last = trace.delivered_by
-    hops = [hop for leg in trace.legs for hop in leg.hops]
-    if last is None or last not in hops:
+    decider = trace.delivered_by
+    last = decider.hop if isinstance(decider, SocketDecider) else decider
+    if not isinstance(last, Hop):
         return ""
-    for hop in reversed(hops[: hops.index(last)]):
-        if hop.matched and hop.table is last.table and hop.rule.entry.rule.target == Jump(last.rule.chain):
-            text = visible(entry_text(hop.rule.entry))
-            return f"; it came there by rule {hop.rule.number} of {hop.table.value} {visible(hop.rule.chain)} ({text})"
+    for leg in reversed(trace.legs):
+        before: list[Rule] = []
+        for hop in leg.hops:
+            if hop.rule is last.rule and hop.hook is last.hook:
+                led = next((rule for rule in reversed(before) if _leads(rule, last.rule)), None)
+                return f"; it came there by {rule_place(led)} ({visible(led.origin.text)})" if led is not None else ""
+            if hop.matched:
+                before.append(hop.rule)
     return ""
 
 
-def _words(outcome: Outcome) -> str:
-    if outcome.kind == "direct":
-        return "they let it go straight"
-    return f"they send it to port {outcome.port}" if outcome.port is not None else outcome.kind
+def _leads(rule: Rule, there: Rule) -> bool:
+    """Whether a rule calls the chain of another."""
+    here, other = rule.origin, there.origin
+    if (here.store, here.family, here.table) != (other.store, other.family, other.table):
+        return False
+    ends = [each for each in rule.body if isinstance(each, End)]
+    ends += [end for each in rule.body if isinstance(each, Dispatch) for _, end in each.verdicts]
+    return any(end.chain == other.chain for end in ends)

@@ -6,14 +6,19 @@ import errno
 import os
 import socket
 from contextlib import ExitStack
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from istio_init.config.model import Surroundings
 from istio_init.errors import IstioInitError, ToolError
+from istio_init.inspector.reader import ports_of
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import Host, Listener
+from istio_init.netfilter.protocols import protocol_number
+from istio_init.observe.host import read_host
 from istio_init.observe.snapshot import Snapshot
 from istio_init.prove.judge import verdict
 from istio_init.prove.model import Facts, Plan, Report, Skipped, Verdict
-from istio_init.prove.planner import policy_tracers
+from istio_init.prove.planner import policy_tracer
 from istio_init.prove.probes import PROBE_PORT, plan, spots
 from istio_init.prove.reason import Live
 from istio_init.system import namespaces, netlink
@@ -21,8 +26,8 @@ from istio_init.system.neighbour import Neighbour
 from istio_init.system.privileges import capabilities
 from istio_init.system.probing import Run
 from istio_init.system.sockets import sockets
-from istio_init.system.spots import NO_PORT, Ground, Ids, IPAddress, Probe
-from istio_init.trace.assume import is_usable
+from istio_init.system.spots import NO_PORT, Ground, Ids, IPAddress, Probe, Side, Spot
+from istio_init.trace.describe import is_usable
 from istio_init.visible import visible
 
 TYPE_CHECKING = False
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.matches import IPNetwork
 
 UNROUTED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+ANY: dict[Family, IPAddress] = {Family.IPV4: IPv4Address(0), Family.IPV6: IPv6Address(0)}
 TURN = 10.0
 """Seconds to wait for another run in the namespace, whose rules or listeners ours would meet."""
 
@@ -76,6 +82,21 @@ def validate(
         os.close(turn)
 
 
+def _host(snapshot: Snapshot, waiting: list[Spot]) -> Host:
+    """The namespace as the probes met it: with the link to the second one, and with our listeners."""
+    host, _ = read_host(None)
+    if host.rules is None:
+        host = host.replace(routes=None)
+    if (others := snapshot.host.listeners) is None:
+        return host
+    ours = [
+        Listener(protocol_number(spot.protocol), spot.address or ANY[spot.family], spot.port, spot.transparent)
+        for spot in waiting
+        if spot.side is Side.POD
+    ]
+    return host.replace(listeners=(*ours, *others))
+
+
 class NeighbourError(ToolError):
     """There can be no second namespace."""
 
@@ -91,14 +112,16 @@ def _carry_out(
 ) -> Report:
     with ExitStack() as stack:
         neighbour = _neighbour(chosen.ground, announce, stack)
-        run = Run(chosen.probes, spots(chosen.probes, config, _proxy(config, facts)), neighbour)
+        waiting = spots(chosen.probes, config, _proxy(config, facts))
+        run = Run(chosen.probes, waiting, neighbour)
         seen = run.probe(timeout)
-    live = Live(snapshot)
+        host = _host(snapshot, [spot for spot in waiting if spot not in run.taken | run.busy])
+    live = Live(snapshot, host, ports_of(config))
     verdicts: list[Verdict] = []
     skipped = list(chosen.skipped)
     for probe, each in zip(chosen.probes, seen, strict=True):
         occupant = _occupant(probe, run, snapshot)
-        if probe.packet.protocol == "udp" and occupant is not None:
+        if probe.protocol == "udp" and occupant is not None:
             why = f"{occupant} listens there already, and over UDP nothing tells who answers"
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}/udp", why, probe.family))
         elif (blocked := run.blocked(probe)) is not None or each.failure == NO_PORT:
@@ -106,7 +129,7 @@ def _carry_out(
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
-    problems, doubts = live.elsewhere(chosen.probes, policy_tracers(config, around))
+    problems, doubts = live.elsewhere(chosen.probes, policy_tracer(config, around).netfilter)
     problems = [*problems, *_half_a_proxy(config, run)]
     lacks = not facts.may.issuperset(ALL_NEEDED)
     return Report(
@@ -126,7 +149,7 @@ def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
     for direction, port in ports.items():
         if heard & set(ports.values()) and port not in heard:
             [other] = heard & set(ports.values())
-            yield f"somebody listens on port {other}, but nobody on {port}, where {direction} connections come"
+            yield f"something listens on port {other}, but nothing on {port}, where {direction} connections arrive"
 
 
 def _wants_capture(config: Config) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from istio_init.inspector.explain import Explanation, Row
+from istio_init.inspector.explain import Explanation
 from istio_init.inspector.findings.model import Finding
-from istio_init.inspector.flow import flow
+from istio_init.inspector.rows import Row, by_chain
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.flow_svg import flow_svg
 from istio_init.visible import visible
@@ -52,6 +52,7 @@ def explanation_html(explanation: Explanation) -> str:
         *_drift(explanation),
         *_configuration(explanation),
         *_diagrams(explanation),
+        *_stores(explanation),
         *_rules(explanation),
     ]
     parts += [f'<p class="dim">Not read: {_escape(line)}</p>' for line in explanation.snapshot.not_read]
@@ -103,7 +104,7 @@ def _configuration(explanation: Explanation) -> list[str]:
         return []
     parts = [
         "<h2>Configuration behind the rules</h2>",
-        f"<pre>{_escape(' '.join(explanation.arguments.words('istio-iptables')))}</pre>",
+        f"<pre>{_escape(' '.join(explanation.arguments.words(*explanation.command)))}</pre>",
     ]
     if explanation.dns_servers:
         parts.append(f"<p>With the name servers {_escape(', '.join(explanation.dns_servers))}.</p>")
@@ -115,18 +116,20 @@ def _configuration(explanation: Explanation) -> list[str]:
 def _diagrams(explanation: Explanation) -> list[str]:
     parts = ["<h2>Where traffic goes</h2>"] if explanation.families else []
     for family in explanation.families:
-        hooks = flow(explanation.rules[family])
+        hooks = explanation.flow(family)
         if hooks:
             parts.append(f'<h3>{family.value}</h3><div class="diagram">{flow_svg(hooks)}</div>')
     return parts
 
 
+def _stores(explanation: Explanation) -> list[str]:
+    lines = [_escape(f"{held.store.value}: {table}") for held in explanation.stores for table in held.tables]
+    return ["<h2>What each store holds</h2>", "<pre>" + "\n".join(lines) + "</pre>"] if lines else []
+
+
 def _rules(explanation: Explanation) -> list[str]:
     parts: list[str] = ["<h2>Rules</h2>"] if explanation.rows else []
-    chains: dict[str, list[Row]] = {}
-    for row in explanation.rows:
-        chains.setdefault(f"{row.family.value} {row.table.value} {row.chain} ({row.backend})", []).append(row)
-    for title, rows in chains.items():
+    for title, rows in by_chain(explanation.rows).items():
         parts.append(f"<h3>{_escape(title)}</h3>")
         cells = "".join(map(_row, rows))
         parts.append(f"<table><tr>{HEADINGS}</tr>{cells}</table>")
@@ -134,7 +137,7 @@ def _rules(explanation: Explanation) -> list[str]:
 
 
 def _row(row: Row) -> str:
-    packets = row.entry.counters.packets if row.entry.counters else ""
+    packets = row.counters.packets if row.counters else ""
     kind = ' class="foreign"' if row.foreign else ""
     options = f"<br><code>{_escape(', '.join(row.options))}</code>" if row.options else ""
     return (

@@ -5,8 +5,10 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.inspector.drift import Drift
-    from istio_init.inspector.explain import Explanation, Row
+    from istio_init.inspector.explain import Explanation
     from istio_init.inspector.findings.model import Finding
+    from istio_init.inspector.rows import Row
+    from istio_init.inspector.stores import StoreHeld
 
 SCHEMA = 1
 
@@ -17,14 +19,15 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "target": explanation.snapshot.label,
-        "mode": explanation.mode,
-        "backend": explanation.backend,
+        "mode": explanation.mode.value,
+        "backend": explanation.backend.value,
         "families": [family.value for family in explanation.families],
         "argv": list(arguments.argv) if arguments else None,
         "env": dict(arguments.env) if arguments else None,
         "exact": explanation.exact,
         "release": explanation.release,
         "dns_servers": list(explanation.dns_servers),
+        "stores": [_store(held) for held in explanation.stores],
         "rules": [_row(row) for row in explanation.rows],
         "findings": [finding_json(finding) for finding in explanation.findings],
         "drift": _drift(explanation.drift) if explanation.drift else None,
@@ -32,12 +35,29 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
     }
 
 
-def _row(row: Row) -> dict[str, object]:
-    counters = row.entry.counters
+def _store(held: StoreHeld) -> dict[str, object]:
     return {
-        "backend": row.backend,
-        "family": row.family.value,
-        "table": row.table.value,
+        "store": held.store.value,
+        "tables": [
+            {
+                "family": table.family,
+                "table": table.name,
+                "chains": table.chains,
+                "rules": table.rules,
+                "whose": dict(table.whose),
+                "dormant": table.is_dormant,
+            }
+            for table in held.tables
+        ],
+    }
+
+
+def _row(row: Row) -> dict[str, object]:
+    counters = row.counters
+    return {
+        "backend": row.backend.value,
+        "family": row.family,
+        "table": row.table,
         "chain": row.chain,
         "index": row.number,
         "text": row.text,
@@ -47,6 +67,7 @@ def _row(row: Row) -> dict[str, object]:
         "packets": counters.packets if counters else None,
         "bytes": counters.bytes if counters else None,
         "foreign": row.foreign,
+        "whose": row.whose,
     }
 
 

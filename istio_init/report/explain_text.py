@@ -10,16 +10,20 @@ from rich.tree import Tree
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.inspector.drift import Drift
-from istio_init.inspector.explain import Explanation, Row
+from istio_init.inspector.explain import Explanation
 from istio_init.inspector.findings.model import Finding
-from istio_init.inspector.flow import HookFlow, Step, flow
-from istio_init.netfilter.family import Family
+from istio_init.inspector.flow import FlowStep, HookFlow
+from istio_init.inspector.rows import FOREIGN, ISTIO_AMBIENT, ISTIO_SIDECAR, by_chain
+from istio_init.inspector.stores import TableHeld
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.visible import visible
 from istio_init.wording.words import packets
 
 SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 DRIFT_STYLE = {"missing": "red", "extra": "red", "moved": "yellow", "foreign": "dim"}
+SHOWN_TABLES = 40
+"""Tables of one store that are named."""
+
 SHOWN_RULES = 200
 """Rules of one chain that are printed one by one; --format json and save have all."""
 
@@ -32,7 +36,11 @@ def explanation_text(explanation: Explanation) -> RenderableType:
     if explanation.arguments is not None:
         parts += _configuration(explanation)
     if explanation.families:
-        parts += [*_flow(explanation), *_rules(explanation)]
+        parts += _flow(explanation)
+    if explanation.stores:
+        parts += _stores(explanation)
+    if explanation.families:
+        parts += _rules(explanation)
     for line in explanation.snapshot.not_read:
         parts.append(Text(f"not read: {visible(line)}", style="yellow"))
     return Group(*parts)
@@ -76,7 +84,7 @@ def _configuration(explanation: Explanation) -> list[RenderableType]:
 
 def _words(explanation: Explanation) -> list[str]:
     assert explanation.arguments is not None
-    words = explanation.arguments.words("istio-iptables")
+    words = explanation.arguments.words(*explanation.command)
     return [word if len(word) <= 200 else f"{word[:180]}…({len(word)} characters)" for word in words]
 
 
@@ -95,13 +103,27 @@ def _drift(drift: Drift) -> list[RenderableType]:
 def _flow(explanation: Explanation) -> list[RenderableType]:
     parts: list[RenderableType] = []
     main, *others = explanation.families
-    parts += map(_tree, flow(explanation.rules[main]))
+    parts += map(_tree, explanation.flow(main))
     for family in others:
         if _roles(explanation.rules[family]) == _roles(explanation.rules[main]):
             parts.append(Text(f"{family.value}: the same way, with its own addresses"))
         else:
-            parts += [Text(family.value, style="bold"), *map(_tree, flow(explanation.rules[family]))]
+            parts += [Text(family.value, style="bold"), *map(_tree, explanation.flow(family))]
     return _section("Where traffic goes", *parts)
+
+
+def _stores(explanation: Explanation) -> list[RenderableType]:
+    lines = [
+        Text(visible(f"{held.store.value}: {table}"), style="" if _is_istio(table) else "dim")
+        for held in explanation.stores
+        for table in held.tables[:SHOWN_TABLES]
+    ]
+    more = sum(max(0, len(held.tables) - SHOWN_TABLES) for held in explanation.stores)
+    return _section("What each store holds", *lines, *([Text(f"and {more} more tables", style="dim")] if more else []))
+
+
+def _is_istio(table: TableHeld) -> bool:
+    return not table.whose.keys().isdisjoint((ISTIO_SIDECAR, ISTIO_AMBIENT))
 
 
 def _roles(rules: RuleSet) -> list[tuple[object, ...]]:
@@ -110,13 +132,13 @@ def _roles(rules: RuleSet) -> list[tuple[object, ...]]:
 
 
 def _tree(hook: HookFlow) -> Tree:
-    title = Text.assemble((hook.direction, "bold"), f": {hook.title}, in {hook.table.value} {hook.chain}")
+    title = Text.assemble((hook.direction, "bold"), f": {hook.title}, in {hook.where}")
     tree = Tree(title, guide_style="dim")
     _grow(tree, hook.steps)
     return tree
 
 
-def _grow(tree: Tree, steps: tuple[Step, ...]) -> None:
+def _grow(tree: Tree, steps: tuple[FlowStep, ...]) -> None:
     for step in steps:
         style = "dim" if step.foreign else _ACTION_STYLE.get(step.action.split()[0], "")
         seen = f"  [{packets(step.packets)}]" if step.packets else ""
@@ -126,25 +148,24 @@ def _grow(tree: Tree, steps: tuple[Step, ...]) -> None:
         _grow(tree.add(text), step.steps)
 
 
-_ACTION_STYLE = {"redirected": "green", "handed": "green", "dropped": "red", "left": "yellow", "accepted": "yellow"}
+_ACTION_STYLE = {"redirected": "green", "handed": "green", "dropped": "red", "returned": "yellow", "accepted": "yellow"}
 
 
 def _rules(explanation: Explanation) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    chains: dict[tuple[str, Family, str, str], list[Row]] = {}
-    for row in explanation.rows:
-        chains.setdefault((row.backend, row.family, row.table.value, visible(row.chain)), []).append(row)
-    for (backend, family, table, chain), rows in chains.items():
+    for where, rows in by_chain(explanation.rows).items():
         if all(row.foreign for row in rows):
-            parts.append(Text(f"{family.value} {table} {chain} ({backend}): {len(rows)} foreign rules", style="dim"))
+            of = ", ".join(dict.fromkeys(row.whose for row in rows if row.whose != FOREIGN))
+            count = f"{len(rows)} foreign rule{'s' if len(rows) > 1 else ''}"
+            parts.append(Text(visible(f"{where}: {count}{f' of {of}' if of else ''}"), style="dim"))
             continue
-        parts.append(Text(f"{family.value} {table} {chain} ({backend})", style="bold"))
+        parts.append(Text(visible(where), style="bold"))
         grid = Grid.grid(padding=(0, 1))
         grid.add_column(justify="right", no_wrap=True)
         grid.add_column(justify="right", no_wrap=True)
         grid.add_column(overflow="fold")
         for row in rows[:SHOWN_RULES]:
-            counters = row.entry.counters
+            counters = row.counters
             seen = f"{counters.packets} pkts" if counters else ""
             rule = Text(visible(row.text), style="dim" if row.foreign else "")
             rule.append(f"\n{row.why}", style="dim")

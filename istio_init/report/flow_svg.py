@@ -9,7 +9,7 @@ from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.inspector.flow import HookFlow, Step
+    from istio_init.inspector.flow import FlowStep, HookFlow
 
 ROW, INDENT, TEXT, MARGIN = 30, 26, 7.85, 14
 """Height of a row, indentation of a level, width of a character, margin: all in pixels."""
@@ -18,7 +18,7 @@ COLOURS = {
     "redirected": "var(--ok)",
     "handed": "var(--ok)",
     "dropped": "var(--error)",
-    "left": "var(--warning)",
+    "returned": "var(--warning)",
     "accepted": "var(--warning)",
 }
 
@@ -61,7 +61,7 @@ def flow_svg(hooks: tuple[HookFlow, ...]) -> str:
     """One diagram of all hooks, one below the other."""
     canvas = _Canvas()
     for hook in hooks:
-        title = f"{hook.direction}: {hook.title}, in {hook.table.value} {hook.chain}"
+        title = f"{hook.direction}: {hook.title}, in {hook.where}"
         canvas.text(MARGIN, title, style=' font-weight="700"')
         top = canvas.y + ROW - 4
         canvas.y += ROW
@@ -75,7 +75,7 @@ def flow_svg(hooks: tuple[HookFlow, ...]) -> str:
     )
 
 
-def _draw(canvas: _Canvas, steps: tuple[Step, ...], x: float, top: float) -> None:
+def _draw(canvas: _Canvas, steps: tuple[FlowStep, ...], x: float, top: float) -> None:
     for step in steps:
         canvas.line(x + 6, top, x + INDENT - 4, canvas.y + ROW / 2)
         end = canvas.text(x + INDENT, step.tests, style=' opacity=".6"' if step.foreign else "")

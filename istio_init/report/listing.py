@@ -26,6 +26,8 @@ from istio_init.dialects.iptables.targets import (
     Tproxy,
     Verdict,
 )
+from istio_init.dialects.rule_store import RuleStore
+from istio_init.inspector.rows import by_chain
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.netfilter.family import Family
 from istio_init.visible import visible
@@ -41,24 +43,40 @@ HEADING = "num  target     prot opt source               destination         "
 
 
 def listing(explanation: Explanation) -> str:
-    """Every table that holds rules of ours, of every backend and family."""
+    """Every table that holds rules of Istio's, of every store and family."""
     whys = {(row.backend, row.family, row.table, row.chain, row.number): row for row in explanation.rows}
     lines: list[str] = []
     for (backend, family), rules in explanation.snapshot.rules.items():
+        if backend is RuleStore.NATIVE:
+            continue
         for table, chains in rules.tables.items():
             ours = any(is_istio_chain(chain.name) for chain in chains.values())
             if not ours and not any(is_ours(c.name, entry) for c in chains.values() for entry in c.entries):
                 continue
-            lines.append(f"# {family.value} {table.value} ({backend})")
+            lines.append(f"# {family.value} {table.value} ({backend.value})")
             for chain in chains.values():
                 if chain.policy is not None and not chain.entries:
                     continue
                 lines += [visible(_title(chain, rules, chains)), HEADING]
                 for number, entry in enumerate(chain.entries, 1):
-                    row = whys[backend, family, table, chain.name, number]
+                    row = whys[backend, family.value, table.value, chain.name, number]
                     lines.append(f"{visible(_columns(number, entry.rule, family))}  # {row.why}")
                 lines.append("")
+    lines += _native(explanation)
     return "\n".join(lines).rstrip() + "\n" if lines else ""
+
+
+def _native(explanation: Explanation) -> list[str]:
+    """Istio's native tables, as ``nft list ruleset`` names things: it has no columns."""
+    lines: list[str] = []
+    ours = [row for row in explanation.rows if row.backend is RuleStore.NATIVE and not row.foreign]
+    for where, rows in by_chain(ours).items():
+        lines += [
+            f"# {visible(where)} (native)",
+            *(f"{each.number:<4} {visible(each.text)}  # {each.why}" for each in rows),
+            "",
+        ]
+    return lines
 
 
 def _title(chain: Chain, rules: RuleSet, chains: object) -> str:

@@ -31,6 +31,6 @@ def result_line(command: str, label: str, done: Done, *, verbose: bool = False) 
         if not counts:
             counts = ["routing only" if done.plan.rules.is_empty else "rules written again"]
         if foreign := count(done.plan, Kind.FOREIGN):
-            counts.append(f"{foreign} foreign left alone")
+            counts.append(f"{foreign} foreign kept")
         line = f"{label}: {verb} {where}: {', '.join(counts)}"
     return f"{line}\n  through {done.means}" if verbose else line

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.trace.assume import is_usable
+from istio_init.mesh.mode import Mode
+from istio_init.trace.describe import is_usable
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
     """The line of a namespace that could be read."""
     addresses = explanation.snapshot.addresses
     usable = [str(each) for each in addresses if is_usable(each)]
-    captured = explanation.mode != "none"
+    captured = explanation.mode is not Mode.NONE
     errors = any(finding.kind.severity.value == "error" for finding in explanation.findings)
     unread = explanation.snapshot.unread if explanation.snapshot.partial and not captured else ()
     state = "broken" if errors else "captured" if captured else "unknown" if unread else "not captured"
@@ -44,8 +45,8 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
         pod.processes[0].name,
         pod.container,
         tuple(usable),
-        explanation.mode.lower() if captured else "-",
-        explanation.backend if explanation.families else "-",
+        explanation.mode.value.lower() if captured else "-",
+        explanation.backend.value if explanation.families else "-",
         state,
         len(explanation.findings),
         tuple(finding.kind.code for finding in explanation.findings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.inspector.arguments import arguments
 from istio_init.report.trace_json import packet_json
+from istio_init.wording.outcomes import Word
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def _probe(verdict: Verdict) -> dict[str, object]:
         "group": probe.group,
         "who": probe.who,
         "packet": packet_json(probe.packet),
-        "expected": {"kind": probe.expected.kind, "port": probe.expected.port},
+        "expected": {
+            "outcome": (Word.PROXIED if probe.is_captured else Word.DIRECT).value,
+            "kind": probe.expected.kind.value,
+            "port": probe.expected.port,
+        },
         "passed": verdict.passed,
         "latency_ms": None if verdict.latency is None else round(verdict.latency * 1000, 3),
         "happened": verdict.happened,

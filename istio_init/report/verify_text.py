@@ -5,7 +5,9 @@ from __future__ import annotations
 from textwrap import wrap
 
 from istio_init.inspector.arguments import arguments
-from istio_init.wording.arguments import endpoint
+from istio_init.netfilter.protocols import TCP
+from istio_init.wording.outcomes import outcome_words
+from istio_init.wording.traces import endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
     from istio_init.prove.model import Report, Verdict
 
 WIDTH = 80
-GROUPS = {"outbound": "Outbound", "dns": "DNS", "inside": "Inside, by lo", "inbound": "Inbound"}
-SOURCES = {"expect": "held to what is expected:", "live": "held to what its rules were made for:"}
+GROUPS = {"outbound": "Outbound", "dns": "DNS", "inside": "Inside, via lo", "inbound": "Inbound"}
+SOURCES = {"expect": "compared with what is expected:", "live": "compared with the configuration behind its rules:"}
 INDENT = " " * 6
 DEEP = " " * 8
 
@@ -64,9 +66,9 @@ def probe_words(verdict: Verdict) -> str:
     """What a probe is and what has to become of it."""
     probe, packet = verdict.probe, verdict.probe.packet
     goal = endpoint(packet.destination, packet.destination_port)
-    protocol = "" if packet.protocol == "tcp" else f"/{packet.protocol}"
-    end = f"comes to port {probe.expected.port}" if probe.is_captured else "goes straight"
-    return f"{probe.who} to {goal}{protocol} {end}"
+    protocol = "" if packet.protocol == TCP else f"/{probe.protocol}"
+    ports = frozenset([probe.expected.port]) if probe.expected.port is not None else frozenset()
+    return f"{probe.who} to {goal}{protocol}: {outcome_words(probe.expected, ports)}"
 
 
 def skipped_words(report: Report) -> list[str]:

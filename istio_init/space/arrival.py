@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 HERE = (AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST)
 MULTICAST = {Family.IPV4: ((224 << 24, (240 << 24) - 1),), Family.IPV6: ((0xFF << 120, (1 << 128) - 1),)}
+EVERY_HOST: dict[Family, Intervals] = {
+    Family.IPV4: ((0xE0000001, 0xE0000001),),
+    Family.IPV6: ((0xFF02 << 112 | 1, 0xFF02 << 112 | 1),),
+}
+"""224.0.0.1 and ff02::1, the groups that every host is a member of."""
+
 LIMITED_BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
 LOOPBACK: Intervals = ((127 << 24, (128 << 24) - 1),)
 THIS_NETWORK: Intervals = ((0, (1 << 24) - 1),)
-LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+STRICT: Intervals = ((1, 1), (0xFE80 << 112, (0xFEC0 << 112) - 1))
+"""Routes to these count on the incoming interface alone (rt6_need_strict)."""
 
 
 class Arriving:
@@ -52,6 +59,10 @@ class Arriving:
         member = doubts([_not_given("whether the host is a member of the group")])
         group = self.ways.either(self.here, self._nowhere("the host is no member of the group"), member)
         found = self._where(self._in(Field.DESTINATION, MULTICAST[self.family]), group, found)
+        everybody = (
+            self.ways.then(self.here, self._checked(name, interface)) if self.family is Family.IPV4 else self.here
+        )
+        found = self._where(self._in(Field.DESTINATION, EVERY_HOST[self.family]), everybody, found)
         return self._without_martians(name, interface, found) if self.family is Family.IPV4 else found
 
     def _routed(self, name: str | None, interface: str) -> Node:
@@ -59,7 +70,7 @@ class Arriving:
         found = self.routes.program(None)
         if self.family is Family.IPV6:
             near = self.routes.program(None, name or "?")
-            found = self._where(self._in(Field.DESTINATION, LINK_LOCAL), near, found)
+            found = self._where(self._in(Field.DESTINATION, STRICT), near, found)
         types = union([((each.value, each.value),) for each in HERE])
         is_here = self.truths.within({self.layout.route_type: types})
         held = self._nowhere("what has a socket here is not sent onwards")

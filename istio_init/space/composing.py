@@ -244,14 +244,16 @@ class Ways:
 
     def _sequence(self, first: Ends, second: Ends) -> Node:
         ways = {way for way in first.ways if way.flow != GOING}
-        doubtful = first.doubts | second.doubts
         for way in first.ways:
             if way.flow == GOING:
                 ways.update([self.after(way, each) for each in second.ways])
         main = first.main
         if main is not None and main.flow == GOING:
             main = None if second.main is None else self.after(main, second.main)
-        return self._leaf(frozenset(ways), main, doubtful)
+        if len(ways) > 1:
+            return self.diagrams.leaf(Ends(frozenset(ways), main, first.doubts | second.doubts))
+        # One of several ways, which others join again, keeps the doubts.
+        return self.diagrams.leaf(Ends(frozenset(ways), main, first.doubts if len(first.ways) == 1 else NO_DOUBTS))
 
     def after(self, way: Way, then: Way) -> Way:
         """What happens to a packet by one way, and by another one after it."""
@@ -288,7 +290,9 @@ class Ways:
             if not any(way.flow in flows for way in ends.ways):
                 return self.diagrams.leaf(ends)
             ways = {way: self._with_flow(way, flows.get(way.flow, way.flow)) for way in ends.ways}
-            return self._leaf(frozenset(ways.values()), None if ends.main is None else ways[ends.main], ends.doubts)
+            changed = frozenset(ways.values())
+            kept = ends.doubts if len(changed) > 1 or len(ends.ways) == 1 else NO_DOUBTS
+            return self.diagrams.leaf(Ends(changed, None if ends.main is None else ways[ends.main], kept))
 
         return self.diagrams.mapped(program, changed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cached_property
 from itertools import islice, pairwise
 
@@ -9,11 +10,12 @@ from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import difference, intersection, union
 from istio_init.space.diagram import END
 from istio_init.space.layout import NO_SOCKET
-from istio_init.space.regions import paths
+from istio_init.space.nodes import leaves
+from istio_init.space.regions import by_child, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Iterator
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.space.diagram import Node
@@ -24,17 +26,70 @@ if TYPE_CHECKING:
 MOST = 60
 """More regions than that are left as they are."""
 
+MOST_STEPS = 200_000
+"""So many regions of a diagram are looked at to find the few of some value."""
+
 MOST_CUTS = 100
 """A dimension in which more numbers are told apart is widened by what other regions have alone."""
 
 PORTS = (Field.SPORT, Field.DPORT)
 
 
+class Told:
+    """A diagram, and what takes a look at all of it."""
+
+    def __init__(self, top: Node, sizes: list[int]) -> None:
+        self.top = top
+        self.sizes = sizes
+
+    @cached_property
+    def cuts(self) -> dict[int, set[int]]:
+        """Where it tells numbers of a dimension apart."""
+        found: dict[int, set[int]] = {}
+        seen: set[Node] = set()
+        left = [self.top]
+        while left:
+            node = left.pop()
+            if node not in seen and node.dim != END:
+                seen.add(node)
+                found.setdefault(node.dim, set()).update(node.cuts)
+                left += node.children
+        return found
+
+    def few(self, values: frozenset[Hashable]) -> list[Path] | None:
+        """The disjoint regions with one of some values; None where they are more than are told well."""
+        found: list[Path] = []
+        for value in values:
+            found += self._by_value.get(value, ())
+        return found if len(found) <= MOST else None
+
+    @cached_property
+    def _by_value(self) -> dict[Hashable, list[Path]]:
+        """The regions of each value, no more than show that they are too many."""
+        found: dict[Node, list[Path]] = {}
+        too_many: set[Hashable] = set()
+        left: list[tuple[Node, Path]] = [(self.top, {})]
+        steps = 0
+        while left:
+            node, path = left.pop()
+            steps += 1
+            if node.dim == END:
+                known = found.setdefault(node, [])
+                if len(known) <= MOST:
+                    known.append(path)
+            elif steps < MOST_STEPS:
+                left += [(child, {**path, node.dim: within}) for child, within in by_child(node, self.sizes[node.dim])]
+            else:
+                too_many.update(leaves(node))
+        return {node.value: known for node, known in found.items()} | {value: [{}] * (MOST + 1) for value in too_many}
+
+
 class Cover:
     """The packets of a diagram that have one of some values; regions may hold others that there are not, too."""
 
-    def __init__(self, top: Node, values: frozenset[Hashable], absent: frozenset[Hashable], layout: Layout) -> None:
-        self.top = top
+    def __init__(self, told: Told, values: frozenset[Hashable], absent: frozenset[Hashable], layout: Layout) -> None:
+        self.told = told
+        self.top = told.top
         self.values = values
         self.absent = absent
         self.possible = values | absent
@@ -43,9 +98,10 @@ class Cover:
 
     def paths(self, most: int) -> list[Path]:
         """Regions that hold all of the packets and no other, each as wide as it can be; ``most`` of them at most."""
-        found = [self._told(path) for path in islice(paths(self.top, self.values, self.sizes), max(most, MOST + 1))]
-        if len(found) > MOST:
-            return found[:most]
+        few = self.told.few(self.values)
+        if few is None:
+            return [self._told(path) for path in islice(paths(self.top, self.values, self.sizes), most)]
+        found = [self._told(path) for path in few]
         wide: list[Path] = []
         for path in found:
             widened = self._widened(path, found)
@@ -68,6 +124,8 @@ class Cover:
         """The region with each dimension as wide as the packets of all regions together allow."""
         for dim in sorted(path, reverse=True):
             field = self.layout.fields[dim]
+            if field is Field.GID and path.get(self.layout.dim(Field.UID)) == ((NO_SOCKET, NO_SOCKET),):
+                continue  # Where there is no socket, there is no group.
             if field is Field.PROTOCOL and any(self.layout.fields[each] in PORTS for each in path):
                 continue  # A port says little without its protocol.
             tried = {each: within for each, within in path.items() if each != dim}
@@ -100,24 +158,10 @@ class Cover:
 
     def _candidates(self, dim: int, every: list[Path]) -> Iterable[Intervals]:
         """What a dimension may be widened by: all that is told apart, or, of too much, what other regions have."""
-        cuts = sorted(self._cuts.get(dim, ()))
+        cuts = sorted(self.told.cuts.get(dim, ()))
         if len(cuts) > MOST_CUTS:
             return dict.fromkeys(each[dim] for each in every if dim in each)
         return [((low, high - 1),) for low, high in pairwise((0, *cuts, self.sizes[dim]))]
-
-    @cached_property
-    def _cuts(self) -> dict[int, set[int]]:
-        """Where the diagram tells numbers of a dimension apart."""
-        found: dict[int, set[int]] = {}
-        seen: set[Node] = set()
-        left = [self.top]
-        while left:
-            node = left.pop()
-            if node not in seen and node.dim != END:
-                seen.add(node)
-                found.setdefault(node.dim, set()).update(node.cuts)
-                left += node.children
-        return found
 
     def _holds(self, path: Path) -> bool:
         """Whether every packet of a region has one of the values, or there is none such."""
@@ -133,17 +177,20 @@ class Cover:
                 if node.dim == END:
                     found = node.value in values
                 else:
-                    within = path.get(node.dim)
-                    bounds = pairwise((0, *node.cuts, self.sizes[node.dim]))
-                    found = all(
-                        go(child)
-                        for child, (low, high) in zip(node.children, bounds, strict=True)
-                        if within is None or intersection(within, ((low, high - 1),))
-                    )
+                    found = all(go(child) for child in _reached(node, path.get(node.dim)))
                 seen[node] = found
             return found
 
         return go(self.top)
+
+
+def _reached(node: Node, within: Intervals | None) -> Iterator[Node]:
+    """The children for numbers within intervals; all of them where nothing is said."""
+    if within is None:
+        yield from node.children
+        return
+    for low, high in within:
+        yield from node.children[bisect_right(node.cuts, low) : bisect_right(node.cuts, high) + 1]
 
 
 def _is_within(path: Path, others: list[Path]) -> bool:

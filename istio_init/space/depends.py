@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from istio_init.netfilter.packet import Packet
     from istio_init.netfilter.rules import Condition, Rule, Statement
     from istio_init.netfilter.stages import Netfilter
-    from istio_init.space.layout import Layout
+    from istio_init.space.layout import Layout, Region
 
 FIELDS = {
     "src": Field.SOURCE,
@@ -47,10 +47,10 @@ def depends_on(netfilter: Netfilter, host: Host, packet: Packet, assumed: Iterab
     def made(layout: Layout) -> frozenset[Field]:
         packets = Packets(layout, packet.direction, host)
         place = packets.place(packet)
-        fixed = {dim: number for dim, number in place.items() if layout.fields[dim] not in free}
-        diagrams = Diagrams(layout.sizes, fixed=fixed)
-        top = outcomes_of(diagrams, Walk(Namespace(diagrams, layout, netfilter, host), packet.direction).run())
-        top = possible(diagrams, top, packets)
+        known: Region = {dim: ((number, number),) for dim, number in place.items() if layout.fields[dim] not in free}
+        diagrams = Diagrams(layout.sizes)
+        ends = Walk(Namespace(diagrams, layout, netfilter, host), packet.direction, known).run()
+        top = possible(diagrams, outcomes_of(diagrams, diagrams.within(ends, known)), packets)
         if packet.uid is not None and Field.UID in free:
             top = diagrams.without(top, layout.dim(Field.UID), NO_SOCKET)
         return frozenset(

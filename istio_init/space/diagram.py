@@ -32,13 +32,11 @@ MOST_EDGES = 2_000_000
 class Diagrams:
     """Makes diagrams, each once. ``sizes`` are how many numbers each dimension has.
 
-    ``fixed`` are dimensions of which only one number is of interest: no diagram tests them. Raises `TooManyPieces`
-    where they would have more than ``most`` edges in all.
+    Raises `TooManyPieces` where they would have more than ``most`` edges in all.
     """
 
-    def __init__(self, sizes: Sequence[int], most: int = MOST_EDGES, fixed: Mapping[int, int] | None = None) -> None:
+    def __init__(self, sizes: Sequence[int], most: int = MOST_EDGES) -> None:
         self.sizes = sizes
-        self._fixed = fixed or {}
         self._leaves: dict[Hashable, Node] = {}
         self._nodes: dict[tuple[int, tuple[int, ...], tuple[Node, ...]], Node] = {}
         self._left = most
@@ -61,8 +59,6 @@ class Diagrams:
     def _made(self, dim: int, cuts: tuple[int, ...], children: tuple[Node, ...]) -> Node:
         if not cuts:
             return children[0]
-        if dim in self._fixed:
-            return children[bisect_right(cuts, self._fixed[dim])]
         key = dim, cuts, children
         found = self._nodes.get(key)
         if found is None:

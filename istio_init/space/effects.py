@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.fields import CtState, CtStatus, Field
+from istio_init.netfilter.fields import CtState, Field
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
@@ -16,6 +16,7 @@ from istio_init.netfilter.rules import (
 )
 from istio_init.space.diagram import Moved, Unknown
 from istio_init.space.layout import NOT_YET, ORIGINAL, REPLY, TEMPLATE, TRACKED, UNTRACKED, together
+from istio_init.space.truth import TEMPLATE_READ
 from istio_init.space.ways import GOING, doubts
 from istio_init.trace.result import Kind
 
@@ -26,13 +27,10 @@ if TYPE_CHECKING:
     from istio_init.netfilter.rules import Box, Effect, Hook, Key
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
-    from istio_init.space.layout import Layout
+    from istio_init.space.layout import Layout, Region
     from istio_init.space.translation import Translation
     from istio_init.space.truth import Truths
     from istio_init.space.ways import RuleDecider
-
-TEMPLATE_STATUS = CtStatus.CONFIRMED | 1 << 11
-"""Of a template (IPS_TEMPLATE), which stands in for a connection between raw and the lookup."""
 
 UNREAD = Cause(Openness.NOT_GIVEN, "the elements of a map")
 
@@ -48,8 +46,10 @@ class Effects:
         self.translation = translation
         self.layout: Layout = truths.layout
 
-    def effect(self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook | None) -> Node:
-        """What an effect does, and what follows it."""
+    def effect(
+        self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook | None, given: Region
+    ) -> Node:
+        """What an effect does, and what follows it, for packets of a region."""
         match effect:
             case Assign():
                 return self.ways.then(self._assigned(effect), rest)
@@ -60,7 +60,7 @@ class Effects:
             case Forget(field, cause):
                 return self.ways.then(self._forgotten(field, cause), rest)
             case Nat():
-                return self.translation.nat(effect, decider, hook)
+                return self.translation.nat(effect, decider, hook, given)
             case Tproxy():
                 return self.translation.tproxy(effect, rest, decider)
             case Untrack():
@@ -81,18 +81,25 @@ class Effects:
         pairs = zip(self.layout.groups[field], self.layout.groups[source], strict=True)
         return {group.dim: Moved(other.dim) for group, other in pairs}
 
-    def _with_connection(self, yes: Node, no: Node) -> Node:
-        return self.ways.where(self.truths.within({self.layout.track: ((TEMPLATE, TRACKED),)}), yes, no)
-
     def _assigned(self, assign: Assign) -> Node:
-        field = assign.field
-        if field not in self.layout.groups:
-            return self.ways.going  # Nothing that is told apart.
-        done = self.ways.end(GOING, self._values(assign))
-        if any(source in CONNECTION_FIELDS for source, _ in assign.parts):
-            parts = tuple([part for part in assign.parts if part[0] not in CONNECTION_FIELDS])
-            done = self._with_connection(done, self.ways.end(GOING, self._values(assign.replace(parts=parts))))
-        return self._with_connection(done, self.ways.going) if field in CONNECTION_FIELDS else done
+        """Give a field another value. A connection that is missing counts as 0, and is not written to.
+
+        What is written to a template stays with it; what it holds is not known.
+        """
+        field, layout, ways = assign.field, self.layout, self.ways
+        if field not in layout.groups:
+            return ways.going  # Nothing that is told apart.
+        done = ways.end(GOING, self._values(assign))
+        tracked = self.truths.within({layout.track: ((TRACKED, TRACKED),)})
+        if field in CONNECTION_FIELDS:
+            return ways.where(tracked, done, ways.going)
+        if not any(source in CONNECTION_FIELDS for source, _ in assign.parts):
+            return done
+        parts = tuple([part for part in assign.parts if part[0] not in CONNECTION_FIELDS])
+        without = ways.end(GOING, self._values(assign.replace(parts=parts)))
+        template = self.truths.within({layout.track: ((TEMPLATE, TEMPLATE),)})
+        unclear: dict[int, Substitute] = {group.dim: Unknown(TEMPLATE_READ) for group in layout.groups[field]}
+        return ways.where(tracked, done, ways.where(template, ways.end(GOING, unclear), without))
 
     def _values(self, assign: Assign) -> dict[int, Substitute]:
         """The new numbers of a field's groups of bits."""
@@ -125,9 +132,8 @@ class Effects:
         )
 
     def _in_zone(self, zone: int | Unknown) -> Node:
-        values = {Field.CT_STATE: int(CtState.NEW), Field.CT_STATUS: int(TEMPLATE_STATUS), Field.CT_MARK: 0,
-                  **dict.fromkeys((*ORIGINAL, *REPLY), 0)}  # fmt: skip
-        changes = {self.layout.track: TEMPLATE, **self.numbers(values), self.layout.dim(Field.CT_ZONE): zone}
+        changes: dict[int, Substitute] = {self.layout.track: TEMPLATE, self.layout.dim(Field.CT_ZONE): zone}
+        changes.update(self.numbers({Field.CT_STATE: int(CtState.NEW)}))
         return self.truths.choice(
             {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
         )

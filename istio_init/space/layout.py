@@ -33,8 +33,8 @@ NO_SOCKET = 2**32 - 1
 """In place of the user of a packet without a socket: the id that nobody can have."""
 
 BITS_APART = {
-    Field.CT_STATE: (CtState.SNAT, CtState.DNAT),
-    Field.CT_STATUS: (CtStatus.SNAT, CtStatus.DNAT, CtStatus.CONFIRMED),
+    Field.CT_STATE: (int(CtState.SNAT), int(CtState.DNAT)),
+    Field.CT_STATUS: (int(CtStatus.SNAT), int(CtStatus.DNAT), int(CtStatus.CONFIRMED)),
 }
 """Bits that the kernel sets by themselves."""
 
@@ -92,13 +92,15 @@ class Layout:
         self.groups: dict[Field, tuple[Group, ...]] = {}
         middle = PORTS_FIRST if ports_first else ADDRESSES_FIRST
         for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
-            self._add(field, _groups(self.width(field), masks.get(field) or BITS_APART.get(field, ())))
+            self._add(field, _groups(self.width(field), (*masks.get(field, ()), *BITS_APART.get(field, ()))))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
         self.answers = {cause: len(self.sizes) + number for number, cause in enumerate(answers)}
         """The dimension of each answer: 1 is yes."""
         self.sizes += [2] * len(answers)
         self.fields += [None] * len(answers)
         seen = scan.fields | scan.assigned | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        self.has_templates = scan.has_templates
+        """Whether connections may have a template before they are looked up."""
         self.assigned = frozenset(scan.assigned)
         """Fields that rules change, apart from nat and TPROXY."""
         self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})
@@ -133,6 +135,8 @@ class Layout:
         regions = []
         for start, size in (block for low, high in within for block in blocks(low, high + 1)):
             tested = mask & -size
+            if any(group.mask & tested not in (0, group.mask) for group in groups):
+                return None
             if start & ~tested == 0:
                 regions.append(self._having(field, start, tested))
         return _merged(regions)

@@ -9,7 +9,8 @@ from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import Cause, Undecided
 from istio_init.netfilter.stages import NFT_FAMILIES
-from istio_init.space.covering import Cover
+from istio_init.space.collecting import Uncollected
+from istio_init.space.covering import Cover, Told
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.expected import NOWHERE, expected, only
 from istio_init.space.layout import Layout, apart
@@ -63,7 +64,11 @@ class Regions:
 
     def simplest(self, most: int) -> list[Region]:
         """Fewer and wider regions with the same packets, which may overlap; so many at most."""
-        found = Cover(self._top, self._values, frozenset([NOWHERE]), self._packets.layout).paths(most)
+        told = self._packets.told
+        if self._top not in told:
+            told[self._top] = Told(self._top, self._packets.layout.sizes)
+        absent = frozenset([NOWHERE])
+        found = Cover(told[self._top], self._values, absent, self._packets.layout).paths(most)
         return [self._packets.region(path) for path in found]
 
 
@@ -212,11 +217,12 @@ class _Attempts:
 
     def make(self, made: Callable[[Layout, list[Namespace]], Made]) -> Made:
         """What is made with ports before addresses, or, where that is too much, with addresses first."""
-        try:
-            return made(*self._attempt(ports_first=True))
-        except TooManyPieces:
-            self._namespaces.pop(True, None)
-            return made(*self._attempt(ports_first=False))
+        with Uncollected():
+            try:
+                return made(*self._attempt(ports_first=True))
+            except TooManyPieces:
+                self._namespaces.pop(True, None)
+                return made(*self._attempt(ports_first=False))
 
     def _attempt(self, *, ports_first: bool) -> tuple[Layout, list[Namespace]]:
         if ports_first not in self._layouts:

@@ -45,7 +45,8 @@ def decider_of(way: Way) -> Decider | None:
 
 def verdict_of(ends: Ends) -> Verdict:
     """What becomes of packets that take one of some ways: UNKNOWN where that makes a difference."""
-    outcomes = {outcome_of(way) for way in ends.ways}
+    told_apart = {(id(way.stop), id(way.delivery)): way for way in ends.ways}
+    outcomes = {outcome_of(way) for way in told_apart.values()}
     if len(outcomes) == 1 and outcomes != {UNKNOWN}:
         main = ends.main or min(ends.ways, key=repr)
         return Verdict(outcomes.pop(), decider_of(main))

@@ -66,13 +66,15 @@ class Context(Value):
 class Scope(NamedTuple):
     """Where a rule is evaluated: in which table and context, who has called its chain, and for which packets.
 
-    ``given`` is a region in which they all are, as far as no rule changes that.
+    ``given`` is a region in which they all are, as far as no rule changes that; ``known`` one in which all are that are
+    of interest where the base chain is evaluated.
     """
 
     table: Table
     context: Context
     callers: tuple[str, ...]
     given: Region
+    known: Region
 
 
 class Programs:
@@ -87,19 +89,23 @@ class Programs:
         self._chains: dict[tuple[object, ...], Node] = {}
         self._callers = Callers()
 
-    def chain(self, table: Table, name: str, context: Context) -> Node:
-        """What a base chain does; what comes to its end, or returns, is going on."""
-        return self._chain(Scope(table, context, (), {}), name)
+    def chain(self, table: Table, name: str, context: Context, known: Region) -> Node:
+        """What a base chain does; what comes to its end, or returns, is going on.
+
+        ``known`` is a region of which alone it is asked for, as far as no rule changes that.
+        """
+        lasting = {dim: within for dim, within in known.items() if dim in self._lasting}
+        return self._chain(Scope(table, context, (), {}, lasting), name)
 
     def _chain(self, scope: Scope, name: str) -> Node:
         context = scope.context
         if context.hook is not None and not self._callers.depends_on_hook(scope.table, name):
             context = context.replace(hook=None)
         given = scope.given if self._callers.count(scope.table, name) == 1 else {}
-        key = id(scope.table), name, context, tuple(given.items())
+        key = id(scope.table), name, context, tuple(given.items()), tuple(scope.known.items())
         found = self._chains.get(key)
         if found is None:
-            inner = Scope(scope.table, context, (*scope.callers, name), given)
+            inner = Scope(scope.table, context, (*scope.callers, name), given, scope.known)
             found = self._sequence([self._run(run, inner) for run in runs(scope.table.chains[name])])
             found = self._chains[key] = self.ways.ending(found, {RETURNED: GOING})
         return found
@@ -116,11 +122,13 @@ class Programs:
         """Rules that do the same."""
         regions: list[Region] = []
         others = []
+        given = {**scope.known, **scope.given}
         for rule in run.rules:
             conditions = conditions_of(rule)
-            region = self._region(conditions, scope.given)
+            region = self._region(conditions, given)
             if region is None:
-                others.append((rule, conditions))
+                if not self._is_outside(conditions, given):
+                    others.append((rule, conditions))
             elif all(region.values()):
                 regions.append(region)
         if not regions and not others:
@@ -148,6 +156,11 @@ class Programs:
             found = meeting(found, region) if found else region
         return narrowed(found, given) if given else found
 
+    def _is_outside(self, conditions: Sequence[Condition], given: Region) -> bool:
+        """Whether one of several conditions holds nowhere in what is given."""
+        regions = [self.truths.region(condition) for condition in conditions] if given else []
+        return any(region is not None and not all(narrowed(region, given).values()) for region in regions)
+
     def _where(self, conditions: Sequence[Condition], program: Node, decider: RuleDecider) -> Node:
         """A program where conditions hold."""
         truth = self.truths.all_of([self.truths.node(each) for each in conditions])
@@ -170,10 +183,10 @@ class Programs:
                 case Unknowable(cause):
                     done = self.ways.stopped(Kind.UNKNOWN, decider, cause)
                 case Nat():
-                    done = self.effects.effect(statement, done, decider, scope.context.hook)
+                    done = self.effects.effect(statement, done, decider, scope.context.hook, scope.given)
                     done = self.ways.diagrams.within(done, scope.given)
                 case _:
-                    done = self.effects.effect(statement, done, decider, scope.context.hook)
+                    done = self.effects.effect(statement, done, decider, scope.context.hook, scope.given)
         return done
 
     def _end(self, end: End, decider: RuleDecider, scope: Scope) -> Node:

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from istio_init.space.nodes import END, Node, blocks
-from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +24,14 @@ class Moved(NamedTuple):
     flipped: int = 0
 
 
-class Unknown(Value):
-    """In place of a dimension's number: one of several, or any, and why it is not known which."""
+class Unknown:
+    """In place of a dimension's number: one of several, or any, and why that is not known. Equal to itself alone."""
 
-    why: Hashable
-    within: Intervals | None = None
+    __slots__ = ("why", "within")
+
+    def __init__(self, why: Hashable, within: Intervals | None = None) -> None:
+        self.why = why
+        self.within = within
 
 
 Substitute = int | Moved | Unknown

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.intervals import Intervals
+    from istio_init.space.covering import Told
     from istio_init.space.layout import Layout
 
     Best = dict[Node, tuple[int, int, Node | None]]
@@ -55,6 +56,8 @@ class Packets:
     def __init__(self, layout: Layout, direction: Direction, host: Host) -> None:
         self.layout = layout
         self.direction = direction
+        self.told: dict[Node, Told] = {}
+        """What was found out of diagrams of these packets, to tell of them."""
         self.interface = Field.OUT_INTERFACE if direction is Direction.OUTBOUND else Field.IN_INTERFACE
         self.usual: dict[Field, tuple[int, ...]] = {**USUAL}
         names = [link.name for link in host.links if link.is_up and link.name != "lo"]
@@ -88,6 +91,8 @@ class Packets:
     def region(self, path: dict[int, Intervals]) -> Region:
         """The tests that packets of a path through a diagram pass."""
         tests: list[Test | Undecided | AnyOf] = []
+        if path.get(self.layout.dim(Field.UID)) == ((NO_SOCKET, NO_SOCKET),):
+            path = {dim: within for dim, within in path.items() if dim != self.layout.dim(Field.GID)}
         for dim, within in path.items():
             field = self.layout.fields[dim]
             if field is None:

@@ -30,19 +30,22 @@ class Routes:
         self.layout = truths.layout
         self.bits = family.bits
         self.tables = Tables(host, family)
-        self._programs: dict[tuple[str | None, str | None], Node] = {}
+        self._programs: dict[tuple[str | None, str | None, bool], Node] = {}
+        self._as_named = False
 
     @property
     def asks_for_interfaces(self) -> bool:
         """Whether a rule asks by which interface a packet came in."""
         return any(rule.in_interface is not None for rule in self.tables.rules)
 
-    def program(self, in_interface: str | None, out_interface: str | None = None) -> Node:
+    def program(self, in_interface: str | None, out_interface: str | None = None, *, as_named: bool = False) -> Node:
         """Ask the rules in their order.
 
-        ``in_interface`` is lo for what this machine sends (LOOPBACK_IFINDEX), None for the one of the packet.
+        ``in_interface`` is lo for what this machine sends (LOOPBACK_IFINDEX), None for the one of the packet. What is
+        for this machine goes by lo, or, ``as_named``, by the interface that the route itself names.
         """
-        key = in_interface, out_interface
+        self._as_named = as_named
+        key = in_interface, out_interface, as_named
         if key not in self._programs:
             found = self._end(NO_ROUTE)
             for rule in reversed(self.tables.rules):
@@ -92,8 +95,9 @@ class Routes:
         """A route is taken."""
         if found.device is None:
             return self.ways.stopped(Kind.DROP, RoutingDecider(found.words))
+        device = found.named if self._as_named and found.named is not None else found.device
         changes: dict[int, Substitute] = {
-            self.layout.route: number_of(found.device),
+            self.layout.route: number_of(device),
             self.layout.route_type: found.type.value,
         }
         return self.ways.end(ACCEPTED, changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.netfilter.family import MAX_MARK
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Forget, Lookup, Test, Tproxy
+from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Forget, Lookup, Test, Tproxy, Zone
 from istio_init.space.diagram import blocks
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Key, Rule, Statement
 
-SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY)
+SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY, Field.CT_STATE, Field.CT_STATUS)
 """Fields of groups of bits. Both marks have the same groups, as rules copy one into the other."""
 
 
@@ -24,6 +24,7 @@ class Scan:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.fields: set[Field] = set()
         self.assigned: set[Field] = set()
+        self.has_templates = False
         self.masks: dict[Field, set[int]] = {field: set() for field in SPLIT}
         for rule in rules:
             for statement in rule.body:
@@ -53,6 +54,9 @@ class Scan:
                         self.masks[source if source in self.masks else field].add(mask & MAX_MARK)
             case Forget(field):
                 self.assigned.add(field)
+                self.has_templates |= field is Field.CT_ZONE
+            case Zone():
+                self.has_templates = True
             case Tproxy(_, _, _, mask):
                 self.masks[Field.MARK].add(mask)
             case _:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import difference, union
+from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.rules import Cause, Openness
+from istio_init.space.layout import NO_SOCKET
 from istio_init.space.truth import PORTED, Maybe
 
 TYPE_CHECKING = False
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 PROXIED = ((6, 6), (17, 17))
 """TCP and UDP: nothing else is handed to a socket."""
 
+TAKER = Cause(Openness.NOT_GIVEN, "the socket that takes the packet")
 SOCKETS = Cause(Openness.NOT_GIVEN, "the namespace's sockets")
 
 
@@ -72,6 +75,13 @@ class Sockets:
             return self.surroundings.diagrams.leaf(next(iter(value.causes)) if isinstance(value, Maybe) else int(value))
 
         return self.surroundings.diagrams.mapped(found, number)
+
+    def unless_handed_over(self, asked: Node, *, wildcards: bool) -> Node:
+        """What is found of a packet, but for one that came in and to which TPROXY gave a socket: that is found."""
+        layout, leaf = self.layout, self.surroundings.diagrams.leaf
+        came = difference(((0, layout.sizes[layout.dim(Field.IN_INTERFACE)] - 1),), ((NO_INTERFACE, NO_INTERFACE),))
+        taken: Region = {layout.dim(Field.UID): ((0, NO_SOCKET - 1),), layout.dim(Field.IN_INTERFACE): came}
+        return self.surroundings.choice(self.truths.within(taken), leaf(1 if wildcards else TAKER), asked)
 
     def _listening(self, address: int | None, port: int | None, *, transparent: bool, wildcards: bool) -> Node:
         """Whether sockets would take packets to an address and port; None is the packet's own."""

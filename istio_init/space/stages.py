@@ -88,9 +88,14 @@ class Stages:
         self.ways = namespace.ways
         self.truths = namespace.truths
         self.layout = namespace.layout
+        self._known: Region = {}
 
-    def hook(self, line: Line, hook: Hook, *, has_returned: bool = False) -> None:
-        """Go through the stages of a hook, in each order that is possible."""
+    def hook(self, line: Line, hook: Hook, *, has_returned: bool = False, known: Region | None = None) -> None:
+        """Go through the stages of a hook, in each order that is possible.
+
+        ``known`` is a region in which all packets of interest are before nat has given them anything.
+        """
+        self._known = known or {}
         orders = self.namespace.netfilter.stages(self.namespace.family, hook)
         if len(orders) == 1:
             self._in_order(line, orders[0], hook, has_returned)
@@ -107,6 +112,7 @@ class Stages:
         line.become(node)
 
     def _in_order(self, line: Line, stages: tuple[Stage, ...], hook: Hook, has_returned: bool) -> None:
+        known = self._known
         for stage in stages:
             if isinstance(stage, Call):
                 self._base_chain(line, stage, hook, has_returned)
@@ -114,10 +120,12 @@ class Stages:
                 pass  # What comes back has its connection, and its translation.
             elif isinstance(stage, NatCalls):
                 line.put(self._nat(stage, hook))
+                self._known = {}
                 if hook is Hook.OUTPUT:
                     line.put(self.leaving.after_nat())
             elif stage is Core.CONNTRACK:
                 line.put(self._lookup())
+        self._known = known
         if self.namespace.tracks and not has_returned and hook is not Hook.FORWARD:
             line.put(self._nat_is_done(hook))
 
@@ -142,7 +150,8 @@ class Stages:
         assert base is not None
         follows_lookup = hook is Hook.PREROUTING and base.priority > CONNTRACK_PRIORITY
         lets_pass = hook in BEFORE_ROUTING and (base.type is not ChainType.FILTER or follows_lookup)
-        program = self.namespace.programs.chain(call.table, call.chain.name, Context(hook, lets_pass, has_returned))
+        context = Context(hook, lets_pass, has_returned)
+        program = self.namespace.programs.chain(call.table, call.chain.name, context, self._known)
         if base.drops:
             table = call.table
             decider = PolicyDecider(hook, table.store, table.family, table.name, call.chain.name)

@@ -79,7 +79,8 @@ class Surroundings:
                 self._made[field] = self._back(here=here, with_mark=with_mark)
             else:
                 transparent, wildcards = FOUND[field]
-                self._made[field] = self.sockets.found(transparent=transparent, wildcards=wildcards)
+                asked = self.sockets.found(transparent=transparent, wildcards=wildcards)
+                self._made[field] = self.sockets.unless_handed_over(asked, wildcards=wildcards)
         return self._made[field]
 
     def by_interface(self, dim: int, of: Callable[[str | None], Node]) -> Node:
@@ -161,7 +162,7 @@ class Surroundings:
             values.update(dict.fromkeys((dim(Field.PROTOCOL), dim(Field.SPORT), dim(Field.DPORT)), 0))
         if not with_mark:
             values.update({group.dim: 0 for group in self.layout.groups[Field.MARK]})
-        return self.ways.substituted(self.routes.program(in_interface, out_interface), values)
+        return self.ways.substituted(self.routes.program(in_interface, out_interface, as_named=True), values)
 
     def _back(self, *, here: bool, with_mark: bool) -> Node:
         incoming = self.layout.dim(Field.IN_INTERFACE)
@@ -174,14 +175,14 @@ class Surroundings:
         if self.routes is None:
             return self.diagrams.leaf(ROUTING)
         device = (name or "?") if here else None
-        if self.family is Family.IPV4 or here:
-            return self._device(device, with_mark=with_mark)
+        anywhere = self._device(device, None, with_mark=with_mark)
+        if self.family is Family.IPV4:
+            return anywhere
         near = self.truths.within({self.layout.dim(Field.SOURCE): ((0xFE80 << 112, (0xFEC0 << 112) - 1),)})
-        inside, outside = self._device(name or "?", with_mark=with_mark), self._device(None, with_mark=with_mark)
-        return self.choice(near, inside, outside)
+        return self.choice(near, self._device(name or "?", name or "?", with_mark=with_mark), anywhere)
 
-    def _device(self, device: str | None, *, with_mark: bool) -> Node:
-        program = self.back(with_mark=with_mark, out_interface=device if self.family is Family.IPV6 else None)
+    def _device(self, device: str | None, out_interface: str | None, *, with_mark: bool) -> Node:
+        program = self.back(with_mark=with_mark, out_interface=out_interface)
 
         def leaf(ends: Ends) -> Node:
             if len(ends.ways) > 1:

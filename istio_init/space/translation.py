@@ -37,6 +37,9 @@ LOOPBACK = {Family.IPV4: 0x7F000001, Family.IPV6: 1}
 FEW = 16
 """Of so many addresses or ports that a translation may choose each is followed."""
 
+IPV4_LINK_LOCAL = 0xA9FE
+"""The first half of IPv4's link-local addresses."""
+
 LOOPBACK_SCOPE, LINK_SCOPE, SITE_SCOPE, COMPATIBLE_SCOPE = 0x10, 0x20, 0x40, 0x80
 DESTINATION_KINDS = frozenset([NatKind.DNAT, NatKind.REDIRECT])
 
@@ -51,14 +54,14 @@ class Translation:
         self.host = host
         self.surroundings = surroundings
 
-    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook | None) -> Node:
+    def nat(self, nat: Nat, decider: RuleDecider, hook: Hook | None, given: Region) -> Node:
         """Translate the connection, and accept."""
         layout, ways = self.layout, self.ways
         is_destination = nat.kind in DESTINATION_KINDS
         fields = (Field.DESTINATION, Field.DPORT) if is_destination else (Field.SOURCE, Field.SPORT)
         dims = layout.dim(fields[0]), layout.dim(fields[1])
         programs = []
-        for where, number in self._addresses(nat, hook, dims[0]):
+        for where, number in self._addresses(nat, hook, dims[0], given):
             if number is None:
                 programs.append((where, ways.stopped(Kind.DROP, decider)))
                 continue
@@ -111,7 +114,7 @@ class Translation:
         moved = ways.end(ACCEPTED, {**changes, **({layout.moved: elsewhere} if is_destination else {})}, delivery)
         if isinstance(address, int):
             return self.ways.diagrams.chosen(dims[0], *_at(address, same, moved, layout.sizes[dims[0]]))
-        return moved if isinstance(address, Unknown) else same
+        return same if address == Moved(dims[0]) else moved
 
     def _remembered(self, is_destination: bool, address: Substitute, port: Substitute) -> dict[int, Substitute]:
         """What the connection knows of its translation."""
@@ -127,7 +130,7 @@ class Translation:
             fields = (Field.CT_REPLY_DESTINATION, Field.CT_REPLY_DPORT)
         return {**found, layout.dim(fields[0]): address, layout.dim(fields[1]): port}
 
-    def _addresses(self, nat: Nat, hook: Hook | None, dim: int) -> Iterable[Choice]:
+    def _addresses(self, nat: Nat, hook: Hook | None, dim: int, given: Region) -> Iterable[Choice]:
         if nat.kind is NatKind.REDIRECT:
             if hook is Hook.OUTPUT:
                 return [({}, LOOPBACK[self.layout.family])]
@@ -140,7 +143,7 @@ class Translation:
             return [({}, Moved(dim))]
         low, high = nat.addresses
         if nat.netmap:
-            return self._netmap(low, high, dim)
+            return self._netmap(low, high, dim, given.get(dim))
         if low == high:
             return [({}, low)]
         one_of = Unknown(_chosen("address"), ((low, high),))
@@ -149,8 +152,11 @@ class Translation:
             return [({dim: inside}, Moved(dim)), ({dim: self._rest(dim, inside)}, one_of)]
         return [({}, one_of)]
 
-    def _netmap(self, low: int, high: int, dim: int) -> Iterable[Choice]:
-        """The host's bits stay: of the network itself all of it, of others one of its addresses."""
+    def _netmap(self, low: int, high: int, dim: int, given: Intervals | None) -> Iterable[Choice]:
+        """The host's bits stay. They can be told where all packets come from, or go to, one network of that size."""
+        network = ~(high - low)
+        if given is not None and given[0][0] & network == given[-1][1] & network:
+            return [({}, Moved(dim, given[0][0] & network ^ low))]
         inside = ((low, high),)
         cause = Cause(Openness.NOT_MODELLED, "which address of a whole network it gets")
         return [({dim: inside}, Moved(dim)), ({dim: self._rest(dim, inside)}, Unknown(cause, inside))]
@@ -188,15 +194,29 @@ class Translation:
         return [*narrow, (rest, 0)]
 
     def _leaving(self) -> Iterator[Choice]:
-        """MASQUERADE gives what leaves an address of its interface (nf_nat_masquerade_ipv4)."""
-        interface = self.layout.dim(Field.OUT_INTERFACE)
-        cause = Cause(Openness.NOT_GIVEN, "the address of the outgoing interface")
+        """MASQUERADE gives what leaves an address of its interface that is of use elsewhere (inet_select_addr)."""
+        layout, facts = self.layout, self.surroundings.facts
+        interface, destination = layout.dim(Field.OUT_INTERFACE), layout.dim(Field.DESTINATION)
+        far = [each for each in sorted(facts.local) if not self._is_near(each)]
+        ours = union([((each, each),) for each in facts.local]) if layout.family is Family.IPV6 else ()
+        if ours:  # What is sent to an address of ours comes from it (ipv6_dev_get_saddr).
+            yield {destination: ours}, self._one_of(far)
+        others: Region = {destination: self._rest(destination, ours)} if ours else {}
         for link in self.host.links:
-            found = self._addresses_of(link)
-            several = union([((each, each),) for each in found])
-            value = found[0] if len(found) == 1 else Unknown(cause, several or None)
-            yield {interface: exactly(link.name)}, value
-        yield {interface: self._others(interface)}, Unknown(cause)
+            usable = [each for each in self._addresses_of(link) if not self._is_near(each)]
+            value = usable[0] if len(usable) == 1 else self._one_of(usable or far)
+            yield {**others, interface: exactly(link.name)}, value
+        yield {**others, interface: self._others(interface)}, self._one_of(far)
+
+    def _one_of(self, addresses: list[int]) -> Unknown:
+        within = union([((each, each),) for each in addresses])
+        return Unknown(Cause(Openness.NOT_GIVEN, "the address of the outgoing interface"), within or None)
+
+    def _is_near(self, address: int) -> bool:
+        """Whether an address is of use on its link or its machine alone."""
+        if self.layout.family is Family.IPV6:
+            return scope_of(address) != 0
+        return self.surroundings.facts.is_loopback(address) or address >> 16 == IPV4_LINK_LOCAL
 
     def _addresses_of(self, link: Link) -> list[int]:
         version = 4 if self.layout.family is Family.IPV4 else 6
@@ -215,7 +235,8 @@ class Translation:
         Rules that give ports test the protocol, so that packets without ports are none of theirs.
         """
         if nat.ports is None:
-            yield {}, Moved(dim)
+            is_chosen = nat.random and not is_destination
+            yield {}, Unknown(_chosen("port"), ((1, 0xFFFF),)) if is_chosen else Moved(dim)
             return
         low, high = nat.ports
         inside = ((low, high),)

@@ -37,6 +37,10 @@ NOT_SAID = frozenset([Field.LENGTH, Field.TTL, Field.ICMP_TYPE, Field.ICMP_CODE]
 """Facts of a packet of which the map says nothing."""
 
 
+TEMPLATE_READ = Cause(Openness.NOT_MODELLED, "what rules see of a connection before it is looked up")
+"""x_tables reads a template's fields, which are what the last packet left there; for nft it has none but the state."""
+
+
 class Maybe(Value):
     """Nobody can tell, for these causes."""
 
@@ -145,7 +149,7 @@ class Truths:
         layout = self.layout
         found: Region = {}
         if field in OF_CONNECTIONS:
-            found[layout.track] = ((TEMPLATE, TRACKED),)
+            found[layout.track] = ((TRACKED, TRACKED),)
         if field in WITH_PORTS:
             found[layout.dim(Field.PROTOCOL)] = PORTED
         if field in (Field.UID, Field.GID):
@@ -179,7 +183,7 @@ class Truths:
         self, field: Field, within: Intervals, mask: int | None, negated: bool, if_absent: bool
     ) -> Region | None:
         regions = self._values(field, within, mask)
-        if regions is None or len(regions) > 1:
+        if regions is None or len(regions) > 1 or (field in OF_CONNECTIONS and self.layout.has_templates):
             return None
         region: Region | None = regions[0] if regions else None
         if negated:
@@ -237,18 +241,24 @@ class Truths:
         return self.diagrams.mapped(self.derived(field), answer)
 
     def _where_present(self, fields: Iterable[Field], present: Node, if_absent: bool) -> Node:
-        guards = [self.within(self._presence(field)) for field in dict.fromkeys(fields)]
-        guard = self.all_of(guards)
-        if not if_absent:
-            return self.all_of([guard, present])
-        return self.any_of([self.negated(guard), present])
+        found = list(dict.fromkeys(fields))
+        guard = self.all_of([self.within(self._presence(field)) for field in found])
+        present = self.all_of([guard, present])
+        if if_absent:
+            present = self.any_of([self.negated(guard), present])
+        if not self.layout.has_templates or OF_CONNECTIONS.isdisjoint(found):
+            return present
+        template = self.within({self.layout.track: ((TEMPLATE, TEMPLATE),)})
+        unclear = self.all_of([template, self.maybe(TEMPLATE_READ)])
+        return self.any_of([unclear, self.all_of([self.negated(template), present])])
 
     def _lookup(self, lookup: Lookup) -> Node:
         region = self.region(lookup)
         if region is not None:
             return self.within(region)
         if not lookup.elements.is_complete:
-            return self.maybe(Cause(Openness.NOT_GIVEN, f"the elements of {lookup.elements.name}"))
+            unread = self.maybe(Cause(Openness.NOT_GIVEN, f"the elements of {lookup.elements.name}"))
+            return self._where_present([key.field for key in lookup.keys], unread, lookup.if_absent)
         found = self.any_of([self.box(lookup.keys, box) for box in lookup.elements.boxes])
         if lookup.negated:
             found = self.negated(found)

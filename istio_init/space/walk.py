@@ -8,7 +8,7 @@ from __future__ import annotations
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field
 from istio_init.netfilter.intervals import union
-from istio_init.netfilter.names import NO_INTERFACE
+from istio_init.netfilter.names import NO_INTERFACE, exactly
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.space.arrival import MULTICAST, Arriving
@@ -23,6 +23,7 @@ from istio_init.trace.result import Kind, RoutingDecider
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.space.diagram import Node, Substitute
+    from istio_init.space.layout import Region
     from istio_init.space.namespace import Namespace
     from istio_init.space.ways import Ends
 
@@ -35,7 +36,9 @@ TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it differe
 class Walk:
     """Makes the program of one namespace and direction."""
 
-    def __init__(self, namespace: Namespace, direction: Direction) -> None:
+    def __init__(self, namespace: Namespace, direction: Direction, known: Region | None = None) -> None:
+        """``known`` is a region of packets of which alone it matters what becomes; of others anything is said."""
+        self.known = known or {}
         self.namespace = namespace
         self.direction = direction
         self.family = namespace.family
@@ -78,7 +81,7 @@ class Walk:
     def _outbound(self, begin: Node) -> Node:
         ways, layout = self.ways, self.layout
         line = Line(self.namespace, begin)
-        self.stages.hook(line, Hook.OUTPUT)
+        self.stages.hook(line, Hook.OUTPUT, known=self.known)
         line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route)}))
         self.stages.hook(line, Hook.POSTROUTING)
         by_lo = self.truths.within({layout.route: ((LO, LO),)})
@@ -138,8 +141,12 @@ class Walk:
             loopback = [self.truths.within({layout.dim(each): ((1, 1),)}) for each in (Field.SOURCE, Field.DESTINATION)]
             dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface but lo takes packets of ::1"))
             begin = ways.where(self.truths.any_of(loopback), dropped, begin)
+        for link in self.namespace.host.links:
+            if not link.is_up:
+                here = self.truths.within({layout.dim(Field.IN_INTERFACE): exactly(link.name)})
+                begin = ways.where(here, ways.stopped(Kind.DROP, RoutingDecider(f"{link.name} is down")), begin)
         line = Line(self.namespace, begin)
-        self.stages.hook(line, Hook.PREROUTING)
+        self.stages.hook(line, Hook.PREROUTING, known=self.known)
         came = line.program()
         groups: dict[tuple[Kind | None, Unknown | None], set[Way]] = {}
         for ends in leaves(came):

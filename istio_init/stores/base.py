@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from istio_init.dialects.iptables.rules import Rule, RuleSet
+    from istio_init.dialects.rule_store import RuleStore
     from istio_init.netfilter.family import Family
     from istio_init.plan.model import TableEdit
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
         """Rules of the current network namespace, in one of the kernel's two rule stores."""
 
         @property
-        def name(self) -> str:
-            """``nft`` or ``legacy``."""
+        def name(self) -> RuleStore:
+            """Which of the stores it is."""
 
         @property
         def means(self) -> str:

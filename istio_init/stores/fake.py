@@ -6,6 +6,7 @@ from istio_init.dialects.iptables.parse import parse_rule
 from istio_init.dialects.iptables.rules import Chain, Counters, Entry, RuleSet, is_builtin
 from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
 from istio_init.dialects.iptables.targets import Goto, Jump
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.plan.model import Append, Declare, Delete, Insert, Remove
@@ -28,7 +29,7 @@ class Fake:
 
     means = "memory"
 
-    def __init__(self, rules: Iterable[RuleSet] = (), *, name: str = "nft") -> None:
+    def __init__(self, rules: Iterable[RuleSet] = (), *, name: RuleStore = RuleStore.NFT) -> None:
         """Begin with these rule sets, one a family at most; ``name`` is the backend that this one stands in for."""
         self.name = name
         self._tables: dict[Family, dict[Table, dict[str, Chain]]] = {family: {} for family in Family}

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 UNQUOTED = frozenset("_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
+IS_FRAGMENT, IS_NO_FRAGMENT = 0x01, 0x20
+SILENT = frozenset(["CT", "HL", "TTL"])
+"""Targets that libxtables prints without a word where python-iptables has it print another revision, or an alias."""
+
+
 class CannotExpress(Exception):
     """python-iptables has no way to say this rule."""
 
@@ -116,7 +121,12 @@ def _quoted(word: str) -> str:
 
 
 def text_of(rule: Any) -> str:
-    """A rule of python-iptables as iptables-save prints it."""
+    """A rule of python-iptables as iptables-save prints it.
+
+    Raises:
+        CannotExpress: the libraries do not say what an extension does, or what a mask is.
+    """
+    _require_prefixes(rule)
     found: list[str] = []
     for flag, address in (("-s", rule.src), ("-d", rule.dst)):
         value = _with_prefix(address.removeprefix("!"))
@@ -129,12 +139,28 @@ def text_of(rule: Any) -> str:
     protocol = rule.protocol
     if protocol.removeprefix("!") not in ("ip", "all", "0"):
         found += [*(["!"] if protocol.startswith("!") else []), "-p", protocol.removeprefix("!")]
-    if getattr(rule, "fragment", False):
-        found.append("-f")
+    found += _fragment_words(rule)
     for match in rule.matches:
         found += ["-m", match.name, *_option_words(match)]
     found += _target_words(rule)
     return " ".join(found)
+
+
+def _require_prefixes(rule: Any) -> None:
+    """python-iptables counts the bits of IPv6's masks, wherever they are."""
+    header = getattr(rule.entry, "ipv6", None)
+    for mask in () if header is None else (header.smsk, header.dmsk):
+        missing = int.from_bytes(bytes(mask.s6_addr)) ^ ((1 << 128) - 1)
+        if missing & (missing + 1):
+            raise CannotExpress("an IPv6 mask that is no prefix")
+
+
+def _fragment_words(rule: Any) -> list[str]:
+    """``-f`` or its negation, of which python-iptables says nothing (linux/netfilter_ipv4/ip_tables.h)."""
+    header = getattr(rule.entry, "ip", None)
+    if header is None or not header.flags & IS_FRAGMENT:
+        return []
+    return ["!", "-f"] if header.invflags & IS_NO_FRAGMENT else ["-f"]
 
 
 def _with_prefix(address: str) -> str:
@@ -154,6 +180,8 @@ def _target_words(rule: Any) -> list[str]:
         return []
     if target.goto:
         return ["-g", name]
+    if name in SILENT and not _option_words(target):
+        raise CannotExpress(f"-j {name} without a word")
     is_extension = target.name == name and name not in ("ACCEPT", "DROP", "RETURN", "QUEUE")
     return ["-j", name, *(_option_words(target) if is_extension else [])]
 

@@ -14,6 +14,7 @@ import istio_init
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
@@ -52,7 +53,7 @@ CANNOT_WORK = 3
 class IptablesLegacy:
     """The legacy backend."""
 
-    name = "legacy"
+    name = RuleStore.LEGACY
 
     def __init__(self, wait: float, *, binding: bool = True) -> None:
         """``binding`` false uses the programs from the start; else they are used once python-iptables cannot work."""

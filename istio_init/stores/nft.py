@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.iptables.tables import XTABLES
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ForeignRulesError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
@@ -26,7 +27,7 @@ TIMEOUT = 60.0
 class IptablesNft:
     """The nft backend. A concurrent change makes the kernel refuse the transaction, and the program tries again."""
 
-    name = "nft"
+    name = RuleStore.NFT
     means = "iptables-nft-restore"
 
     def __init__(self, wait: float) -> None:

@@ -38,7 +38,9 @@ def read() -> dict[str, IpSet] | IstioInitError:
     try:
         bodies = dump(NETLINK_NETFILTER, CMD_LIST, REQUEST)
     except PermissionError:
-        return PrivilegeError("the sets may not be read", fix="run as root, or with the capability NET_ADMIN")
+        return PrivilegeError(
+            "the sets cannot be read: permission denied", fix="run as root, or with the capability NET_ADMIN"
+        )
     except OSError as error:
         return ToolError(f"the sets cannot be read: {error.strerror}")
     heads: dict[str, Attributes] = {}

@@ -158,7 +158,7 @@ def _setns(descriptor: int, kind: int, label: str) -> None:
         _call_setns(descriptor, kind)
     except PermissionError:
         fix = "run as root, or with the capability SYS_ADMIN"
-        raise PrivilegeError(f"{label}: it may not be entered", fix=fix) from None
+        raise PrivilegeError(f"{label}: it cannot be entered: permission denied", fix=fix) from None
     except OSError as error:
         raise NamespaceError(f"{label}: it cannot be entered: {error.strerror}") from None
 

@@ -15,7 +15,7 @@ from istio_init.netfilter.family import Family
 from istio_init.system import namespaces, netlink
 from istio_init.system.places import Place
 from istio_init.system.spots import Ground
-from istio_init.trace.assume import is_usable
+from istio_init.trace.describe import is_usable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

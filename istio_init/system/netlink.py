@@ -39,6 +39,9 @@ OWN_RULES = {0: 255, MAIN_RULE: 254, 32767: 253}
 FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 """Address family numbers, which nf_tables' families share (AF_INET, AF_INET6)."""
 
+NFT_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
+"""nf_tables' families that see IP packets, as nft names them (linux/netfilter.h, NFPROTO_…)."""
+
 
 class LocalAddress(Value):
     """An address of the namespace; ``index`` is its interface's, 1 for lo."""
@@ -149,7 +152,8 @@ def all_nft_tables() -> list[NftTable] | None:
         bodies = dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4))
     except PermissionError:
         raise PrivilegeError(
-            "the kernel's nf_tables may not be read", fix="run as root, or with the capability NET_ADMIN"
+            "the kernel's nf_tables cannot be read: permission denied",
+            fix="run as root, or with the capability NET_ADMIN",
         ) from None
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
@@ -165,16 +169,16 @@ def _nft_table(body: bytes) -> NftTable:
     return NftTable(body[0], name, bool(flags & NFT_TABLE_F_DORMANT))
 
 
-def nft_rule_numbers() -> dict[tuple[Family, str, str, int], int]:
-    """The number in its chain, from 1, of each rule of the two IP families, by table, chain and handle."""
-    found: dict[tuple[Family, str, str, int], int] = {}
-    counts: dict[tuple[Family, str, str], int] = {}
+def nft_rule_numbers() -> dict[tuple[str, str, str, int], int]:
+    """The number in its chain, from 1, of each rule that sees IP packets, by family, table, chain and handle."""
+    found: dict[tuple[str, str, str, int], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     for body in dump(NETLINK_NETFILTER, NFT_GET_RULES, bytes(4)):
-        if body[0] not in FAMILIES:
+        if body[0] not in NFT_FAMILIES:
             continue
         attributes = parse_attributes(body, 4)
         table, chain = (attributes[kind].rstrip(b"\0").decode(errors="surrogateescape") for kind in (1, 2))
-        place = FAMILIES[body[0]], table, chain
+        place = NFT_FAMILIES[body[0]], table, chain
         counts[place] = counts.get(place, 0) + 1
         found[*place, int.from_bytes(attributes[3], "big")] = counts[place]
     return found

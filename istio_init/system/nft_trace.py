@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from istio_init.errors import PrivilegeError, ToolError
-from istio_init.netfilter.family import Family
-from istio_init.system.netlink import FAMILIES, parse_attributes
+from istio_init.netfilter.protocols import TCP, UDP
+from istio_init.system.netlink import NFT_FAMILIES, parse_attributes
 from istio_init.system.nft_table import open_channel
 from istio_init.value import Value
 
@@ -27,39 +27,42 @@ TABLE, CHAIN, HANDLE, KIND, ID, NETWORK_HEADER, TRANSPORT_HEADER, IIF, OIF, MARK
 RULE = 3
 """Attributes, and the kind of message that tells of a rule."""
 
-INET = 1
 BUFFER = 1 << 25
-PROTOCOLS = {6: "tcp", 17: "udp"}
+IPV6_HEADER = 40
 SYN, ACK = 0x02, 0x10
 
 
 class Headers(Value):
     """What a packet looked like when a base chain began."""
 
-    protocol: str
+    protocol: int
     source: IPv4Address | IPv6Address
     destination: IPv4Address | IPv6Address
     source_port: int
     destination_port: int
     flags: int = 0
+    length: int = 0
+    ttl: int = 0
+    tos: int = 0
 
     @property
     def begins(self) -> bool:
         """Whether it is a connection's first packet, as far as the packet tells."""
-        return self.protocol != "tcp" or self.flags & (SYN | ACK) == SYN
+        return self.protocol != TCP or self.flags & (SYN | ACK) == SYN
 
 
 class Passage(Value):
     """A packet's way through one base chain and what it calls: the rules that matched, by chain and handle.
 
-    ``family`` is None for a table of both; interfaces are indices. ``number`` is the packet's, the same
-    for all its passages from one interface to the next.
+    ``family`` is that of the table as nft names it, None for one of other families than IP's; ``chain`` is the base
+    chain. Interfaces are indices. ``number`` is the packet's, the same for all its passages from one interface to the
+    next.
     """
 
     number: int
-    family: Family | None
+    family: str | None
     table: str
-    hook: str
+    chain: str
     headers: Headers
     entered_by: int | None
     leaves_by: int | None
@@ -78,7 +81,7 @@ class Listener:
         except PermissionError:
             self._socket.close()
             fix = "run as root, or with the capability NET_ADMIN"
-            raise PrivilegeError("the kernel's trace may not be read", fix=fix) from None
+            raise PrivilegeError("the kernel's trace cannot be read: permission denied", fix=fix) from None
         except OSError as error:
             self._socket.close()
             raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
@@ -136,7 +139,7 @@ def _passage(number: int, family: int, attributes: dict[int, bytes], headers: He
     numbers = {kind: int.from_bytes(attributes[kind], "big") for kind in (IIF, OIF, MARK) if kind in attributes}
     return Passage(
         number,
-        FAMILIES.get(family),
+        NFT_FAMILIES.get(family),
         _text(attributes[TABLE]),
         _text(attributes[CHAIN]),
         headers,
@@ -151,13 +154,25 @@ def _headers(attributes: dict[int, bytes]) -> Headers | None:
     """The packet's headers; None for other protocols than TCP and UDP."""
     network, transport = attributes[NETWORK_HEADER], attributes.get(TRANSPORT_HEADER, b"")
     is_ipv4 = network[0] >> 4 == 4
-    protocol = PROTOCOLS.get(network[9] if is_ipv4 else network[6])
-    if protocol is None or len(transport) < 4:
+    protocol = network[9] if is_ipv4 else network[6]
+    if protocol not in (TCP, UDP) or len(transport) < 4:
         return None
     source, destination = (network[12:16], network[16:20]) if is_ipv4 else (network[8:24], network[24:40])
+    flags = transport[13] if protocol == TCP and len(transport) > 13 else 0
+    length = int.from_bytes(network[2:4], "big") if is_ipv4 else int.from_bytes(network[4:6], "big") + IPV6_HEADER
+    tos = network[1] if is_ipv4 else int.from_bytes(network[0:2], "big") >> 4 & 0xFF
     source_port, destination_port = struct.unpack_from("!HH", transport)
-    flags = transport[13] if protocol == "tcp" and len(transport) > 13 else 0
-    return Headers(protocol, ip_address(source), ip_address(destination), source_port, destination_port, flags)
+    return Headers(
+        protocol,
+        ip_address(source),
+        ip_address(destination),
+        source_port,
+        destination_port,
+        flags,
+        length,
+        network[8] if is_ipv4 else network[7],
+        tos,
+    )
 
 
 def _text(packed: bytes) -> str:

@@ -114,7 +114,7 @@ def _open(path: str, label: str, flags: int = os.O_RDONLY | os.O_NONBLOCK | os.O
         raise NamespaceError(f"{label}: {path} does not exist", fix=fix) from None
     except PermissionError:
         raise PrivilegeError(
-            f"{label}: {path} may not be opened", fix="run as root, or with SYS_ADMIN and SYS_PTRACE"
+            f"{label}: {path} cannot be opened: permission denied", fix="run as root, or with SYS_ADMIN and SYS_PTRACE"
         ) from None
     except OSError as error:
         raise NamespaceError(f"{label}: {path} cannot be opened: {error.strerror}") from None

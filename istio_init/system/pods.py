@@ -9,8 +9,8 @@ from ipaddress import ip_address
 import psutil
 
 from istio_init.errors import IstioInitError, NamespaceError
-from istio_init.observe.snapshot import Process
 from istio_init.system import namespaces, netlink, places
+from istio_init.system.processes import Process
 from istio_init.value import Value
 
 TYPE_CHECKING = False

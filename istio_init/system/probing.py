@@ -19,6 +19,7 @@ from istio_init.system.listening import TOKEN, Listener, listen, new_socket
 from istio_init.system.process import LONGEST
 from istio_init.system.sockets import LISTEN, peer_ports, sockets
 from istio_init.system.spots import NO_PORT, NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
+from istio_init.trace.result import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class _Client:
         packet, family = self.probe.packet, self.probe.family
         ids = (packet.uid, packet.gid) if packet.uid is not None and packet.gid is not None else None
         for _ in range(PORTS_TRIED if remembered else 0):
-            made = new_socket(family, packet.protocol, ids)
+            made = new_socket(family, self.probe.protocol, ids)
             try:
                 made.bind((str(self.probe.bind or ANY[family]), 0))
             except OSError as error:
@@ -94,7 +95,7 @@ class _Client:
             if made.getsockname()[1] not in remembered:
                 return made
             made.close()
-        made = new_socket(family, packet.protocol, ids)
+        made = new_socket(family, self.probe.protocol, ids)
         if self.probe.bind is not None:
             made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             made.bind((str(self.probe.bind), 0))
@@ -140,7 +141,7 @@ class Run:
                     self.taken.add(spot)
             for client in self._clients:
                 is_occupied = self.occupied(client.probe) is not None
-                if client.probe.packet.protocol == "udp" and is_occupied:
+                if client.probe.protocol == "udp" and is_occupied:
                     client.is_done = True  # Nothing would tell who answers.
                     continue
                 if self.blocked(client.probe) is not None:
@@ -242,7 +243,7 @@ class Run:
         port = probe.expected.port if probe.is_captured else probe.packet.destination_port
         for spot in spots:
             place = spot.side, spot.protocol, spot.family, spot.port
-            if place == (side, probe.packet.protocol, probe.family, port):
+            if place == (side, probe.protocol, probe.family, port):
                 return spot
         return None
 
@@ -257,7 +258,7 @@ class Run:
         for each in sockets(peer_port=source[1]):
             if each.protocol == "tcp" and each.state != LISTEN and (_plain(each.peer[0]), each.peer[1]) == source:
                 # A transparent socket bears the name that was called, not that of its listener.
-                is_transparent = expected.kind == "tproxy" and each.port == packet.destination_port
+                is_transparent = expected.kind is Kind.TPROXY and each.port == packet.destination_port
                 port = expected.port if is_transparent and expected.port is not None else each.port
                 client.arrival = Arrival(Side.POD, port)
                 client.latency = time.monotonic() - client.began

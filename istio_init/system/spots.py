@@ -6,11 +6,15 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.netfilter.family import Family
-from istio_init.trace.engine import Outcome
-from istio_init.trace.packet import Packet
+from istio_init.netfilter.packet import Packet
+from istio_init.netfilter.protocols import protocol_name
+from istio_init.trace.result import Kind, Outcome
 from istio_init.value import Value
 
 IPAddress = IPv4Address | IPv6Address
+CAPTURING = frozenset([Kind.REDIRECT, Kind.TPROXY])
+"""Outcomes that bring a connection to the proxy."""
+
 Ids = tuple[int, int]
 """A user and a group."""
 
@@ -61,9 +65,14 @@ class Probe(Value):
         return self.packet.family
 
     @property
+    def protocol(self) -> str:
+        """Its protocol by name: tcp, or udp."""
+        return protocol_name(self.packet.protocol)
+
+    @property
     def is_captured(self) -> bool:
         """Whether it has to come to the proxy."""
-        return self.expected.kind in ("redirect", "tproxy")
+        return self.expected.kind in CAPTURING
 
 
 class Spot(Value):

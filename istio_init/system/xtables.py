@@ -22,7 +22,7 @@ def existing_tables(family: Family) -> frozenset[Table]:
     except FileNotFoundError:
         return frozenset()
     except PermissionError:
-        raise PrivilegeError(f"{TABLE_NAMES[family]} may not be read", fix="run as root") from None
+        raise PrivilegeError(f"{TABLE_NAMES[family]} cannot be read: permission denied", fix="run as root") from None
     try:
         return frozenset(Table(name) for name in os.pread(names, 4096, 0).decode().split())
     finally:

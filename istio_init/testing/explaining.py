@@ -5,16 +5,18 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
-from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.inspector.findings.model import View
+from istio_init.inspector.reader import reader_of
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.stages import NFT_FAMILIES, Netfilter
 from istio_init.observe.snapshot import Snapshot
+from istio_init.prove.reason import DECIDING
 from istio_init.report.trace_text import trace_lines
 from istio_init.system.places import HERE
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.watching import Sending, Sent
-from istio_init.trace.assume import FIELDS, filled, local_marks
-from istio_init.trace.depends import depends_on
-from istio_init.trace.engine import Tracer
+from istio_init.trace.describe import filled
+from istio_init.trace.tracer import Tracer
 
 
 def traces(sending: Sending, sent: Sent, receiver: Namespace) -> list[str]:
@@ -29,12 +31,11 @@ def _traces(namespace: Namespace, sending: Sending, sent: Sent, *, outbound: boo
     snapshot = namespace.call(_observe)
     address = ip_address(sending.destination.host)
     family = Family.IPV4 if address.version == 4 else Family.IPV6
-    lines: list[str] = []
-    for (backend, each), rules in snapshot.rules.items():
-        if each is family and any(True for _ in rules.entries()):
-            lines.append(f"In the rules of {namespace.label} ({backend}, {family.value}):")
-            lines += [f"  {line}" for line in _trace(snapshot, rules, sending, sent, outbound=outbound)]
-    return lines or [f"{namespace.label} has no {family.value} rules."]
+    netfilter = snapshot.netfilter
+    if not _has_rules(netfilter, family):
+        return [f"{namespace.label} has no {family.value} rules."]
+    lines = _trace(snapshot, netfilter, sending, sent, outbound=outbound)
+    return [f"In the rules of {namespace.label}:", *(f"  {line}" for line in lines)]
 
 
 def _observe() -> Snapshot:
@@ -43,7 +44,13 @@ def _observe() -> Snapshot:
     return observe(HERE, known=(), versions=False)
 
 
-def _trace(snapshot: Snapshot, rules: RuleSet, sending: Sending, sent: Sent, *, outbound: bool) -> list[str]:
+def _has_rules(netfilter: Netfilter, family: Family) -> bool:
+    """Whether any store holds rules that see packets of a family."""
+    tables = [table for table in netfilter.tables if table.family in NFT_FAMILIES[family]]
+    return any(chain.rules for table in tables for chain in table.chains.values())
+
+
+def _trace(snapshot: Snapshot, netfilter: Netfilter, sending: Sending, sent: Sent, *, outbound: bool) -> list[str]:
     fields: dict[str, Any] = {
         "direction": "outbound" if outbound else "inbound",
         "proto": sending.protocol,
@@ -54,10 +61,8 @@ def _trace(snapshot: Snapshot, rules: RuleSet, sending: Sending, sent: Sent, *, 
         fields |= {"src": sent.source.host, "sport": sent.source.port}
     if outbound:
         fields |= {"uid": sending.user.uid, "gid": sending.user.gid}
-    marks = {rules.family: local_marks(snapshot, rules)}
-    packet, assumed = filled(fields, snapshot, marks)
-    tracer = Tracer(rules, marks[rules.family])
-    trace = tracer.trace(packet)
-    names = {field: name for name, field in FIELDS.items()}
-    hinges = depends_on(trace, tracer, rules, [FIELDS[name] for name in assumed])
-    return trace_lines(trace, tuple(names[field] for field in hinges))
+    packet, _ = filled(fields, snapshot.host)
+    # The listeners that were there for the attempt are gone by now.
+    trace = Tracer(netfilter, snapshot.host.replace(listeners=None)).trace(packet)
+    unknown = [*snapshot.missing_rules, *(each for each in snapshot.unread if each.part in DECIDING)]
+    return trace_lines(trace, reader_of(View(snapshot)), caveats=tuple(map(str, unknown)))

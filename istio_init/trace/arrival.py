@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 HERE = frozenset([AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST])
 
 
+EVERY_HOST = frozenset([0xE0000001, 0xFF02 << 112 | 1])
+"""224.0.0.1 and ff02::1, the groups that every host is a member of."""
+
+
 class End(Enum):
     """Where a packet that came in goes on."""
 
@@ -81,17 +85,21 @@ class Arriving:
             martian = yield from self._martians(interface, source, destination)
             if martian:
                 return
+        if destination in EVERY_HOST:
+            yield from self._taken(Found(AddressType.LOCAL, LOOPBACK_DEVICE), values, interface)
+            return
         if facts.is_multicast(destination):
             yield IS_HERE
             yield _nowhere("the host is no member of the group")
             yield not_given("whether the host is a member of the group")
             return
-        is_link_local = facts.family is Family.IPV6 and destination >> 118 == LINK_LOCAL
+        # Routes to link-local addresses, and to ::1, count on the incoming interface alone (rt6_need_strict).
+        is_strict = facts.family is Family.IPV6 and (destination >> 118 == LINK_LOCAL or destination == 1)
         query = Query(
             destination,
             source,
             in_interface=interface,
-            out_interface=interface if is_link_local else None,
+            out_interface=interface if is_strict else None,
             mark=values[MARK],
             tos=values[TOS],
             protocol=values[PROTOCOL],
@@ -187,7 +195,7 @@ class Arriving:
         found, causes = self.tables.look_up(query)
         if causes and len({each.type for each in found}) > 1:
             return causes[0]
-        kind, devices = found[0].type, [each.device for each in found]
+        kind, devices = found[0].type, [each.named or each.device for each in found]
         if kind in FAILURES:
             return mode == 0
         if kind is not AddressType.UNICAST:

@@ -76,8 +76,8 @@ def put_template(state: State, zone: Number) -> None:
 
 
 def do_not_track(state: State) -> None:
-    """Have no connection looked up (xt_CT's --notrack, nft's notrack)."""
-    if not state.has_connection and not state.is_looked_up:
+    """Have no connection looked up, or none missed that was not found (xt_CT's --notrack, nft_notrack_eval)."""
+    if not state.has_connection:
         state.is_untracked = True
         state.values[CT_STATE] = UNTRACKED
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LOOPBACK = {32: 0x7F000001, 128: 1}
 """Where REDIRECT sends what starts here, by the length of addresses: 127.0.0.1, ::1 (nf_nat_redirect.c)."""
 
+IPV4_LINK_LOCAL = 0xA9FE
+"""The first half of IPv4's link-local addresses."""
+
 DESTINATION_KINDS = frozenset([NatKind.DNAT, NatKind.REDIRECT])
 
 
@@ -123,16 +126,28 @@ class Translation:
     def _of_leaving(self, values: Values) -> Number:
         """The address that the outgoing interface has for a neighbour: one of its own, where it has any."""
         known = self.facts.addresses.get(name_of(values[OUT_INTERFACE]), [])
+        usable = [each for each in known if not self._is_near(each)]
+        destination = values[DESTINATION]
+        if self.bits == 128 and (not isinstance(destination, int) or destination in self.facts.local):
+            usable = []  # What is sent to an address of ours comes from it (ipv6_dev_get_saddr).
         cause = not_given("the address of the outgoing interface")
-        if len(known) == 1:
-            return known[0]
-        return Unsure(points(known), cause) if known else anything(SOURCE, self.bits, cause)
+        if len(usable) == 1:
+            return usable[0]
+        others = usable or [each for each in self.facts.local if not self._is_near(each)]
+        return Unsure(points(others), cause) if others else anything(SOURCE, self.bits, cause)
+
+    def _is_near(self, address: int) -> bool:
+        """Whether an address is of use on its link or its machine alone, so that one of another interface is taken."""
+        if self.bits == 128:
+            return scope_of(address) != 0
+        return self.facts.is_loopback(address) or address >> 16 == IPV4_LINK_LOCAL
 
     def _port(self, old: Number) -> Number:
         """The new port: a destination's is the first of the range, a source's any, unless the old one is within."""
         nat = self.nat
         if nat.ports is None:
-            return old
+            chosen = nat.random and not self.is_destination
+            return Unsure(((1, 0xFFFF),), _random("port", 1, 0xFFFF)) if chosen else old
         low, high = nat.ports
         if low == high:
             return low

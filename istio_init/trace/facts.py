@@ -36,6 +36,10 @@ LINK_LOCAL = 0xFE80 >> 6
 LIMITED_BROADCAST = 0xFFFFFFFF
 LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
 TCP = 6
+WILDCARDS = frozenset([Field.SOCKET_FOUND_ANY, Field.SOCKET_TRANSPARENT_ANY])
+TRANSPARENT = frozenset([Field.SOCKET_TRANSPARENT, Field.SOCKET_TRANSPARENT_ANY])
+"""Fields that count sockets bound to every address, and that ask for transparent ones."""
+
 ROUTING = not_given("the namespace's routing")
 
 
@@ -63,10 +67,10 @@ class Facts:
             Field.RETURN_INTERFACE_MARK: lambda values: self._back(values, here=False, mark=True),
             Field.RETURN_INTERFACE_HERE: lambda values: self._back(values, here=True, mark=False),
             Field.RETURN_INTERFACE_HERE_MARK: lambda values: self._back(values, here=True, mark=True),
-            Field.SOCKET_FOUND: lambda values: self._socket(values, transparent=False, wildcards=False),
-            Field.SOCKET_FOUND_ANY: lambda values: self._socket(values, transparent=False, wildcards=True),
-            Field.SOCKET_TRANSPARENT: lambda values: self._socket(values, transparent=True, wildcards=False),
-            Field.SOCKET_TRANSPARENT_ANY: lambda values: self._socket(values, transparent=True, wildcards=True),
+            Field.SOCKET_FOUND: lambda values: self._socket(values, Field.SOCKET_FOUND),
+            Field.SOCKET_FOUND_ANY: lambda values: self._socket(values, Field.SOCKET_FOUND_ANY),
+            Field.SOCKET_TRANSPARENT: lambda values: self._socket(values, Field.SOCKET_TRANSPARENT),
+            Field.SOCKET_TRANSPARENT_ANY: lambda values: self._socket(values, Field.SOCKET_TRANSPARENT_ANY),
         }
 
     def is_loopback(self, address: int) -> bool:
@@ -155,9 +159,14 @@ class Facts:
             return NO_INTERFACE
         return interface_number(found[0].device) if device in (None, found[0].device) else NO_INTERFACE
 
-    def _socket(self, values: Values, *, transparent: bool, wildcards: bool) -> Number:
-        """Whether a socket would take the packet (nf_sk_lookup_slow_v4). Of established connections none is known."""
-        bits, port = values[CT_STATE], values[DPORT]
+    def _socket(self, values: Values, asked: Field) -> Number:
+        """Whether a socket would take the packet (nf_sk_lookup_slow_v4). Of established connections none is known.
+
+        A packet that TPROXY gave a socket has the answer with it.
+        """
+        bits, port, known = values[CT_STATE], values[DPORT], values[asked]
+        if known is not None:
+            return known  # type: ignore[no-any-return]
         if port is None:
             return 0
         listeners = self.host.listeners
@@ -167,9 +176,9 @@ class Facts:
         if isinstance(destination, Unsure) or isinstance(port, Unsure):
             return Unsure(((0, 1),), not_given("the packet's destination"))
         found = list(self.listening(values[PROTOCOL], destination, port))
-        if not found or (not wildcards and int(found[0].address) == 0):
+        if not found or (asked not in WILDCARDS and int(found[0].address) == 0):
             return 0
-        if not transparent:
+        if asked not in TRANSPARENT:
             return 1
         answers = {listener.is_transparent for listener in found}
         if len(answers) > 1 or None in answers:

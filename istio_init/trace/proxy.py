@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.fields import CtState
+from istio_init.netfilter.fields import CtState, Field
 from istio_init.netfilter.names import name_of
 from istio_init.trace.packet_fields import CT_STATE, DESTINATION, DPORT, GID, IN_INTERFACE, MARK, PROTOCOL, SOCKET, UID
 from istio_init.trace.result import Kind, Outcome
@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.netfilter.rules import Cause, Tproxy
     from istio_init.trace.facts import Facts
-    from istio_init.trace.state import State, Values
+    from istio_init.trace.state import Number, State, Values
 
 PROXIED = frozenset([6, 17])
 """TCP and UDP: nothing else is handed to a socket."""
@@ -46,8 +46,7 @@ def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
     address, port = target_of(facts, proxy, values)
     if port is None:
         return not_given("the packet's port")
-    state = values[CT_STATE]
-    if isinstance(state, Unsure) or state & CtState.ESTABLISHED:
+    if _is_established(values):
         return True  # The connection has a socket of its own, which is looked for first.
     if address is None:
         bound = {each.address for each in facts.host.listeners if each.port == port and int(each.address) != 0}
@@ -69,7 +68,29 @@ def hand_over(state: State, proxy: Tproxy, facts: Facts) -> None:
     elif proxy.mask == 0xFFFFFFFF:
         values[MARK] = proxy.mark
     values[SOCKET] = 1
+    values.update(_as_rules_see_it(facts, proxy, values))
     for field in (UID, GID):
         values[field] = anything(field, facts.family.bits, not_given(f"the {field.value} that takes the packet"))
     port = proxy.port if proxy.port is not None else values[DPORT]
     state.outcome = Outcome(Kind.TPROXY, port if isinstance(port, int) else None, proxy.address)
+
+
+def _as_rules_see_it(facts: Facts, proxy: Tproxy, values: Values) -> dict[Field, Number]:
+    """What xt_socket and nft's socket find of the packet, which has a socket now: that one."""
+    cause = not_given("the socket that takes the packet")
+    address, port = target_of(facts, proxy, values)
+    bound: set[bool] = set()
+    if facts.host.listeners is not None and None not in (address, port) and not _is_established(values):
+        bound = {int(each.address) != 0 for each in facts.listening(values[PROTOCOL], address or 0, port or 0)}
+    found = int(bound.pop()) if len(bound) == 1 else Unsure(((0, 1),), cause)
+    return {
+        Field.SOCKET_FOUND: found,
+        Field.SOCKET_TRANSPARENT: found,
+        Field.SOCKET_FOUND_ANY: 1,
+        Field.SOCKET_TRANSPARENT_ANY: 1,
+    }
+
+
+def _is_established(values: Values) -> bool:
+    state = values[CT_STATE]
+    return isinstance(state, Unsure) or bool(state & CtState.ESTABLISHED)

@@ -46,11 +46,15 @@ class Query(Value):
 
 
 class Found(Value):
-    """A route. ``type`` is UNREACHABLE where there is none, and ``words`` say so."""
+    """A route. ``type`` is UNREACHABLE where there is none, and ``words`` say so.
+
+    ``device`` is lo for what is for this machine; ``named`` is then the one that the route itself names.
+    """
 
     type: AddressType
     device: str | None = None
     words: str = ""
+    named: str | None = None
 
 
 NO_ROUTE = Found(AddressType.UNREACHABLE, None, "no route")
@@ -125,7 +129,7 @@ class Tables:
         for route in self.candidates(table, query.destination):
             if several is not None and (route.destination, route.metric) != (several.destination, several.metric):
                 return found, causes
-            if query.out_interface is not None and route.device not in (query.out_interface, None):
+            if query.out_interface is not None and self._by(route) not in (query.out_interface, None):
                 continue
             if route.destination.prefixlen <= least:
                 found.append(None)
@@ -142,14 +146,21 @@ class Tables:
             found.append(None)
         return found, causes
 
+    def _by(self, route: Route) -> str | None:
+        """The interface that a route leads by; routes of IPv6 that lead nowhere do so by lo (ip6_route_info_create)."""
+        if route.device is None and self.bits == 128 and route.type in FAILURES:
+            return LOOPBACK_DEVICE
+        return route.device
+
 
 def _result(route: Route) -> Found | None:
     if route.type is AddressType.THROW:
         return None
     if route.type in FAILURES:
         return Found(route.type, None, FAILURES[route.type])
-    device = LOOPBACK_DEVICE if route.type is AddressType.LOCAL else route.device
-    return Found(route.type, device)
+    if route.type is AddressType.LOCAL:
+        return Found(route.type, LOOPBACK_DEVICE, named=route.device)
+    return Found(route.type, route.device)
 
 
 def _matches(rule: RoutingRule, query: Query) -> bool | Cause:

@@ -11,7 +11,7 @@ from istio_init.trace.chains import Chains
 from istio_init.trace.compile_rules import CompiledNat
 from istio_init.trace.connection import look_up_connection
 from istio_init.trace.leaving import leaving
-from istio_init.trace.packet_fields import DESTINATION, MARK, SOURCE, TOS, TTL
+from istio_init.trace.packet_fields import CT_ORIG_DESTINATION, CT_REPLY_SOURCE, DESTINATION, MARK, SOURCE, TOS, TTL
 from istio_init.trace.result import PolicyDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES
 from istio_init.trace.state import NAT_DONE
@@ -129,7 +129,6 @@ class Stages:
             if not is_first or not state.has_connection or state.nat_done & NAT_DONE[hook]:
                 left.append(state)
                 continue
-            before = state.values[DESTINATION]
             state.is_mapped = False
             asked: list[State] = [state]
             mapped: list[State] = []
@@ -139,7 +138,7 @@ class Stages:
                 asked = [each for each in passed if not each.is_mapped]
             for each in (*mapped, *asked):
                 each.is_mapped = False
-                if hook is Hook.OUTPUT and each.values[DESTINATION] != before:
+                if hook is Hook.OUTPUT and each.values[CT_REPLY_SOURCE] != each.values[CT_ORIG_DESTINATION]:
                     left += self._route_again(each)
                 else:
                     left.append(each)

@@ -88,10 +88,12 @@ def _trace(packet: Packet, walk: Walk, finishes: list[Finish]) -> Trace:
     """The one answer that is right whichever way the packet takes."""
     decisions, legs = walk.stages.chains.decisions, walk.stages.legs
     main = finishes[0]
-    if len(finishes) == 1 or not (places := relevant(finishes)):
+    if len({(each.outcome, each.delivered) for each in finishes}) == 1:
         causes = tuple(dict.fromkeys(each.cause for each in finishes if each.cause is not None))
         answer = _way(main, causes)
         return Trace(packet, legs, answer, (answer,), _ended_all(finishes))
+    # Ways that met again may have lost on what it hinges between them: then it may be on any decision.
+    places = relevant(finishes) or set(decisions)
     ways: dict[tuple[Outcome, Outcome], Way] = {}
     for each in finishes:
         own = (each.cause,) if each.cause is not None else ()

@@ -35,6 +35,8 @@ from istio_init.trace.ways import Finish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from istio_init.netfilter.packet import Packet
     from istio_init.trace.arrival import Arrivals
     from istio_init.trace.state import DecidedBy
@@ -54,10 +56,11 @@ PRIORITIES = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 class Walk:
     """All ways of one packet, followed to their ends: ``finishes``."""
 
-    __slots__ = ("arriving", "facts", "finishes", "packet", "stages")
+    __slots__ = ("arriving", "facts", "finishes", "netfilter", "packet", "stages")
 
     def __init__(self, tracer: FamilyTracer, packet: Packet) -> None:
         self.packet = packet
+        self.netfilter = tracer.netfilter
         self.facts = tracer.facts
         self.arriving = tracer.arriving
         self.finishes: list[Finish] = []
@@ -103,13 +106,26 @@ class Walk:
                 state.values[OUT_INTERFACE] = anything(OUT_INTERFACE, 32, ROUTING)
             else:
                 state.values[OUT_INTERFACE] = interface_number(state.device)
-        states = self.stages.hook(states, Hook.POSTROUTING)
-        for state in states:
+        left = []
+        for state in self.stages.hook(states, Hook.POSTROUTING):
             confirm(state)
-        return states
+            if not self._is_met(state, self.netfilter.egress, state.device):
+                left.append(state)
+        return left
+
+    def _is_met(self, state: State, chains: Mapping[str, str], device: str | None) -> bool:
+        """Whether chains at an interface, which nobody follows here, decide what then becomes of the packet."""
+        chain = chains.get(device or "", chains.get(""))
+        if chain is not None:
+            words = f"what {chain} does at {device}"
+            self.finish(state, UNKNOWN, RoutingDecider(words), Cause(Openness.NOT_MODELLED, words))
+        return chain is not None
 
     def _come_back(self, states: list[State]) -> None:
         """Enter by lo; the route is the one that led there (skb_dst_force in loopback_xmit)."""
+        states = [each for each in states if not self._is_met(each, self.netfilter.ingress, LOOPBACK_DEVICE)]
+        if not states:
+            return
         if any(state.steps is not None for state in states):
             self._leg(Hook.PREROUTING, LOOPBACK_DEVICE)
         for state in states:
@@ -134,6 +150,8 @@ class Walk:
             return
         if self.packet.interface in self.facts.down:
             self.finish(state, DROP, RoutingDecider(f"{self.packet.interface} is down"), None)
+            return
+        if self._is_met(state, self.netfilter.ingress, self.packet.interface):
             return
         if values[PKTTYPE] == TO_ANOTHER_HOST:  # ip_rcv_core, ip6_rcv_core
             self.finish(state, DROP, RoutingDecider("its link-layer address is another host's"), None)

@@ -1,4 +1,4 @@
-"""A plan as lines of text: what is added, removed, moved, and left alone."""
+"""A plan as lines of text: what is added, removed, moved, and kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from istio_init.plan.model import BackendPlan, Plan
 
 SIGNS = {Kind.ADD: "+", Kind.REMOVE: "-", Kind.MOVE: "~", Kind.KEEP: "=", Kind.FOREIGN: " "}
-NOTES = {Kind.MOVE: "moved", Kind.FOREIGN: "foreign, left alone"}
+NOTES = {Kind.MOVE: "moved", Kind.FOREIGN: "foreign, kept"}
 
 
 def plan_lines(plan: Plan, *, kept: bool = True) -> list[str]:

@@ -47,9 +47,9 @@ def phrases(rule: Rule) -> list[Phrase]:
     if rule.destination is not None:
         found.append(("to", f"{_not(rule.destination.negated)}to ", _network(rule.destination.network)))
     if rule.in_interface is not None:
-        found.append(("in", f"{_not(rule.in_interface.negated)}in by ", rule.in_interface.name))
+        found.append(("in", f"{_not(rule.in_interface.negated)}in via ", rule.in_interface.name))
     if rule.out_interface is not None:
-        found.append(("out", f"{_not(rule.out_interface.negated)}out by ", rule.out_interface.name))
+        found.append(("out", f"{_not(rule.out_interface.negated)}out via ", rule.out_interface.name))
     return found
 
 
@@ -64,7 +64,7 @@ def action(rule: Rule) -> str:
         case None:
             return "counted"
         case Verdict("RETURN"):
-            return "left alone"
+            return "returned"
         case Verdict(name):
             return {"ACCEPT": "accepted", "DROP": "dropped"}.get(name, name)
         case Jump(chain) | Goto(chain):

@@ -420,16 +420,20 @@ ODD_HEADERS = {
 }
 
 
-def test_what_a_header_can_test_beyond_addresses_and_names_is_read_as_it_is(
-    subject: Subject, request: pytest.FixtureRequest
-) -> None:
-    if subject.kind == "legacy with python-iptables":
-        reason = "the negation of -f, and masks of IPv6 that are no prefix, are lost"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_what_a_header_can_test_beyond_addresses_and_names_is_read_as_it_is(subject: Subject) -> None:
     texts = ODD_HEADERS[subject.family]
     subject.seed(NAT, *(f"-A OUTPUT {text}" for text in texts))
 
     assert subject.chain(NAT, "OUTPUT") == list(texts)
+
+
+def test_targets_that_a_library_prints_without_a_word_are_read_as_they_are(subject: Subject) -> None:
+    hops = "-j TTL --ttl-dec 1" if subject.family is Family.IPV4 else "-j HL --hl-dec 1"
+    subject.seed(MANGLE, f"-A OUTPUT {hops}")
+    subject.seed(RAW, "-A OUTPUT -p tcp -j NOTRACK")
+
+    assert subject.chain(MANGLE, "OUTPUT") == [hops]
+    assert subject.chain(RAW, "OUTPUT")[0] in ("-p tcp -j NOTRACK", "-p tcp -j CT --notrack")
 
 
 @pytest.mark.parametrize("comment", ["it\\'s", "! x", ""], ids=["an apostrophe", "an exclamation mark", "empty"])

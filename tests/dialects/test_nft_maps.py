@@ -9,8 +9,9 @@ import pytest
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import Dispatch, End, Lookup, Nat, NatKind, Openness, Undecided, Verdict
-from tests.dialects.evaluating import holds
-from tests.dialects.nft_rules import Json, body, header, match, meta, rules, verdict
+
+from .evaluating import holds
+from .nft_rules import Json, body, header, match, meta, rules, verdict
 
 ACCEPT, DROP = End(Verdict.ACCEPT), End(Verdict.DROP)
 

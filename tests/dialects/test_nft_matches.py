@@ -9,8 +9,9 @@ import pytest
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import Cause, Lookup, Never, Openness, Undecided
-from tests.dialects.evaluating import Facts, holds
-from tests.dialects.nft_rules import Json, body, ct, header, match, meta, rules
+
+from .evaluating import Facts, holds
+from .nft_rules import Json, body, ct, header, match, meta, rules
 
 FIB_BACK = {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}
 

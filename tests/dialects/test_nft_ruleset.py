@@ -11,7 +11,8 @@ import pytest
 
 from istio_init.dialects.nft.lower import lower, present
 from istio_init.dialects.nft.ruleset import RulesetError, Set, parse
-from tests.dialects.nft_rules import chain, document, in_chain
+
+from .nft_rules import chain, document, in_chain
 
 CORPUS = json.loads(Path(__file__).with_name("nft_corpus.json").read_text())
 """Rules as nft 1.0.6 prints them, as text and as JSON."""

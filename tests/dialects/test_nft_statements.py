@@ -32,8 +32,9 @@ from istio_init.netfilter.rules import (
     Verdict,
     Zone,
 )
-from tests.dialects.evaluating import Facts, holds
-from tests.dialects.nft_rules import (
+
+from .evaluating import Facts, holds
+from .nft_rules import (
     Json,
     body,
     chain,

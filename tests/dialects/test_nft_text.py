@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from istio_init.dialects.nft.text import rule_text
-from tests.dialects.test_nft_ruleset import CORPUS
+
+from .test_nft_ruleset import CORPUS
 
 
 @pytest.mark.parametrize(("text", "expressions"), CORPUS, ids=[text for text, _ in CORPUS])

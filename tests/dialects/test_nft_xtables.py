@@ -14,8 +14,9 @@ from istio_init.dialects.nft.xtables import is_iptables, is_written_by_iptables,
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import Chain, End, Nat, NatKind, Rule, Store, Table, Test, Undecided, Verdict
-from tests.dialects.evaluating import holds
-from tests.dialects.nft_rules import Json, header, match, meta, verdict
+
+from .evaluating import holds
+from .nft_rules import Json, header, match, meta, verdict
 
 COUNTER = {"counter": {"packets": 3, "bytes": 4}}
 ACCEPT, DROP = verdict("accept"), verdict("drop")

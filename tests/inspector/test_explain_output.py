@@ -32,6 +32,7 @@ from istio_init.config.parse import Names
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.save import parse_save, render_save
 from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.rule_store import IPTABLES, RuleStore
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.flow import flow
 from istio_init.mesh.policy import sidecar
@@ -81,7 +82,10 @@ def of_configuration(line: str, expect: str | None = None) -> Explanation:
     config, _ = expected_config(line, Names())
     around = Surroundings(ipv6="--dual-stack" in line or "2001:" in line)
     built = sidecar.rules(config, around)
-    rules = {("nft", family): recognise(parse_save(render_save(each), family).rules) for family, each in built.items()}
+    rules = {
+        (RuleStore.NFT, family): recognise(parse_save(render_save(each), family).rules)
+        for family, each in built.items()
+    }
     expected = None if expect is None else expected_config(expect, Names())[0]
     return explain(Snapshot("a file", rules, is_live=False), expected)
 
@@ -139,7 +143,7 @@ class TestText:
 
         text = "\n".join(_flow(rendered(explanation, 100)))
 
-        assert "to 10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24, 10.0.3.0/24 and 996 more ─► left alone" in text
+        assert "to 10.0.0.0/24, 10.0.1.0/24, 10.0.2.0/24, 10.0.3.0/24 and 996 more ─► returned" in text
         assert text.count("\n") < 25
 
     def test_both_families_are_drawn_where_their_ways_differ(self) -> None:
@@ -343,7 +347,7 @@ def any_rules(draw: st.DrawFn) -> Snapshot:
         odd = [rule_text(rule) for rule in draw(st.lists(rules(), max_size=4))]
         chain = draw(st.sampled_from(["OUTPUT", "ISTIO_OUTPUT", "OTHER"]))
         texts.setdefault(Table.NAT, {}).setdefault(chain, [])[:0] = odd
-        found[draw(st.sampled_from(["nft", "legacy"])), family] = recognise(rule_set(family, texts))
+        found[draw(st.sampled_from(IPTABLES)), family] = recognise(rule_set(family, texts))
     return Snapshot("a file", found, is_live=draw(st.booleans()))
 
 
@@ -759,7 +763,7 @@ class TestPrivilege:
         assert said["findings"] == []  # Not that the proxy is bypassed: nobody can tell.
         text = execute(*inside, *bare, *PROGRAM, "explain").ok().stdout
         assert "no redirection, as far as the rules could be read" in text
-        assert "not read: nft rules: the kernel's nf_tables may not be read" in text
+        assert "not read: nft rules: the kernel's nf_tables cannot be read: permission denied" in text
 
     def test_an_ordinary_user_is_told_what_was_not_read(self, pod: Sidecar) -> None:
         said = pod.inside.call(lambda: explain(observe(places.HERE)), User(65534, 65534))
@@ -775,7 +779,7 @@ class TestPrivilege:
         done = execute(*bare, *PROGRAM, "explain", "--netns", pod.inside.name)
 
         assert (done.status, done.stdout) == (5, "")
-        assert "it may not be entered" in done.stderr
+        assert "it cannot be entered: permission denied" in done.stderr
 
 
 class TestTargets:

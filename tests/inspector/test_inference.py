@@ -14,11 +14,13 @@ from istio_init.config.parse import Names
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import parse_save, render_save
 from istio_init.dialects.iptables.tables import Table
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.infer import infer
+from istio_init.mesh.mode import Mode
 from istio_init.mesh.policy import sidecar
-from istio_init.mesh.roles.recognise import is_ours, recognise
+from istio_init.mesh.roles.recognise import recognise
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
@@ -239,7 +241,7 @@ OLDER: dict[str, tuple[Texts, str, Config]] = {
 def explained(texts: Texts, family: Family = V4, expect: str | None = None) -> Explanation:
     """The explanation of rules in a file."""
     expected = None if expect is None else expected_config(expect, Names())[0]
-    snapshot = Snapshot("a file", {("nft", family): recognise(rule_set(family, texts))}, is_live=False)
+    snapshot = Snapshot("a file", {(RuleStore.NFT, family): recognise(rule_set(family, texts))}, is_live=False)
     return explain(snapshot, expected)
 
 
@@ -261,7 +263,7 @@ class TestOlderReleases:
 
         foreign = [row for row in explained(texts).rows if row.foreign]
 
-        assert {row.table for row in foreign} <= {Table.MANGLE, Table.RAW}
+        assert {row.table for row in foreign} <= {"mangle", "raw"}
         assert all("Istio 1.14 to 1.2" in row.why for row in foreign)
 
     @pytest.mark.parametrize("name", OLDER)
@@ -301,7 +303,7 @@ class TestOlderReleases:
     def test_the_rules_of_today_are_told_as_such(self) -> None:
         built = sidecar.rules(DEFAULT, Surroundings())
 
-        said = explain(Snapshot("a file", {("nft", V4): live(built)[V4]}, is_live=False), DEFAULT)
+        said = explain(Snapshot("a file", {(RuleStore.NFT, V4): live(built)[V4]}, is_live=False), DEFAULT)
 
         assert said.release == "Istio 1.25 or later"
         assert said.exact
@@ -382,8 +384,9 @@ class TestAmbient:
     def test_every_rule_is_known(self, family: Family, texts: Texts) -> None:
         said = explained(texts, family)
 
-        assert said.mode == "ambient"
-        assert said.arguments is None
+        assert said.mode is Mode.AMBIENT
+        assert said.arguments is not None
+        assert said.arguments.argv[:1] == ("--ambient",)
         assert {row.text: row.role for row in said.rows if row.role is None} == {}
         assert all(row.role is not None and row.role.value.startswith("ambient-") for row in said.rows)
         assert said.findings == ()
@@ -406,7 +409,7 @@ class TestForeignRules:
     def test_without_rules_of_ours_nothing_is_inferred(self) -> None:
         said = explained(OTHERS)
 
-        assert (said.mode, said.arguments, said.families, said.release) == ("none", None, (), None)
+        assert (said.mode, said.arguments, said.families, said.release) == (Mode.NONE, None, (), None)
         assert all(row.foreign for row in said.rows)
 
     def test_a_rule_of_no_known_kind_in_a_chain_of_istio_is_ours_and_unknown(self) -> None:
@@ -433,4 +436,5 @@ class TestForeignRules:
     def test_what_is_ours_is_not_foreign(self) -> None:
         for texts, _, _ in OLDER.values():
             for row in explained(texts).rows:
-                assert row.foreign is not is_ours(row.chain, row.entry)
+                is_named = "ISTIO_" in f"{row.chain} {row.text}"
+                assert row.foreign is not (is_named or row.role is not None)

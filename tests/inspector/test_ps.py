@@ -16,11 +16,12 @@ from support.command import PROGRAM, execute, istio_init
 from istio_init.errors import NamespaceError
 from istio_init.inspector.explain import explain
 from istio_init.netfilter.family import Family
-from istio_init.observe.snapshot import Process, Snapshot
+from istio_init.observe.snapshot import Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.report.ps_row import ps_row
 from istio_init.system import pods
 from istio_init.system.pods import PodNamespace, find, parse_cgroup
+from istio_init.system.processes import Process
 from istio_init.testing.namespaces import Namespace
 
 from .sidecar import Sidecar
@@ -112,7 +113,7 @@ class TestList:
         [row] = [each for each in json.loads(done.stdout)["namespaces"]
                  if each["inode"] == os.stat("/proc/self/ns/net").st_ino]  # fmt: skip
         assert row["state"] == "unknown"
-        assert row["error"].endswith("it may not be entered")
+        assert row["error"].endswith("it cannot be entered: permission denied")
 
     def test_a_pod_of_an_ambient_mesh_is_captured(self) -> None:
         pod = PodNamespace(1, (Process(7, "app", 1000, 1000),), ID)

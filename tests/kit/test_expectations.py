@@ -179,8 +179,8 @@ class TestWhatDoesNotHold:
             said[0] == "user 1337, group 1337 of pod, connecting to 203.0.113.7:80, must reach the proxy at port 15001"
         )
         assert said[1].startswith("but it went straight to its destination, port 80 of peer, from 10.77.0.2:")
-        assert said[2] == "In the rules of pod (nft, ipv4):"
-        assert "  => goes straight to 203.0.113.7:80: rule 4 of nat ISTIO_OUTPUT" in "\n".join(said)
+        assert said[2] == "In the rules of pod:"
+        assert "  => direct to 203.0.113.7:80: rule 4 of nat ISTIO_OUTPUT" in "\n".join(said)
 
     def test_a_connection_that_must_go_straight_reaches_the_proxy(self, pod: Pod) -> None:
         said = failure(Attempt.must_go_straight, pod.app.connecting_to(WORLD[Family.IPV6], 80))
@@ -189,7 +189,7 @@ class TestWhatDoesNotHold:
             "but it reached port 15001 of pod, whose original destination is [2001:db8::7]:80, from [fd00:77::2]:"
         )
         assert said[-2].startswith(
-            "  => reaches Envoy's outbound listener 15001, original destination [2001:db8::7]:80"
+            "  => proxied to port 15001, Envoy's outbound listener; original destination [2001:db8::7]:80"
         )
         assert said[-1] == "peer has no ipv6 rules."
 
@@ -204,7 +204,7 @@ class TestWhatDoesNotHold:
     def test_an_inbound_connection_is_traced_through_the_rules_of_the_pod_that_gets_it(self, pod: Pod) -> None:
         said = failure(reach(15006), pod.outside.connecting_to(pod.ipv4, 15021))
         assert "peer has no ipv4 rules." in said
-        assert said[-1].startswith("  => goes straight to 10.77.0.2:15021: rule 3 of nat ISTIO_INBOUND")
+        assert said[-1].startswith("  => direct to 10.77.0.2:15021: rule 3 of nat ISTIO_INBOUND")
 
     def test_a_connection_reaches_the_proxy_at_another_port(self, pod: Pod) -> None:
         said = failure(reach(15006), pod.app.connecting_to(WORLD[Family.IPV4], 80))
@@ -226,11 +226,14 @@ class TestWhatDoesNotHold:
             assert failure(sentence, attempt)[1].startswith("but it went straight to its destination, port 80 of peer")
 
     def test_what_must_arrive_is_refused_or_dropped(self, pod: Pod) -> None:
-        for target, words in (("REJECT", "it was refused: "), ("DROP", "it came out nowhere within 1.2 s")):
+        for target, words, outcome in (
+            ("REJECT", "it was refused: ", "rejected"),
+            ("DROP", "it came out nowhere within 1.2 s", "dropped"),
+        ):
             pod.inside.run("iptables", "-I", "OUTPUT", "-p", "tcp", "--dport", "80", "-j", target)
             said = failure(Attempt.must_go_straight, pod.proxy.connecting_to(WORLD[Family.IPV4], 80, within=1.2))
             assert said[1].startswith(f"but {words}")
-            assert any(line.startswith("  => dropped by rule 1 of filter OUTPUT") for line in said)
+            assert any(line.startswith(f"  => {outcome}: rule 1 of filter OUTPUT") for line in said)
 
     def test_a_refused_one_is_not_dropped_and_a_dropped_one_is_not_refused(self, pod: Pod) -> None:
         for target, sentence in (("REJECT", Attempt.must_be_dropped), ("DROP", Attempt.must_be_refused)):

@@ -247,7 +247,7 @@ class TestArguments:
             (AmbientConfig(redirect_dns=False, ipv6=False), ["--ambient", "--redirect-dns=false", "--ipv6=false"]),
             (
                 AmbientConfig(bypass_inbound_capture=True, virtual_interfaces=("a", "b+")),
-                ["--ambient", "--bypass-inbound-capture", "-k", "a,b+"],
+                ["--ambient", "--bypass-inbound-capture", "--kube-virt-interfaces", "a,b+"],
             ),
         ],
     )

@@ -11,6 +11,7 @@ from support.command import drop_in
 from support.rules import Tables, program, tables
 
 from istio_init.inspector.explain import Explanation, explain
+from istio_init.mesh.mode import Mode
 from istio_init.netfilter.family import Family
 from istio_init.observe.namespace import observe
 from istio_init.system import places
@@ -80,7 +81,7 @@ def test_every_rule_is_known_and_the_inferred_arguments_give_the_same_state(case
     assert [row.text for row in said.rows if row.role is None] == []
     assert said.snapshot.unread == ()
     if not case["expect"]["v4"]:
-        assert (said.mode, said.arguments) == ("none", None)
+        assert (said.mode, said.arguments) == (Mode.NONE, None)
         return
     assert said.arguments is not None
     assert said.exact

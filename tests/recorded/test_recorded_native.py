@@ -15,13 +15,20 @@ from istio_init.config.model import Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import entry_text, parse_save
 from istio_init.dialects.nft.ruleset import parse
+from istio_init.dialects.rule_store import RuleStore
+from istio_init.inspector.arguments import Arguments
+from istio_init.inspector.explain import explain
 from istio_init.inspector.infer import infer_native
 from istio_init.inspector.infer_ambient import infer_ambient, infer_ambient_native
+from istio_init.mesh.mode import Mode
 from istio_init.mesh.native import AMBIENT, SIDECAR, raised
 from istio_init.mesh.policy import ambient, sidecar
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
+from istio_init.observe.files import File, from_files
+from istio_init.observe.native import holders, raised_from
+from istio_init.observe.snapshot import Snapshot
 
 from .cases import KEYS, Case, recorded, save_text
 from .conftest import VARIABLE
@@ -106,3 +113,32 @@ def test_rules_of_an_ambient_pod_mean_its_configuration(case: Case) -> None:
 
     assert inferred is not None
     assert (inferred.config, inferred.exact) == (config, True)
+
+
+@pytest.mark.parametrize("case", AMBIENT_PODS, ids=[case["name"] for case in AMBIENT_PODS])
+def test_an_ambient_pod_in_a_file_is_explained_by_its_mode_store_and_arguments(case: Case, tmp_path: Path) -> None:
+    state = case["expect"]
+    if case["backend"] == "native":
+        text = json.dumps({"nftables": state["nft"]})
+    else:
+        saves = [
+            f"# {family.value} ({case['backend']})\n{save_text(state[key])}"
+            for family, key in KEYS.items()
+            if state[key]
+        ]
+        text = "".join(saves)
+    found = from_files([File("state", text)])
+    natives = raised_from(found.ruleset, found.netfilter)
+    rules = holders(found.rules, natives)
+    told = explain(
+        Snapshot("state", rules, is_live=False, registered=found.netfilter, ruleset=found.ruleset, raised=natives)
+    )
+
+    argv = ["--ambient"]
+    argv += [] if case["dns"] else ["--redirect-dns=false"]
+    argv += ["--bypass-inbound-capture"] if case["ingress"] else []
+    argv += [] if case["ipv6"] else ["--ipv6=false"]
+    argv += ["--kube-virt-interfaces", ",".join(case["virtual_interfaces"])] if case["virtual_interfaces"] else []
+    assert (told.mode, told.backend, told.exact) == (Mode.AMBIENT, RuleStore(case["backend"]), True)
+    assert told.arguments == Arguments(tuple(argv))
+    assert told.findings == ()

@@ -361,6 +361,16 @@ def test_values_count_together_not_one_at_a_time() -> None:
     assert depends_on(netfilter, Host(), packet_of("outbound tcp 10.0.0.5:80"), ["uid", "gid"]) == ("uid", "gid")
 
 
+def test_what_is_evaluated_behind_a_redirection_counts_as_well() -> None:
+    rules = rules_of("""
+        nat OUTPUT -p tcp -j REDIRECT --to-ports 15001
+        filter OUTPUT -p tcp -m tcp --dport 15001 -m owner --uid-owner 5 -j DROP
+        filter OUTPUT -p tcp -m tcp --dport 80 -m owner --gid-owner 5 -j DROP
+        """)
+
+    assert depends_on(netfilter_of(rules), Host(), packet_of("outbound tcp 10.0.0.5:80"), ["uid", "gid"]) == ("uid",)
+
+
 @pytest.mark.parametrize(("more", "looks"), [("", False), (" --drop-invalid", True)])
 def test_whether_rules_look_for_packets_of_no_connection(more: str, looks: bool) -> None:
     assert looks_for_invalid(netfilter_of(sidecar_rules(INJECTED + more))) is looks

@@ -217,7 +217,7 @@ UNKNOWN: dict[str, tuple[Packet, Host, str]] = {
         "rp_filter of eth0",
     ),
     "accept_local": (inbound("10.1.2.3", source="10.9.0.3"), host(accept_local=None), "accept_local of eth0"),
-    "membership": (inbound("224.0.0.1"), host(), "member of the group"),
+    "membership": (inbound("239.0.0.1"), host(), "member of the group"),
     "route_localnet": (inbound("127.0.0.1"), host(route_localnet=None), "route_localnet of eth0"),
 }
 

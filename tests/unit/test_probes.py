@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from istio_init.config.model import ALL, Config, Surroundings
 from istio_init.dialects.iptables.matches import IPNetwork
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.packet import Direction
 from istio_init.prove.ground import BLOCKS, free_link, free_name
 from istio_init.prove.model import Facts
 from istio_init.prove.probes import plan, spots
 from istio_init.system.spots import IPAddress, Side, Spot
-from istio_init.trace.packet import Direction
+from istio_init.trace.result import Kind
 
 from .strategies import configs, surroundings
 
@@ -46,7 +47,7 @@ def test_only_what_listeners_of_ours_can_tell_is_probed(config: Config, around: 
     chosen = plan(config, around, facts())
 
     for probe in chosen.probes:
-        assert probe.expected.kind in ("redirect", "tproxy", "direct")
+        assert probe.expected.kind in (Kind.REDIRECT, Kind.TPROXY, Kind.DIRECT)
         assert probe.is_captured or probe.waits is not None
         if Side.NEIGHBOUR in (probe.begins, probe.waits):
             assert chosen.ground is not None

@@ -50,7 +50,7 @@ LINES = {
     ),
     "a dry run": (
         ("apply", done(plan({("nft", Family.IPV4): FOREIGN}, SIDECAR), written=False)),
-        "pod: would apply (nft, ipv4): 15 added, 1 foreign left alone",
+        "pod: would apply (nft, ipv4): 15 added, 1 foreign kept",
     ),
     "as wanted": (
         ("apply", done(plan({("nft", Family.IPV4): SIDECAR[Family.IPV4]}, SIDECAR), written=False)),
@@ -98,7 +98,7 @@ def test_a_plan_shows_each_rule_with_its_sign_and_its_reason() -> None:
     assert lines[0] == "ipv4 nat (nft)"
     assert "  - -A PREROUTING -i eth1 -j RETURN  # excluded-interface-in" in lines
     assert "  = -A PREROUTING -p tcp -j ISTIO_INBOUND  # inbound-jump" in lines
-    assert "    -A OUTPUT -o cni0 -j ACCEPT  # foreign, left alone" in lines
+    assert "    -A OUTPUT -o cni0 -j ACCEPT  # foreign, kept" in lines
     assert "  + -A ISTIO_DROP -j DROP  # drop-invalid" in lines
     assert lines.index("ipv4 mangle (nft)") > lines.index("ipv4 nat (nft)")
     assert {line[2] for line in plan_lines(what, kept=False) if line.startswith("  ")} == {"+", "-"}

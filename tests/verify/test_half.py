@@ -60,5 +60,5 @@ def test_a_port_on_which_the_proxy_does_not_listen_is_a_problem(pod: Pod) -> Non
 
     assert proof.status == NOT_PROVED
     assert proof.said["problems"] == [
-        "somebody listens on port 15001, but nobody on 15009, where inbound connections come"
+        "something listens on port 15001, but nothing on 15009, where inbound connections arrive"
     ]

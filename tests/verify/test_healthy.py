@@ -144,8 +144,8 @@ def test_what_is_expected_counts_instead_of_what_is_live(pod: Pod) -> None:
     proof = verify(pod, "--expect", "-b '*' -i 10.9.0.0/16")
     assert proof.status == NOT_PROVED
     assert {(each["who"], each["happened"]) for each in proof.failed} >= {
-        ("an application", "it reached its destination directly"),
-        ("an application", "it came to port 15001"),
+        ("an application", "direct: it reached its destination"),
+        ("an application", "proxied to port 15001"),
     }
 
 
@@ -195,7 +195,7 @@ def test_people_read_a_line_a_probe_that_fits_80_columns(pod: Pod) -> None:
     assert sum(line.startswith("  ok ") for line in lines) == 36
     first = lines[lines.index("Outbound") + 1]
     assert first.startswith("  ok ")
-    assert first.endswith(" ms  ipv4  an application to 192.0.2.253:80 comes to port 15001")
+    assert first.endswith(" ms  ipv4  an application to 192.0.2.253:80: proxied to port 15001")
     assert lines[-1] == "proved: 36 probes passed"
 
 
@@ -224,14 +224,30 @@ def test_bad_usage_is_refused_before_anything_is_touched(argv: tuple[str, ...], 
     assert said in done.stderr
 
 
-def test_a_rule_that_cannot_be_followed_is_no_failure_but_told(pod: Pod) -> None:
+def test_a_rule_that_is_undecidable_is_no_failure_but_told(pod: Pod) -> None:
     apply(pod)
-    pod.inside.run("iptables-nft", *"-A INPUT -i eth0 -p tcp -m limit --limit 1000/s -j ACCEPT".split())
+    pod.inside.run("iptables-nft", *"-A INPUT -i eth0 -p tcp -m limit --limit 1000/s -j DROP".split())
 
     proof = verify(pod).ok()
 
-    [note] = proof.said["notes"]
-    assert note.startswith("inbound by eth0: the rules cannot be followed past rule 1 of filter INPUT (-i eth0 -p tcp")
+    words = "undecidable: proxied to port 15006 or dropped, depending on “-m limit --limit 1000/sec”"
+    assert f"inbound via eth0: {words}" in proof.said["notes"]
+
+
+def test_a_rule_that_is_undecidable_and_makes_no_difference_is_not_told(pod: Pod) -> None:
+    apply(pod)
+    pod.inside.run("iptables-nft", *"-A INPUT -i eth0 -p tcp -m limit --limit 1000/s -j ACCEPT".split())
+
+    assert verify(pod).ok().said["notes"] == []
+
+
+def test_an_interface_without_addresses_is_no_fault_of_the_rules(pod: Pod) -> None:
+    apply(pod)
+    pod.inside.run("ip", "link", "add", "spare", "type", "veth", "peer", "name", "other")
+    for name in ("spare", "other"):
+        pod.inside.run("ip", "link", "set", name, "up")
+
+    verify(pod).ok()
 
 
 def test_a_patience_of_weeks_is_taken_as_long(pod: Pod) -> None:
@@ -254,4 +270,4 @@ def test_a_hostile_name_of_an_interface_does_not_reach_the_terminal(pod: Pod) ->
 
     assert done.status == NOT_PROVED
     assert "\x1b" not in done.stdout + done.stderr
-    assert "inbound by" in done.stdout
+    assert "inbound via" in done.stdout

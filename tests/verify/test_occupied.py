@@ -69,7 +69,7 @@ def test_connections_are_seen_to_come_to_the_proxy_that_listens_there(pod: Pod, 
     assert (proof.status, proof.failed) == (0, [])
     notes = {each["packet"]["dport"]: each["note"] for each in proof.said["probes"] if each["group"] == "inbound"}
     assert notes[28080].startswith("envoy (pid ")
-    assert notes[28080].endswith("listens on port 15006; that a connection came there is seen, not what it was told")
+    assert notes[28080].endswith("listens on port 15006; that a connection arrived there is seen, not what it was told")
     assert "listens on port 15021" in notes[15021]
     assert notes[15020] is None
 
@@ -118,7 +118,7 @@ def test_a_connection_that_does_not_come_to_it_fails(pod: Pod, mode: str) -> Non
 
     assert proof.status == NOT_PROVED
     [failed] = [each for each in proof.failed if (each["who"], each["packet"]["dport"]) == ("a client", 28080)]
-    assert failed["happened"] == "it reached its destination directly"
+    assert failed["happened"] == "direct: it reached its destination"
     assert "PREROUTING" in failed["reason"]
 
 

@@ -14,10 +14,10 @@ from .proof import NOT_PROVED, Proof, apply, verify
 INJECTED = "-b '*' -i '*' -d 15090,15021,15020"
 TPROXY = f"-m TPROXY {INJECTED}"
 
-DIRECTLY = "it reached its destination directly"
-NOBODY = "no rule takes it"
+DIRECTLY = "direct: it reached its destination"
+NOBODY = "direct: no rule matches"
 TIMED_OUT = "it timed out"
-REFUSED = "it was refused: nobody listens where it came to"
+REFUSED = "refused: nothing listens where it arrived, or a rule rejects it"
 LOOPS = ": it would loop"
 
 
@@ -54,42 +54,42 @@ CASES = {
         "an application",
         "192.0.2.253:80/tcp",
         DIRECTLY,
-        "rule 1 of nat OUTPUT (-p tcp -m tcp --dport 80 -j RETURN): a rule that is not Istio's",
+        "rule 1 of nat OUTPUT (-p tcp -m tcp --dport 80 -j RETURN): not one of Istio's rules",
     ),
     "a foreign ACCEPT ahead": Case(
         ("iptables -t nat -I PREROUTING -p tcp -j ACCEPT",),
         "a client",
         "10.77.0.2:28080/tcp",
         DIRECTLY,
-        "rule 1 of nat PREROUTING (-p tcp -j ACCEPT): a rule that is not Istio's",
+        "rule 1 of nat PREROUTING (-p tcp -j ACCEPT): not one of Istio's rules",
     ),
     "a foreign DROP": Case(
         ("iptables -t mangle -I PREROUTING -i istio+ -p tcp -j DROP",),
         "a client",
         "10.77.0.2:28080/tcp",
         TIMED_OUT,
-        "rule 1 of mangle PREROUTING (-i istio+ -p tcp -j DROP): a rule that is not Istio's",
+        "rule 1 of mangle PREROUTING (-i istio+ -p tcp -j DROP): not one of Istio's rules",
     ),
     "a filter that drops what was redirected": Case(
         ("iptables -A INPUT -p tcp --dport 15006 -j DROP",),
         "a client",
         "10.77.0.2:28080/tcp",
         TIMED_OUT,
-        "rule 1 of filter INPUT (-p tcp -m tcp --dport 15006 -j DROP): a rule that is not Istio's",
+        "rule 1 of filter INPUT (-p tcp -m tcp --dport 15006 -j DROP): not one of Istio's rules",
     ),
     "a filter that rejects": Case(
         ("iptables -A INPUT -p tcp --dport 15001 -j REJECT",),
         "an application",
         "192.0.2.253:80/tcp",
         REFUSED,
-        "rule 1 of filter INPUT",
+        "rejected: rule 1 of filter INPUT",
     ),
     "a chain that drops what nobody takes": Case(
         ("iptables -P OUTPUT DROP",),
         "the proxy's user",
         "192.0.2.253:80/tcp",
         TIMED_OUT,
-        "the policy of a chain, for what no rule takes",
+        "dropped: the policy of filter OUTPUT drops what no rule ends",
     ),
     "a redirection to a port where nobody listens": Case(
         ("iptables -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15999",),
@@ -102,35 +102,35 @@ CASES = {
         ("iptables -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15006",),
         "an application",
         "192.0.2.253:80/tcp",
-        "it came to port 15006",
+        "proxied to port 15006",
         "rule 1 of nat ISTIO_REDIRECT (-p tcp -j REDIRECT --to-ports 15006)",
     ),
     "a removed RETURN of the proxy's user": Case(
         ("iptables -t nat -D ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN",),
         "the proxy's user",
         "192.0.2.253:80/tcp",
-        f"it came to port 15001{LOOPS}",
+        f"proxied to port 15001{LOOPS}",
         "; it came there by rule 8 of nat ISTIO_OUTPUT (-j ISTIO_REDIRECT)",
     ),
     "a removed RETURN of the proxy's group": Case(
         ("iptables -t nat -D ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN",),
         "the proxy's group",
         "192.0.2.253:80/tcp",
-        f"it came to port 15001{LOOPS}",
+        f"proxied to port 15001{LOOPS}",
         "rule 1 of nat ISTIO_REDIRECT",
     ),
     "a removed exception of a port": Case(
         ("iptables -t nat -D ISTIO_INBOUND -p tcp --dport 15021 -j RETURN",),
         "a client",
         "10.77.0.2:15021/tcp",
-        "it came to port 15006",
+        "proxied to port 15006",
         "rule 1 of nat ISTIO_IN_REDIRECT",
     ),
     "a removed exception of the proxy's passing on": Case(
         ("iptables -t nat -D ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN",),
         "the proxy from 127.0.0.6",
         "10.77.0.2:28080/tcp",
-        f"it came to port 15006{LOOPS}",
+        f"proxied to port 15006{LOOPS}",
         "rule 1 of nat ISTIO_IN_REDIRECT",
     ),
     "a removed redirection of the proxy to itself": Case(
@@ -188,7 +188,7 @@ CASES = {
         "a client",
         "10.77.0.2:28080/tcp",
         TIMED_OUT,
-        "rule 1 of filter INPUT (-p tcp -m tcp --dport 15006 -j DROP): a rule that is not Istio's",
+        "dropped: rule 1 of filter (legacy) INPUT (-p tcp -m tcp --dport 15006 -j DROP): not one of Istio's rules",
     ),
     "a table of nftables' own": Case(
         (
@@ -199,8 +199,7 @@ CASES = {
         "a client",
         "10.77.0.2:28080/tcp",
         TIMED_OUT,
-        "not the rules of iptables, as far as they can be followed: they send it to port 15006; "
-        "perhaps the nftables chain inet guard in at hook input",
+        "dropped: rule 1 of inet guard in (tcp dport 15006 drop): not one of Istio's rules",
     ),
 }
 
@@ -253,5 +252,5 @@ def test_a_rule_for_an_interface_that_no_probe_passes_is_found_by_tracing(pod: P
 
     assert (proof.status, proof.failed) == (NOT_PROVED, [])
     assert proof.said["problems"] == [
-        "outbound by eth0: rule 1 of nat OUTPUT (-o eth0 -j ACCEPT): a rule that is not Istio's"
+        "outbound via eth0: direct: rule 1 of nat OUTPUT (-o eth0 -j ACCEPT): not one of Istio's rules"
     ]

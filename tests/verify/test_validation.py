@@ -28,8 +28,10 @@ def test_without_privilege_the_proxy_comes_back_by_the_passthrough_address(pod: 
 
     done = validate(pod, *flags).ok()
 
-    assert "validated: ipv4: the proxy to 127.0.0.6:15002 comes to port 15006" in done.stderr
-    assert ("validated: ipv6: the proxy to [::6]:15002 comes to port 15006" in done.stderr) == ("--dual-stack" in flags)
+    assert "validated: ipv4: the proxy to 127.0.0.6:15002: proxied to port 15006" in done.stderr
+    assert ("validated: ipv6: the proxy to [::6]:15002: proxied to port 15006" in done.stderr) == (
+        "--dual-stack" in flags
+    )
     assert "not probed: inbound connections" in done.stderr
 
 
@@ -44,8 +46,8 @@ def test_without_privilege_and_without_rules_it_exits_126(pod: Pod) -> None:
     done = validate(pod)
 
     assert done.status == 126
-    assert "validation failed: ipv4: the proxy to 127.0.0.6:15002 comes to port 15006" in done.stderr
-    assert "it reached its destination directly" in done.stderr
+    assert "validation failed: ipv4: the proxy to 127.0.0.6:15002: proxied to port 15006" in done.stderr
+    assert "direct: it reached its destination" in done.stderr
 
 
 def test_the_port_is_the_one_that_is_asked_for(pod: Pod) -> None:
@@ -60,7 +62,7 @@ def test_another_user_without_privilege_proves_what_an_application_sees(pod: Pod
 
     done = execute("ip", "netns", "exec", pod.name, *words, "--run-validation", "--skip-rule-apply", *CAPTURE).ok()
 
-    assert "validated: ipv4: an application to 192.0.2.1:80 comes to port 15001" in done.stderr
+    assert "validated: ipv4: an application to 192.0.2.1:80: proxied to port 15001" in done.stderr
 
 
 def test_verify_without_privilege_needs_to_be_told_what_to_prove(pod: Pod) -> None:
@@ -72,7 +74,7 @@ def test_verify_without_privilege_needs_to_be_told_what_to_prove(pod: Pod) -> No
 
     assert untold.status == 5
     assert "say what to prove with --expect" in untold.stderr
-    assert "ipv4  the proxy to 127.0.0.6:15002 comes to port 15006" in told.stdout
+    assert "ipv4  the proxy to 127.0.0.6:15002: proxied to port 15006" in told.stdout
     assert "CAP_SETUID" in told.stdout
 
 
@@ -80,7 +82,7 @@ def test_what_was_programmed_is_validated_at_once(pod: Pod) -> None:
     done = drop_in(pod.inside, *CAPTURE, "--run-validation").ok()
 
     assert "applied" in done.stderr
-    assert "validated: ipv4: a client to 10.77.0.2:28080 comes to port 15006" in done.stderr
+    assert "validated: ipv4: a client to 10.77.0.2:28080: proxied to port 15006" in done.stderr
     assert "proved: 14 probes passed" in done.stderr
 
 
@@ -90,7 +92,7 @@ def test_an_init_container_validates_with_the_two_capabilities_that_it_has(pod: 
 
     done = execute("ip", "netns", "exec", pod.name, *words, *CAPTURE, "--run-validation").ok()
 
-    assert "validated: ipv4: an application to 192.0.2.1:80 comes to port 15001" in done.stderr
+    assert "validated: ipv4: an application to 192.0.2.1:80: proxied to port 15001" in done.stderr
     assert "a second namespace takes CAP_SYS_ADMIN" in done.stderr
 
 

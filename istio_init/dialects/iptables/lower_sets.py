@@ -124,9 +124,26 @@ class Sets:
         for element in found.elements:
             for placed in _place(found, element, sides, self.family):
                 groups.setdefault(placed[0], []).append(placed)
+        if found.dimensions == ("net", "iface"):
+            groups = {keys: _narrowest(placed) for keys, placed in groups.items()}
         if not groups and not self._is_complete(found):
             raise NotModelled(found.type)  # Nothing is in it now, and something may be by then.
         return groups
+
+
+def _narrowest(placed: list[Placed]) -> list[Placed]:
+    """Elements of networks and interfaces, without what narrower networks hold.
+
+    Of the networks of an address only the narrowest is compared, whatever its interface (IP_SET_HASH_WITH_MULTI).
+    """
+    narrowed = []
+    for keys, box, element in placed:
+        within = box[0]
+        for _, other, _ in placed:
+            if size(other[0]) < size(box[0]):
+                within = difference(within, other[0])
+        narrowed.append((keys, (within, *box[1:]), element))
+    return narrowed
 
 
 def _place(found: IpSet, element: Element, sides: list[str], family: Family) -> Iterator[Placed]:

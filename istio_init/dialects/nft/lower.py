@@ -66,25 +66,29 @@ def lower(
     links: Mapping[int, str] | None = None,
     *,
     dormant: Mapping[tuple[str, str], bool] | None = None,
+    misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
 ) -> tuple[model.Table, ...]:
     """The tables that see IP packets.
 
     ``links`` are names of interfaces by index: nft prints the index of one that was not there when it was asked.
     ``dormant`` tells by family and name of tables whether they are (netlink knows), for those where the JSON does not
-    (`ruleset.Table.is_dormant`).
+    (`ruleset.Table.is_dormant`). ``misprinted`` are rules of which nft does not tell all (`misprints`).
     """
     with uncollected():
         return tuple(
             [
-                _table(table, links or {}, (dormant or {}).get((table.family, table.name), table.is_dormant))
+                _table(
+                    Scope(table, links or {}, _changing(table), misprinted),
+                    table,
+                    (dormant or {}).get((table.family, table.name), table.is_dormant),
+                )
                 for table in ruleset.tables
                 if table.family in FAMILIES
             ]
         )
 
 
-def _table(table: Table, links: Mapping[int, str], is_dormant: bool | None) -> model.Table:
-    scope = Scope(table, links, _changing(table))
+def _table(scope: Scope, table: Table, is_dormant: bool | None) -> model.Table:
     chains = {chain.name: _chain(scope, chain, is_certain=is_dormant is not None) for chain in table.chains}
     return model.Table(Store.NFT, table.family, table.name, chains, is_dormant=is_dormant is True)
 
@@ -138,11 +142,15 @@ def _maybe_dormant(scope: Scope, chain: Chain) -> model.Rule:
 def _rule(scope: Scope, chain: Chain, number: int, rule: Rule) -> list[model.Rule]:
     """A rule; several of the same number where it does one of several things, by an element or by chance."""
     body = Body(scope)
+    if (scope.family, scope.table, chain.name, rule.handle) in scope.misprinted:
+        body.add(Undecided(Cause(Openness.NOT_MODELLED, "a test that nft does not print")))
     ways = statements.lower(body, rule.expressions) or [[]]
     text = rule_text(rule.expressions, rule.comment)
     origin = Origin(Store.NFT, scope.family, scope.table, chain.name, number, text)
     counters = _counters(rule.expressions)
-    return [model.Rule((*body.statements, *way), origin, counters, body.tracks) for way in ways]
+    only = None if body.tracks else body.tracks_only
+    tracks = body.tracks or only is not None
+    return [model.Rule((*body.statements, *way), origin, counters, tracks, only) for way in ways]
 
 
 def _counters(expressions: tuple[Expression, ...]) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.dialects.nft.values import OddError
+from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import Intervals, intersection
 from istio_init.netfilter.rules import Elements, Test
@@ -18,14 +19,24 @@ if TYPE_CHECKING:
 
 
 class Scope:
-    """A table, its sets, and which interfaces there are, by index. ``changing`` are sets that rules add to."""
+    """A table, its sets, and which interfaces there are, by index. ``changing`` are sets that rules add to.
 
-    def __init__(self, table: Table, links: Mapping[int, str], changing: frozenset[str]) -> None:
+    ``misprinted`` are rules, by family, table, chain and handle, of which not all is known.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        links: Mapping[int, str],
+        changing: frozenset[str],
+        misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
+    ) -> None:
         self.family = table.family
         self.table = table.name
         self.sets = table.sets
         self.links = links
         self.changing = changing
+        self.misprinted = misprinted
         self.elements: dict[tuple[str, tuple[Operand, ...]], Elements] = {}
         self.maps: dict[tuple[str, tuple[Operand, ...]], Mapped] = {}
 
@@ -56,6 +67,7 @@ class Body:
         self.statements: list[Statement] = []
         self.known: dict[Field, Intervals] = {}
         self.tracks = False
+        self.tracks_only: Family | None = None
 
     @property
     def family(self) -> str:

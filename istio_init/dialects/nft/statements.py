@@ -37,6 +37,14 @@ _CHANCE = frozenset(["limit", "quota", "ct count"])
 _TRACKING = frozenset(["ct count", "ct timeout", "ct expectation", "ct helper", "flow", "synproxy"])
 """What makes the kernel track connections, as any look at one does (nf_ct_netns_get in their init)."""
 
+_TRACKING_XT = frozenset(
+    [
+        *("CONNMARK", "CONNSECMARK", "CT", "DNAT", "MASQUERADE", "NETMAP", "REDIRECT", "SNAT", "SYNPROXY"),
+        *("cluster", "connbytes", "connlabel", "connlimit", "connmark", "conntrack", "helper", "state"),
+    ]
+)
+"""The extensions of x_tables that do so (nf_ct_netns_get in net/netfilter/xt_*.c)."""
+
 _CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never, Note)
 _TCP = Test(Field.PROTOCOL, ((6, 6),))
 _SYN_OR_ACK = Test(Field.TCP_FLAGS, ((1, 255),), mask=0x12)
@@ -88,7 +96,7 @@ def _untold(kind: str, expression: Expression) -> Nat:
 def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> bool:
     """Append one statement; whether the rule may go on behind it."""
     content = expression[kind]
-    body.tracks |= kind in _TRACKING
+    body.tracks |= kind in _TRACKING or (kind == "xt" and _tracks(content))
     if kind in VERDICTS or kind in CALLS or kind in ("continue", "queue"):
         try:
             end = verdict(expression)
@@ -126,6 +134,10 @@ def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> b
     else:
         body.statements.append(_unknowable(expression))
     return True
+
+
+def _tracks(extension: Json) -> bool:
+    return isinstance(extension, dict) and extension.get("name") in _TRACKING_XT
 
 
 def _unknowable(expression: Expression) -> Unknowable:

@@ -7,6 +7,7 @@ from istio_init.dialects.nft.loads_header import IPV4, IPV6
 from istio_init.dialects.nft.maps import mapped
 from istio_init.dialects.nft.text import expression_text
 from istio_init.dialects.nft.values import Kind, OddError, intervals
+from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
     Cause,
@@ -35,6 +36,9 @@ MOST_WAYS = 4096
 """A translation by a map becomes so many rules at most, one an element; else where it leads cannot be told."""
 
 _FAMILIES = {"ip": IPV4, "ip6": IPV6}
+TRACKED = {"ip": Family.IPV4, "ip6": Family.IPV6}
+"""The family whose connections are tracked for a translation that names one (nft_nat_init)."""
+
 _RANDOM = frozenset(["random", "fully-random"])
 _PROXIED = Test(Field.PROTOCOL, ((6, 6), (17, 17)))
 
@@ -44,10 +48,14 @@ def nat(body: Body, expression: Expression) -> list[list[Statement]]:
 
     Another family than the statement's is not translated and the rule goes on; nothing follows, so it is left.
     """
-    body.tracks = True
     [(name, asked)] = expression.items()
     kind = NATS[name]
     asked = {} if asked is None else asked
+    family = asked.get("family") if isinstance(asked, dict) else None
+    if isinstance(family, str) and family in TRACKED:
+        body.tracks_only = TRACKED[family]
+    else:
+        body.tracks = True
     cause = Cause(Openness.NOT_MODELLED, expression_text(expression))
     try:
         return _nat(body, kind, asked, cause)

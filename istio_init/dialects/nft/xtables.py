@@ -7,16 +7,29 @@ The expressions are what the kernel evaluates. But of extensions of x_tables nft
 from __future__ import annotations
 
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import AnyOf, Chain, Forget, Lookup, Nat, Never, Rule, Test, Undecided, Unknowable
+from istio_init.netfilter.rules import (
+    AnyOf,
+    Chain,
+    Forget,
+    Hook,
+    Lookup,
+    Nat,
+    NatKind,
+    Never,
+    Rule,
+    Test,
+    Undecided,
+    Unknowable,
+)
 from istio_init.netfilter.rules import Table as Lowered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from istio_init.dialects.nft import ruleset
     from istio_init.dialects.nft.ruleset import Expression, Json
-    from istio_init.netfilter.rules import Statement
+    from istio_init.netfilter.rules import BaseChain, Statement
 
 TABLES = frozenset(["raw", "mangle", "nat", "filter", "security"])
 FAMILIES = frozenset(["ip", "ip6"])
@@ -82,7 +95,28 @@ def _is_written_load(left: Json) -> bool:
     return False
 
 
-def merge(from_text: Lowered | None, from_expressions: Lowered, table: ruleset.Table) -> Lowered:
+def extension_chain(handle: int) -> str:
+    """The chain that stands for the extensions of one rule, by its handle."""
+    return f"x{handle}"
+
+
+def lacks_extensions(printed: Mapping[str, int], table: ruleset.Table) -> bool:
+    """Whether a rule has extensions, and nothing of its chain's text is taken; ``printed`` counts rules by chain."""
+    return any(
+        printed.get(chain.name) != len(chain.rules) and any(has_extension(rule.expressions) for rule in chain.rules)
+        for chain in table.chains
+    )
+
+
+def _is_whole(from_text: Lowered, chain: ruleset.Chain) -> bool:
+    """Whether a chain has as many rules in the text."""
+    printed = from_text.chains.get(chain.name)
+    return printed is not None and len(printed.rules) == len(chain.rules)
+
+
+def merge(
+    from_text: Lowered | None, from_expressions: Lowered, table: ruleset.Table, extensions: Lowered | None = None
+) -> Lowered:
     """One table of iptables', out of what iptables-nft-save printed and of the same table's expressions.
 
     Chains, their hooks and priorities, and whether the table is dormant are those of the expressions. Of a rule with an
@@ -90,18 +124,54 @@ def merge(from_text: Lowered | None, from_expressions: Lowered, table: ruleset.T
     expressions test besides; else the expressions, with the text to show where iptables wrote the rule.
 
     ``from_text`` is None where it printed nothing. Where a chain has more or fewer rules in the text, the rules changed
-    in between, or are not all printed: nothing of the text is taken.
+    in between, or are not all printed: nothing of the text is taken, and ``extensions`` tell of the rules' extensions,
+    by `extension_chain`.
     """
     chains = dict(from_expressions.chains)
     for chain in table.chains:
-        printed = None if from_text is None else from_text.chains.get(chain.name)
-        if printed is None or len(printed.rules) != len(chain.rules) or chain.name not in chains:
-            continue
-        chains[chain.name] = _merged(printed, chains[chain.name], chain)
+        if chain.name in chains and from_text is not None and _is_whole(from_text, chain):
+            chains[chain.name] = _merged(from_text.chains[chain.name], chains[chain.name], chain)
+        elif chain.name in chains and extensions is not None:
+            chains[chain.name] = _extended(chains[chain.name], chain, extensions)
     is_dormant = from_expressions.is_dormant
     return Lowered(
         from_expressions.store, from_expressions.family, from_expressions.name, chains, is_dormant=is_dormant
     )
+
+
+def _extended(lowered: Chain, chain: ruleset.Chain, extensions: Lowered) -> Chain:
+    """A chain with what its rules' extensions are."""
+    handles = {number: rule.handle for number, rule in enumerate(chain.rules, 1)}
+    rules = []
+    for rule in lowered.rules:
+        handle = handles.get(rule.origin.number)
+        told = extensions.chains.get(extension_chain(handle)) if handle is not None else None
+        rules.append(
+            rule if told is None or len(told.rules) != 1 else _with_extensions(rule, told.rules[0], lowered.base)
+        )
+    return Chain(lowered.name, tuple(rules), lowered.base)
+
+
+def _with_extensions(rule: Rule, told: Rule, base: BaseChain | None) -> Rule:
+    """A rule whose extensions are told: iptables wrote it, matches first, and what it does last.
+
+    NETMAP translates by the hook, which is not known of a chain that is called.
+    """
+    if any(isinstance(each, Nat) and each.netmap for each in told.body):
+        if base is None:
+            return rule
+        kind = NatKind.DNAT if base.hook in (Hook.PREROUTING, Hook.OUTPUT) else NatKind.SNAT
+        told = told.replace(
+            body=tuple([each.replace(kind=kind) if isinstance(each, Nat) else each for each in told.body])
+        )
+    first = next((at for at, each in enumerate(rule.body) if not isinstance(each, _CONDITIONS)), len(rule.body))
+    tests = [each for each in rule.body[:first] if not _is_untold(each)]
+    ends = [each for each in rule.body[first:] if not _is_untold(each)]
+    return rule.replace(body=(*tests, *told.body, *ends), tracks=rule.tracks or told.tracks)
+
+
+def _is_untold(statement: Statement) -> bool:
+    return isinstance(statement, Undecided | Unknowable) and statement.cause.words.startswith(_EXTENSION_WORDS)
 
 
 def _merged(printed: Chain, lowered: Chain, chain: ruleset.Chain) -> Chain:
@@ -153,6 +223,8 @@ def _may_test_ports(expressions: Iterable[Expression]) -> bool:
 
 _PORTS = frozenset([Field.SPORT, Field.DPORT])
 _PORT_EXTENSIONS = frozenset(["multiport", "tcp", "udp", "udplite", "sctp", "dccp"])
+_CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never)
+_EXTENSION_WORDS = ("xt match ", "xt target ")
 _TESTS = (Test, Lookup, Never)
 
 

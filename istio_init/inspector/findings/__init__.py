@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings import dropped, fate, namespace, rules
+from istio_init.inspector.findings import dropped, fate, namespace, rules, stores
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
     namespace.mesh_bypassed,
-    namespace.native_redirection,
     namespace.loopback_down,
     namespace.no_listener,
     rules.half_applied,
-    rules.both_backends,
+    stores.both_backends,
+    stores.both_modes,
     rules.duplicates,
     fate.captured_otherwise,
     dropped.captured_dropped,
-    rules.asked_as_well,
     rules.shadowed,
     rules.ports_narrow_nothing,
     rules.exclude_without_all,
@@ -24,7 +23,7 @@ CHECKS = (
     rules.mode_leftovers,
     rules.leftover_routing,
     rules.guardrails,
-    rules.unfaithful_reader,
+    stores.unfaithful_reader,
     namespace.exempt_process,
     namespace.proxy_not_exempt,
     namespace.reserved_port,

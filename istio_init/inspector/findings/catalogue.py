@@ -2,173 +2,174 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings.model import Kind, Severity
+from istio_init.inspector.findings.model import FindingKind, Severity
 
 # fmt: off
 _ERROR, _WARNING, _INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
-MESH_BYPASSED = Kind(
+MESH_BYPASSED = FindingKind(
     "mesh-bypassed", _ERROR, "A proxy listens, but no rule sends it traffic",
-    "All traffic goes straight past the proxy: no mutual TLS, no policy, no telemetry.",
+    "All traffic bypasses the proxy: no mutual TLS, no policy, no telemetry.",
     "Program the namespace: istio-init apply --pid PID. In a cluster, see why the istio-init container did not run.",
 )
-NATIVE_REDIRECTION = Kind(
-    "native-redirection", _INFO, "Istio's native nftables tables redirect here",
-    "They are recognised, and neither explained nor judged.",
-    "Look at them with nft list ruleset; istio-init verify --expect ARGS proves what they do.",
-)
-LOOPBACK_DOWN = Kind(
+LOOPBACK_DOWN = FindingKind(
     "loopback-down", _ERROR, "The loopback interface is down",
     "What is redirected outbound goes over lo, and so does the proxy's way to the application: neither arrives.",
     "Set it up: ip link set lo up.",
 )
-NO_LISTENER = Kind(
+NO_LISTENER = FindingKind(
     "no-listener", _ERROR, "Traffic is redirected to a port on which nobody listens",
     "Redirected connections are refused: the pod is cut off in that direction.",
     "Start the proxy, or look at why it died; without a proxy, remove the rules: istio-init clean.",
 )
-HALF_APPLIED = Kind(
+HALF_APPLIED = FindingKind(
     "half-applied", _ERROR, "The redirection is incomplete",
     "Chains without their jump do nothing, and a family or table without its rules lets traffic escape.",
     "Apply again: istio-init apply completes what is missing. Where the rule was never wanted, what implies it is too "
     "much: --expect ARGS tells.",
 )
-BOTH_BACKENDS = Kind(
-    "both-backends", _ERROR, "Both of the kernel's rule stores hold the redirection",
-    "The kernel runs both, so a packet meets the rules twice; a change made to one of them has half an effect.",
+BOTH_BACKENDS = FindingKind(
+    "both-backends", _ERROR, "More than one rule store holds the redirection",
+    "The kernel evaluates all of them, so a packet meets the rules twice; a change made to one has half an effect.",
     "Apply again: istio-init apply leaves the rules in one store alone.",
 )
-DUPLICATE_RULE = Kind(
+BOTH_MODES = FindingKind(
+    "both-modes", _ERROR, "Rules of a sidecar and of an ambient mesh are there",
+    "Each takes connections that the other was to have: what proxies what depends on the order of the rules.",
+    "Find out which mesh the pod is in, and remove the other's rules: istio-init clean, or leave the ambient mesh with "
+    "the label istio.io/dataplane-mode=none.",
+)
+DUPLICATE_RULE = FindingKind(
     "duplicate-rule", _WARNING, "A rule stands twice in its chain",
     "The second never matters, but whoever removes one of them believes that it is gone.",
     "Apply again, or remove what is doubled in the configuration.",
 )
-FOREIGN_AHEAD = Kind(
-    "foreign-ahead", _ERROR, "A rule of somebody else takes traffic away before the redirection sees it",
-    "What it matches never reaches the proxy.",
-    "Find out who added it (its comment often tells) and have it narrowed, removed, or put behind the jump.",
+FOREIGN_AHEAD = FindingKind(
+    "foreign-ahead", _ERROR, "A rule of somebody else takes traffic away from the redirection",
+    "What it matches never reaches the proxy, or reaches it and should not.",
+    "Find out who added it (its comment often tells) and have it narrowed, removed, or evaluated later.",
 )
-CAPTURED_DROPPED = Kind(
-    "captured-dropped", _ERROR, "A rule drops connections that the proxy is to have",
+CAPTURED_DROPPED = FindingKind(
+    "captured-dropped", _ERROR, "All connections of a kind are dropped or rejected",
     "They time out or are refused, though the redirection itself is right.",
-    "Have the rule or the policy let pass what comes to the proxy's ports; see istio-init trace for its way.",
+    "Have the rule, the policy or the route let pass what comes to the proxy's ports; istio-init trace shows its way.",
 )
-CAPTURED_OTHERWISE = Kind(
+CAPTURED_OTHERWISE = FindingKind(
     "captured-otherwise", _ERROR, "Connections go another way than the configuration behind the rules sends them",
     "They bypass the proxy, come to the wrong port, or loop.",
     "Apply again: istio-init apply puts every rule in its place. What was changed is under Drift with --expect ARGS.",
 )
-UNDECIDED_RULE = Kind(
-    "undecided-rule", _WARNING, "Nobody can tell whether a rule takes captured traffic away",
-    "It asks for something that only the kernel knows, and what it matches may never reach the proxy.",
+UNDECIDED_RULE = FindingKind(
+    "undecided-rule", _WARNING, "It is undecidable whether a rule takes captured traffic away",
+    "It depends on something that only the kernel knows, and what it matches may never reach the proxy.",
     "Try it: istio-init trace --live sends such a connection, istio-init verify the ordinary ones.",
 )
-ASKED_AS_WELL = Kind(
-    "asked-as-well", _WARNING, "The kernel asks other rules, too, of which little is judged here",
-    "Both of iptables' backends and native nftables are asked for every packet; a drop in any of them is final.",
-    "Look at them: nft list ruleset, iptables-legacy-save; try the ways that matter with istio-init verify.",
+NOT_ALL_FOLLOWED = FindingKind(
+    "not-all-followed", _INFO, "Not all connections could be followed through the rules",
+    "There are too many rules for that: some connection may fare otherwise than those that were traced.",
+    "Ask about connections that matter: istio-init trace; istio-init map and diff take the time to look at all.",
 )
-SHADOWED_RULE = Kind(
+SHADOWED_RULE = FindingKind(
     "shadowed-rule", _WARNING, "A rule can never match: an earlier one takes all its packets",
     "The exception or inclusion that it stands for has no effect.",
     "Correct the configuration: mostly a narrower range or port was meant in the earlier one.",
 )
-PORTS_NARROW_NOTHING = Kind(
+PORTS_NARROW_NOTHING = FindingKind(
     "ports-narrow-nothing", _WARNING, "Included outbound ports narrow nothing",
     "All outbound ranges are included, so all ports are captured; the list of ports was probably meant as a limit.",
     "Leave the ports out, or give the ranges instead of *.",
 )
-EXCLUDE_WITHOUT_ALL = Kind(
+EXCLUDE_WITHOUT_ALL = FindingKind(
     "exclude-without-all", _WARNING, "Excluded inbound ports have no effect",
     "They count only where all inbound ports are included.",
     "Include all inbound ports with *, or leave the excluded ones out.",
 )
-NO_INBOUND_CAPTURE = Kind(
+NO_INBOUND_CAPTURE = FindingKind(
     "no-inbound-capture", _WARNING, "Outbound traffic is captured, inbound is not",
     "Connections to the pod reach the application without the proxy. An empty value that swallows a flag does this.",
     "Include inbound ports: -b '*'. If it is meant, ignore this.",
 )
-NO_OUTBOUND_CAPTURE = Kind(
+NO_OUTBOUND_CAPTURE = FindingKind(
     "no-outbound-capture", _WARNING, "Inbound traffic is captured, outbound is not",
     "Connections of the application leave without the proxy. A rule that was lost does this as well as an empty value.",
     "Include outbound ranges: -i '*'. If it is meant, ignore this.",
 )
-MODE_LEFTOVERS = Kind(
+MODE_LEFTOVERS = FindingKind(
     "mode-leftovers", _ERROR, "Rules of both interception modes are there",
     "An inbound connection is taken by one mode and treated by the rules of the other.",
     "Apply again: istio-init apply removes the other mode's rules and routing.",
 )
-GUARDRAILS = Kind(
+GUARDRAILS = FindingKind(
     "guardrails", _ERROR, "DROP rules that guard a reconcile were left behind",
     "All TCP and UDP traffic is dropped: an interrupted run of the reference tool cut the pod off.",
     "Remove them: iptables -D INPUT -p tcp -j DROP, and so on for INPUT, FORWARD, OUTPUT, tcp, udp and both families.",
 )
-EXEMPT_PROCESS = Kind(
+EXEMPT_PROCESS = FindingKind(
     "exempt-process", _WARNING, "A process that is not the proxy runs with the proxy's user or group",
     "Its traffic bypasses the mesh, whatever it is.",
     "Run it as another user and group: neither securityContext.runAsUser nor runAsGroup may be 1337.",
 )
-PROXY_NOT_EXEMPT = Kind(
+PROXY_NOT_EXEMPT = FindingKind(
     "proxy-not-exempt", _ERROR, "The proxy does not run with an exempt user or group",
     "Its own connections are redirected back to it: a loop.",
     "Run it as user 1337, or name its user with --proxy-uid.",
 )
-RESERVED_PORT = Kind(
+RESERVED_PORT = FindingKind(
     "reserved-port", _WARNING, "An application listens on a port that is the proxy's",
     "Istio keeps 15000 to 15090; the proxy cannot listen there, or the port is excluded from capture.",
     "Let the application listen elsewhere.",
 )
-LOOPBACK_ONLY = Kind(
+LOOPBACK_ONLY = FindingKind(
     "loopback-only", _INFO, "An application listens on loopback alone",
     "Captured inbound connections are passed on to the pod's address, where it does not listen.",
     "Let it listen on the pod's address or on all, unless it is for the pod alone.",
 )
-IPV6_NOT_CAPTURED = Kind(
+IPV6_NOT_CAPTURED = FindingKind(
     "ipv6-not-captured", _WARNING, "The pod has an IPv6 address, and IPv6 is not captured",
     "Traffic over IPv6 bypasses the proxy in both directions.",
     "Apply with --dual-stack, or take the address away.",
 )
-IPV6_NOT_READY = Kind(
+IPV6_NOT_READY = FindingKind(
     "ipv6-not-ready", _ERROR, "IPv6 is captured, but the proxy cannot pass inbound connections on",
     "It binds ::6 as the source of connections to the application; without that address on lo they fail.",
     "Apply again; where IPv6 is off on lo, turn it on: sysctl net.ipv6.conf.lo.disable_ipv6=0.",
 )
-TPROXY_ROUTING = Kind(
+TPROXY_ROUTING = FindingKind(
     "tproxy-routing", _ERROR, "The routing that TPROXY needs is missing or doubled",
     "Packets with the mark must be delivered locally; otherwise answers do not reach the proxy.",
     "Apply again: istio-init apply puts one rule and one route for each family.",
 )
-DNS_SERVERS_DIFFER = Kind(
+DNS_SERVERS_DIFFER = FindingKind(
     "dns-servers-differ", _WARNING, "DNS is captured for other servers than resolv.conf names",
     "Queries to the servers in use bypass the proxy's DNS.",
     "Apply again after resolv.conf changed, or capture all servers: --capture-all-dns.",
 )
-NO_DNS_LISTENER = Kind(
+NO_DNS_LISTENER = FindingKind(
     "no-dns-listener", _ERROR, "DNS is captured, but nobody listens on 15053",
     "Name lookups fail.",
     "Turn on the proxy's DNS (ISTIO_META_DNS_CAPTURE in the proxy's environment), or apply without --redirect-dns.",
 )
-HOST_NAMESPACE = Kind(
+HOST_NAMESPACE = FindingKind(
     "host-namespace", _ERROR, "The host's own namespace holds the redirection",
     "The machine's traffic is redirected to a proxy: mostly it is off the network.",
     "Unless it is a virtual machine of the mesh: istio-init clean --allow-host-network.",
 )
-CONNTRACK_FULL = Kind(
+CONNTRACK_FULL = FindingKind(
     "conntrack-full", _WARNING, "The connection tracking table is nearly full",
     "When it is full new connections are dropped, and redirection needs tracking.",
     "Raise net.netfilter.nf_conntrack_max, or find what opens so many connections: conntrack -L.",
 )
-INVALID_PACKETS = Kind(
+INVALID_PACKETS = FindingKind(
     "invalid-packets", _INFO, "Invalid packets were counted, and they are not dropped",
     "The pod answers a packet that belongs to no known connection with a reset, which can end a live connection.",
     "Apply with --drop-invalid.",
 )
-UNFAITHFUL_READER = Kind(
-    "unfaithful-reader", _WARNING, "The installed iptables cannot print all rules faithfully",
+UNFAITHFUL_READER = FindingKind(
+    "unfaithful-reader", _WARNING, "Some rules could not be read faithfully",
     "What is shown may lack a match, and what is not shown may take traffic away.",
-    "Look with nft list ruleset, or install a newer iptables.",
+    "Look with nft list ruleset, or install a newer iptables and nft.",
 )
-ZERO_COUNTERS = Kind(
+ZERO_COUNTERS = FindingKind(
     "zero-counters", _WARNING, "The redirection has seen no packet, though the namespace has connections",
     "Either they are older than the rules, or traffic takes another way.",
     "Restart the application's connections, and look at whether the counters move: istio-init explain --watch 2.",
@@ -176,5 +177,5 @@ ZERO_COUNTERS = Kind(
 
 # fmt: on
 
-KINDS = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
+KINDS = tuple(value for value in list(globals().values()) if isinstance(value, FindingKind))
 """All kinds, in the order of the documentation."""

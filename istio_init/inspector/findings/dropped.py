@@ -1,20 +1,23 @@
-"""Connections that have to arrive, and that a rule or a policy of either backend drops, whoever asks."""
+"""Connections that have to arrive, and are all dropped or rejected: by rules and policies of anybody, or by routing."""
 
 from __future__ import annotations
 
-from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.rules import is_builtin
 from istio_init.dialects.iptables.tables import Table
-from istio_init.dialects.iptables.targets import DROP, OpaqueTarget
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.model import Finding, place_of
+from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.findings.ordinary import ordinary
+from istio_init.inspector.findings.possible import first_route
 from istio_init.inspector.findings.rules import GUARDRAIL_RULES
-from istio_init.mesh.policy import sidecar
-from istio_init.trace.assume import local_marks
-from istio_init.trace.engine import Tracer
-from istio_init.trace.hooks import LOOPBACK, REDIRECTIONS
-from istio_init.trace.packet import Direction
-from istio_init.wording.arguments import packet_arguments
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.packet import Direction
+from istio_init.trace.facts import Facts
+from istio_init.trace.result import Hop, Kind, Outcome, RoutingDecider
+from istio_init.trace.routing import DEFAULT_RULES
+from istio_init.trace.tracer import Tracer
+from istio_init.wording.outcomes import word
+from istio_init.wording.packets import packet_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,105 +25,104 @@ if TYPE_CHECKING:
 
     from istio_init.inspector.findings.model import View
     from istio_init.inspector.findings.ordinary import Group
-    from istio_init.trace.engine import Outcome, Trace
-    from istio_init.trace.packet import Packet
+    from istio_init.netfilter.host import Host, RoutingRule
+    from istio_init.netfilter.packet import Packet
+    from istio_init.netfilter.stages import Netfilter
+    from istio_init.trace.result import Decider
 
-EARLY = (Table.RAW, Table.MANGLE)
-"""The tables that are asked before nat at the hook by which a packet enters."""
+    End = tuple[Outcome, Decider | None]
+
+CAPTURED = frozenset([Kind.REDIRECT, Kind.TPROXY])
+STOPPED = frozenset([Kind.DROP, Kind.REJECT])
+NOWHERE = STOPPED | {Kind.UNKNOWN}
 
 
 def captured_dropped(view: View) -> Iterator[Finding]:
-    """Ordinary connections all of which are dropped, wherever they go to or come from."""
-    inferred = view.inferred
-    if inferred is None:
+    """Ordinary connections all of which are dropped or rejected, wherever they go to or come from."""
+    if not view.meant:
         return
-    found: dict[str, None] = {}
-    for family, meant in sidecar.rules(inferred.config, inferred.around).items():
-        layers = {name: rules for (name, each), rules in view.snapshot.rules.items() if each is family}
-        if family in view.snapshot.partial or not any(map(_may_drop, layers.values())):
-            continue
-        marks = local_marks(view.snapshot, layers.get(view.backend, RuleSet(family)))
-        look = _Look(view.backend, meant, layers, marks)
-        for group in ordinary(view.snapshot, inferred, family, {family: marks}):
-            if group.is_wanted and (line := look.at(group)) is not None:
-                found[line] = None
+    evaluated = Evaluated(view)
+    quiet = _quiet(evaluated)
+    if quiet == evaluated.host and not evaluated.has_others():
+        return
+    look = _Look(evaluated, quiet)
+    found = {
+        line: None
+        for family in view.meant
+        if family not in view.snapshot.partial
+        for group in ordinary(view, family, evaluated.host)
+        if group.is_wanted and (line := look.at(group)) is not None
+    }
     if found:
         yield Finding(catalogue.CAPTURED_DROPPED, tuple(found))
 
 
-def _may_drop(rules: RuleSet) -> bool:
-    """Whether anything in the rules ends a packet's way."""
-    targets = [entry.rule.target for *_, entry in rules.entries()]
-    return (
-        any(chain.policy == "DROP" for _, chain in rules.chains())
-        or DROP in targets
-        or any(isinstance(each, OpaqueTarget) and each.name == "REJECT" for each in targets)
-    )
+def _quiet(evaluated: Evaluated) -> Host:
+    """The host with no routing rules but those that every namespace has, and the mesh's: what it would be without
+    others."""
+    host = evaluated.host
+    if host.rules is None:
+        return host
+    usual = {(rule.priority, rule.table) for rule in DEFAULT_RULES}
+    config = evaluated.view.inferred.config if evaluated.view.inferred is not None else None
+    marked = (config.tproxy_mark, config.tproxy_table) if config is not None else None
+
+    def is_kept(rule: RoutingRule) -> bool:
+        if (rule.priority, rule.table) in usual:
+            return True
+        # ztunnel's socket marks lead to its table, whatever number that has.
+        return rule.mark is not None and (marked is None or (rule.mark, rule.table) == marked)
+
+    kept = {family: tuple(filter(is_kept, rules)) for family, rules in host.rules.items()}
+    return host.replace(rules=kept) if kept != dict(host.rules) else host
+
+
+class _Side:
+    """What becomes of connections under some rules, on some host."""
+
+    def __init__(self, netfilter: Netfilter, host: Host) -> None:
+        self._tracer = Tracer(netfilter, host)
+        self._facts = {family: Facts(host, family) for family in Family}
+
+    def end(self, packet: Packet) -> End:
+        """What becomes of one, and what decides; an outbound one without a route meets no rule."""
+        facts = self._facts[packet.family]
+        if packet.direction is Direction.OUTBOUND and facts.tables is not None:
+            route = first_route(facts, packet)
+            if route.device is None:
+                return Outcome(Kind.DROP), RoutingDecider(route.words or route.type.name.lower())
+        trace = self._tracer.trace(packet)
+        return trace.delivered, trace.delivered_by
 
 
 class _Look:
-    """The rules of one family, of both backends, and what their configuration means."""
+    """What becomes of connections, and what would without others."""
 
-    def __init__(self, main: str, meant: RuleSet, layers: dict[str, RuleSet], marks: frozenset[int]) -> None:
-        self.main = main
-        self.layers = layers
-        self.family = meant.family
-        self.meant = Tracer(meant, marks)
-        self.tracers = {name: Tracer(rules, marks) for name, rules in layers.items()}
+    def __init__(self, evaluated: Evaluated, quiet: Host) -> None:
+        self.evaluated = evaluated
+        self.meant = _Side(evaluated.meant, quiet)
+        self.live = _Side(evaluated.live, evaluated.host)
 
     def at(self, group: Group) -> str | None:
-        """What drops all connections of a group, in words; None where one of them arrives."""
-        fates = [(packet, self.meant.trace(packet).delivered) for packet in group.packets]
-        if group.is_for_proxy:
-            fates = [each for each in fates if each[1].kind in REDIRECTIONS]
-        drops = [self._drop(packet, fate) for packet, fate in fates]
-        if not drops or None in drops:
-            return None
-        backend, trace = next(each for each in drops if each is not None)
-        return None if self._is_guardrail(backend, trace) else self._words(backend, trace, group)
-
-    def _drop(self, packet: Packet, fate: Outcome) -> tuple[str, Trace] | None:
-        """By which backend's rules a connection is dropped that has to arrive."""
-        for name, tracer in self.tracers.items():
-            if name == self.main:
-                trace = tracer.trace(packet)
-                if trace.delivered.kind == "drop":
-                    return name, trace
+        """What stops all connections of a group, in words; None where one of them arrives."""
+        found = []
+        for packet in group.packets:
+            kind = self.meant.end(packet)[0].kind
+            if kind in NOWHERE or (group.is_for_proxy and kind not in CAPTURED):
                 continue
-            # The other backend's rules see what the redirection makes of the packet, but for those before nat.
-            for each, is_early in ((packet, True), (_translated(packet, fate), False)):
-                trace = tracer.trace(each)
-                if trace.delivered.kind == "drop" and _is_early(trace) is is_early:
-                    return name, trace
-        return None
+            outcome, decider = self.live.end(packet)
+            if outcome.kind not in STOPPED:
+                return None
+            found.append((packet, outcome, decider))
+        if not found or self._is_guardrail(found[0][2]):
+            return None
+        packet, outcome, decider = found[0]
+        where = self.evaluated.where(decider, packet.family)
+        return f"{where}: {group.name} {word(outcome).value}: istio-init trace {packet_arguments(packet)}"
 
-    def _is_guardrail(self, backend: str, trace: Trace) -> bool:
+    def _is_guardrail(self, decider: Decider | None) -> bool:
         """Whether it is one of the drops for which there is a finding of their own."""
-        hop = trace.delivered_by
-        if hop is None or hop.table is not Table.FILTER:
+        place = self.evaluated.place(decider.rule.origin) if isinstance(decider, Hop) else None
+        if place is None or place.table is not Table.FILTER or not is_builtin(place.table, place.chain.name):
             return False
-        return set(self.layers[backend].tables[hop.table][hop.rule.chain].rules[:2]) >= GUARDRAIL_RULES
-
-    def _words(self, backend: str, trace: Trace, group: Group) -> str:
-        hop = trace.delivered_by
-        example = packet_arguments(trace.packet)
-        if hop is None:
-            return (
-                f"{self.family.value} ({backend}): the policy of a chain drops {group.name}: istio-init trace {example}"
-            )
-        return f"{place_of(hop, backend, self.layers[backend])}: drops {group.name}: istio-init trace {example}"
-
-
-def _is_early(trace: Trace) -> bool:
-    hop = trace.delivered_by
-    return hop is not None and hop.table in EARLY and hop.hook in ("OUTPUT", "PREROUTING")
-
-
-def _translated(packet: Packet, fate: Outcome) -> Packet:
-    """The packet as the redirection leaves it."""
-    if fate.kind != "redirect" or fate.port is None:
-        return packet
-    if packet.direction is Direction.INBOUND:
-        return packet.replace(destination_port=fate.port)
-    loopback = type(packet.destination)(LOOPBACK[packet.family])
-    return packet.replace(destination=loopback, destination_port=fate.port, interface="lo")
+        return set(place.chain.rules[:2]) >= GUARDRAIL_RULES

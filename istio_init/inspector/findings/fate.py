@@ -1,197 +1,269 @@
-"""Connections that go astray: what the live rules do with them, beside what their configuration means."""
+"""Connections that go astray: what becomes of them under all live rules, beside what their configuration means."""
 
 from __future__ import annotations
 
-from itertools import islice
-
-from istio_init.dialects.iptables.rules import RuleSet, is_builtin
-from istio_init.dialects.iptables.tables import Table
-from istio_init.dialects.iptables.targets import Goto, Jump
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.model import Finding, place_of
+from istio_init.inspector.findings.ahead import ENTRIES, Aimed, ahead, count, is_behind
+from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.findings.ordinary import ordinary
+from istio_init.inspector.findings.possible import Possible
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
-from istio_init.inspector.release import is_older, release_span
-from istio_init.mesh.policy import sidecar
-from istio_init.mesh.roles.recognise import is_ours
+from istio_init.inspector.reader import proxy_ports
 from istio_init.netfilter.family import Family
-from istio_init.space.classes import changes, oddness
-from istio_init.space.conditions import condition
-from istio_init.space.pieces import TooManyPieces
-from istio_init.space.space import Space, split
-from istio_init.trace.assume import local_marks
-from istio_init.trace.engine import Outcome, Tracer
-from istio_init.trace.hooks import FIRST_HOOKS, REDIRECTIONS
-from istio_init.trace.packet import Direction, Packet
+from istio_init.netfilter.packet import Direction, Packet
+from istio_init.netfilter.protocols import TCP
+from istio_init.netfilter.rules import End, Nat, NatKind, Note, Verdict
+from istio_init.space.diagram import TooManyPieces
+from istio_init.space.map import Comparison
+from istio_init.trace.result import Hop, Kind, Outcome, PolicyDecider, Trace
+from istio_init.trace.tracer import Tracer
 from istio_init.value import Value
-from istio_init.wording.arguments import packet_arguments
+from istio_init.wording.outcomes import Word, outcome_words, word
+from istio_init.wording.packets import packet_arguments
+from istio_init.wording.traces import causes_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.inspector.findings.model import View
-    from istio_init.inspector.infer import Inferred
-    from istio_init.trace.engine import Hop, Trace
+    from istio_init.netfilter.rules import Rule, Statement
+    from istio_init.netfilter.stages import Netfilter
+    from istio_init.trace.result import Decider
 
-MOST_PIECES = 400
-"""Where the rules divide the connections into more, ordinary ones alone are followed: a map would take seconds."""
+MOST_MAPPED = 1000
+"""Where more rules could take traffic away, no map is made: it could take seconds."""
 
-MOST_RULES = 50
-"""So many rules of others are tried one by one, where no map is made."""
+MOST_AIMED = 50
+"""So many rules of others are tried one by one in each direction, where no map is made."""
 
-ENTRIES = ("OUTPUT", "PREROUTING")
+MOST_OF_A_KIND = 100
+"""So many differences of a map that change the same into the same are looked at; evidence lists fewer."""
+
+CAPTURED = frozenset([Kind.REDIRECT, Kind.TPROXY])
+STOPPED = frozenset([Kind.DROP, Kind.REJECT])
 
 
 class Stray(Value):
-    """A connection that the live rules treat otherwise than those of the configuration."""
+    """A connection that the live rules treat otherwise than those of the configuration, and its way."""
 
     family: Family
     meant: Outcome
-    live: Outcome
-    packet: Packet
+    trace: Trace
+    is_foreign: bool
+    """Whether the rules of the mesh alone would treat it as meant."""
+
+    decider: Decider | None
+
+
+class Sampled(Value):
+    """A family of which not all connections were looked at: only ordinary ones, and one for some rules."""
+
+    family: Family
+    rules: int
+    aimed: int
 
 
 def captured_otherwise(view: View) -> Iterator[Finding]:
-    """Connections that go astray, by whose rule sends them there: somebody else's, ours, or one that nobody knows."""
-    lines: dict[str, dict[str, str]] = {"foreign": {}, "ours": {}, "unknown": {}}
-    tracers = {}
-    for stray in sorted(strays(view), key=lambda each: oddness(each.packet.direction, each.packet)):
-        rules = view.rules.get(stray.family, RuleSet(stray.family))
-        if stray.family not in tracers:
-            marks = local_marks(view.snapshot, rules)
-            tracers[stray.family] = Tracer(rules, marks), Tracer(_without_foreign(rules), marks)
-        live, without_foreign = tracers[stray.family]
-        trace = live.trace(stray.packet)
-        is_foreign = without_foreign.trace(stray.packet).delivered == stray.meant
-        hop = _culprit(trace) if is_foreign else trace.delivered_by
-        if stray.live.kind == "drop" and (hop is None or hop.hook not in ENTRIES or hop.table is Table.FILTER):
-            continue  # A firewall behind the redirection; `captured_dropped` says where it leaves nothing.
-        is_told = hop is None or hop.matched is not None
-        whose = "unknown" if not is_told else "foreign" if is_foreign else "ours"
-        where = (
-            str(place_of(hop, view.backend, rules)) if hop is not None else f"{stray.family.value}: no rule takes it"
-        )
-        what = f"{_fate(stray.live)}, not {_goal(stray.meant)}: istio-init trace {packet_arguments(stray.packet)}"
-        lines[whose].setdefault(where, f"{where}: {what}")
+    """Connections that go astray, by whose rule sends them there: somebody else's, ours, or one that is undecidable."""
+    search = _Search(view)
+    found = search.strays()
+    lines: dict[str, dict[str, str]] = {"foreign": {}, "ours": {}, "undecidable": {}}
+    for stray in sorted(found, key=_oddness):
+        is_told = stray.trace.delivered.kind is not Kind.UNKNOWN
+        whose = "undecidable" if not is_told else "foreign" if stray.is_foreign else "ours"
+        is_open = not is_told and stray.decider is None
+        where = stray.family.value if is_open else search.evaluated.where(stray.decider, stray.family)
+        lines[whose].setdefault(where, f"{where}: {_words(view, stray)}")
     if lines["ours"] and (any(half_applied(view)) or any(mode_leftovers(view))):
         lines["ours"] = {}  # They say what is behind it.
     kinds = (("foreign", catalogue.FOREIGN_AHEAD), ("ours", catalogue.CAPTURED_OTHERWISE))
-    for whose, kind in (*kinds, ("unknown", catalogue.UNDECIDED_RULE)):
+    for whose, kind in (*kinds, ("undecidable", catalogue.UNDECIDED_RULE)):
         if lines[whose]:
             yield Finding(kind, limited(list(lines[whose].values())))
+    if search.sampled:
+        yield Finding(catalogue.NOT_ALL_FOLLOWED, tuple(map(_sampled_words, search.sampled)))
 
 
 def strays(view: View) -> list[Stray]:
     """The connections of each kind that goes astray; none where the rules are just those of the configuration."""
-    inferred = view.inferred
-    if inferred is None or (inferred.exact and not _has_foreign(view)):
-        return []
-    found = []
-    for family, meant in sidecar.rules(inferred.config, inferred.around).items():
-        live = view.rules.get(family, RuleSet(family))
-        known = view.snapshot.is_live or family in view.rules
-        if family not in view.snapshot.partial and known:
-            found += _strays(view, inferred, meant, live)
-    return [each for each in found if _matters(each)]
+    return _Search(view).strays()
 
 
-def _strays(view: View, inferred: Inferred, meant: RuleSet, live: RuleSet) -> list[Stray]:
-    """By a map where that is quickly made; the rules of older releases differ by more than what goes astray."""
-    marks = local_marks(view.snapshot, live)
-    older = is_older(release_span(view.rules))
-    base = _without_foreign(live) if older else meant
-    groups = ordinary(view.snapshot, inferred, meant.family, {meant.family: marks})
-    usual = [packet for group in groups for packet in group.packets]
-    found = list(_differing(meant, live, marks, usual)) if older else []
-    try:
-        return found + [
-            Stray(meant.family, each.before, each.after, each.witness)
-            for direction in Direction
-            for each in changes(base, live, direction, marks, MOST_PIECES)
+def _words(view: View, stray: Stray) -> str:
+    trace, ports = stray.trace, proxy_ports(view)
+    said = outcome_words(trace.delivered, ports)
+    if trace.delivered.kind is Kind.UNKNOWN:
+        said = f"{said} ({causes_words(trace.causes)})"
+    return f"{said}, not {outcome_words(stray.meant, ports)}: istio-init trace {packet_arguments(trace.packet)}"
+
+
+def _sampled_words(sampled: Sampled) -> str:
+    return (
+        f"{sampled.family.value}: {sampled.rules} rules are evaluated ahead of the redirection or beside it; only "
+        f"ordinary connections were traced, and {sampled.aimed} that single rules match"
+    )
+
+
+def _oddness(stray: Stray) -> tuple[int, ...]:
+    """How little one would expect such a connection; the first example of a rule is the one that is shown."""
+    packet = stray.trace.packet
+    no_socket = packet.uid is None and packet.direction is Direction.OUTBOUND
+    return (int(no_socket), int(packet.mark != 0), int(packet.protocol != TCP), int(packet.interface == "lo"))
+
+
+class _Search:
+    """Looks for strays in each family."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.ports = proxy_ports(view)
+        self.evaluated = Evaluated(view)
+        self.sampled: list[Sampled] = []
+
+    def strays(self) -> list[Stray]:
+        """Those of all families that were read whole."""
+        view = self.view
+        found = view.inferred or view.ambient
+        if found is None or (found.exact and len(view.holdings) == 1 and not self.evaluated.has_others()):
+            return []
+        self.ours = self.evaluated.ours_alone()
+        self.base = self.ours if view.is_older else self.evaluated.meant
+        host = self.evaluated.host
+        self.wanted, self.live = Tracer(self.base, host), Tracer(self.evaluated.live, host)
+        self.alone = Tracer(self.ours, host)
+        strays: list[Stray] = []
+        for family in view.meant:
+            known = view.snapshot.is_live or family in view.rules
+            if family not in view.snapshot.partial and known:
+                strays += self._of(family)
+        return strays
+
+    def _of(self, family: Family) -> Iterator[Stray]:
+        host = self.evaluated.host
+        usual = [packet for group in ordinary(self.view, family, host) for packet in group.packets]
+        if self.view.is_older:
+            # The rules of older releases differ from today's by more than what goes astray.
+            meant = Tracer(self.evaluated.meant, host)
+            yield from filter(None, (self._judged(packet, meant) for packet in usual))
+        for packets in self._candidates(family, usual):
+            found = (self._judged(packet, self.wanted) for packet in packets)
+            if (stray := next(filter(None, found), None)) is not None:
+                yield stray
+
+    def _candidates(self, family: Family, usual: list[Packet]) -> Iterator[list[Packet]]:
+        """By a map where that is quickly made: one of each kind; else ordinary ones, and some that rules match.
+
+        Each comes with others like it, one of which is enough.
+        """
+        live, possible = self.evaluated.live, Possible(self.evaluated.host, family)
+        if count(live, family) > MOST_MAPPED:
+            live = ahead(self.evaluated, family)
+        if count(live, family) <= MOST_MAPPED:
+            try:
+                yield from map(possible.of, self._differing(live, family))
+                return
+            except TooManyPieces:
+                pass
+        met = Aimed(self.evaluated, live, family, MOST_AIMED).packets()
+        self.sampled.append(Sampled(family, count(live, family), len(met)))
+        yield from ([packet] for packet in usual)
+        yield from map(possible.of, met)
+
+    def _differing(self, live: Netfilter, family: Family) -> list[Packet]:
+        host = self.evaluated.host
+        comparison = Comparison((self.base, host), (live, host), family)
+        kinds: dict[tuple[object, ...], list[Packet]] = {}
+        for direction in Direction:
+            for each in comparison.differences(direction):
+                before, after = each.before.outcome, each.after.outcome
+                if before != after:
+                    kinds.setdefault((direction, before, after.kind), []).append(each.witness)
+        return [packet for packets in kinds.values() for packet in packets[:MOST_OF_A_KIND]]
+
+    def _judged(self, packet: Packet, wanted: Tracer) -> Stray | None:
+        """What goes astray with a connection, if that concerns the mesh."""
+        expected, trace = wanted.trace(packet), self.live.trace(packet)
+        meant = expected.delivered
+        if _is_same(trace.delivered, meant) or not self._matters(meant, trace):
+            return None
+        if expected.outcome.kind is Kind.DIRECT and self._is_sent_elsewhere(trace):
+            return None  # A neighbour's doing, also where what comes back by lo would have been captured.
+        decider = trace.delivered_by
+        is_foreign = _is_same(self.alone.trace(packet).delivered, meant)
+        if is_foreign and trace.delivered.kind is not Kind.UNKNOWN and not self._is_others(decider):
+            decider = self._last_of_others(trace) or decider
+        return Stray(packet.family, meant, trace, is_foreign, decider)
+
+    def _matters(self, meant: Outcome, trace: Trace) -> bool:
+        """Whether it concerns the mesh: what is captured goes elsewhere, or what is not is captured.
+
+        A firewall behind the redirection is not about it; `captured_dropped` says where it leaves nothing.
+        """
+        for way in trace.ways:
+            if _is_same(way.delivered, meant):
+                continue
+            if meant.kind in CAPTURED:
+                if way.delivered.kind not in STOPPED or not self._is_behind(way.delivered_by, trace.packet.direction):
+                    return True
+            elif meant.kind is not Kind.UNKNOWN and word(way.delivered, self.ports) is Word.PROXIED:
+                return True
+        return False
+
+    def _is_behind(self, decider: Decider | None, direction: Direction) -> bool:
+        """Whether packets were redirected before that decided."""
+        if isinstance(decider, Hop):
+            hook, origin = decider.hook, decider.rule.origin
+            place, name = (origin.store, origin.family, origin.table), None
+        elif isinstance(decider, PolicyDecider):
+            hook, place, name = decider.hook, (decider.store, decider.family, decider.table), decider.chain
+        else:
+            return False
+        if ENTRIES.get(hook) is not direction:
+            return True
+        bases = [
+            chain
+            for table in self.evaluated.live.tables
+            if (table.store, table.family, table.name) == place
+            for chain in table.chains.values()
+            if chain.base is not None and chain.base.hook is hook and name in (None, chain.name)
         ]
-    except TooManyPieces:
-        return found + list(_differing(base, live, marks, [*usual, *_met_by_foreign(base, live)]))
+        return all(map(is_behind, bases))
+
+    def _is_others(self, decider: Decider | None) -> bool:
+        if isinstance(decider, Hop):
+            return not self.evaluated.is_ours(decider.rule)
+        return isinstance(decider, PolicyDecider)
+
+    def _is_sent_elsewhere(self, trace: Trace) -> bool:
+        """Whether a rule of others gives a packet another destination."""
+        return any(_is_dnat(statement) for hop in self._touched(trace) for statement in hop.rule.body)
+
+    def _last_of_others(self, trace: Trace) -> Hop | None:
+        """The last rule of others that did anything to a packet."""
+        touched = list(self._touched(trace))
+        return touched[-1] if touched else None
+
+    def _touched(self, trace: Trace) -> Iterator[Hop]:
+        """The rules of others that did anything to a packet."""
+        for leg in trace.legs:
+            for hop in leg.hops:
+                if hop.matched and _acts(hop.rule) and not self.evaluated.is_ours(hop.rule):
+                    yield hop
 
 
-def _differing(meant: RuleSet, live: RuleSet, marks: frozenset[int], packets: list[Packet]) -> Iterator[Stray]:
-    """Those of some packets that the live rules treat otherwise."""
-    wanted, found = Tracer(meant, marks), Tracer(live, marks)
-    for packet in packets:
-        before, after = wanted.trace(packet).delivered, found.trace(packet).delivered
-        if before != after:
-            yield Stray(meant.family, before, after, packet)
+def _is_same(one: Outcome, other: Outcome) -> bool:
+    """Whether it is the same to a connection; older releases handed over by TPROXY what today's redirect."""
+    return one == other or (one.kind in CAPTURED and other.kind in CAPTURED and one.port == other.port)
 
 
-def _met_by_foreign(meant: RuleSet, live: RuleSet) -> Iterator[Packet]:
-    """A packet for each of the first rules of others, which it matches as far as can be told."""
-    for direction in Direction:
-        space = Space(direction, live.family, [meant, live])
-        hooks = FIRST_HOOKS[direction]
-        foreign = (
-            (table, chain.name if is_builtin(table, chain.name) else hooks[0], entry.rule)
-            for table, chain, _, entry in live.entries()
-            if (chain.name in hooks or not is_builtin(table, chain.name)) and not is_ours(chain.name, entry)
-        )
-        for table, hook, rule in islice(foreign, MOST_RULES):
-            for test in condition(space, rule, table, hook).tests:
-                region, _ = split(space.whole, {dimension: found for dimension, found in test if dimension >= 0})
-                if region is not None and (possible := space.possible(region)):
-                    yield space.packet_in(possible[0])
+def _is_dnat(statement: Statement) -> bool:
+    return isinstance(statement, Nat) and statement.kind is NatKind.DNAT
 
 
-def _matters(stray: Stray) -> bool:
-    """Whether it concerns the mesh: what is captured goes elsewhere, or what is not is captured."""
-    if stray.meant.kind in REDIRECTIONS:
-        return True
-    return stray.live.kind in REDIRECTIONS
-
-
-def _has_foreign(view: View) -> bool:
-    return any(place.backend == view.backend and not is_ours(place.chain.name, place.entry) for place in view.places)
-
-
-def _without_foreign(rules: RuleSet) -> RuleSet:
-    """The rules without those of others in the kernel's own chains."""
-    tables = {
-        table: {
-            name: chain.replace(entries=tuple(each for each in chain.entries if is_ours(name, each)))
-            if is_builtin(table, name)
-            else chain
-            for name, chain in chains.items()
-        }
-        for table, chains in rules.tables.items()
-    }
-    return RuleSet(rules.family, tables)
-
-
-def _culprit(trace: Trace) -> Hop | None:
-    """The rule of somebody else that changed a packet's way: the one that decided, else the last that did anything."""
-    decisive = trace.delivered_by
-    if decisive is not None and not is_ours(decisive.rule.chain, decisive.rule.entry):
-        return decisive
-    touched = [
-        hop
-        for leg in trace.legs
-        for hop in leg.hops
-        if hop.matched
-        and not is_ours(hop.rule.chain, hop.rule.entry)
-        and not isinstance(hop.rule.entry.rule.target, Jump | Goto | None)
-    ]
-    return touched[-1] if touched else decisive
-
-
-def _fate(outcome: Outcome) -> str:
-    match outcome.kind:
-        case "direct":
-            return "goes straight"
-        case "drop":
-            return "is dropped"
-        case "unknown":
-            return "goes where nobody can tell"
-        case _:
-            return f"comes {_goal(outcome)}"
-
-
-def _goal(outcome: Outcome) -> str:
-    return "straight" if outcome.kind == "direct" else f"to port {outcome.port}" if outcome.port else "to this machine"
+def _acts(rule: Rule) -> bool:
+    last = rule.body[-1] if rule.body else None
+    if last is None or isinstance(last, Note):
+        return False
+    return not isinstance(last, End) or last.verdict not in (Verdict.JUMP, Verdict.GOTO)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from istio_init.config.model import InterceptionMode
+from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.role import Role
+from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
-from istio_init.observe.snapshot import NATIVE_TABLES
-from istio_init.trace.assume import is_usable
+from istio_init.trace.describe import is_usable
 from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IdRange
-    from istio_init.observe.snapshot import Listener, Process
+    from istio_init.observe.snapshot import Listener
+    from istio_init.system.processes import Process
 
 PROXY_PORTS = (15001, 15006)
 PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "ztunnel"])
@@ -30,21 +31,12 @@ NEARLY_FULL = 0.9
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
     """Somebody listens on the proxy's ports, and no rule of ours is there."""
-    if view.families or view.snapshot.partial or view.snapshot.has_native_redirection or not view.snapshot.is_live:
+    if view.holdings or view.snapshot.partial or not view.snapshot.is_live:
         return
     listeners = _tcp(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
     if both or any(each.uid == PROXY_ID or (each.process and each.process.name in PROXY_NAMES) for each in listeners):
         yield Finding(catalogue.MESH_BYPASSED, limited(list(map(str, listeners))))
-
-
-def native_redirection(view: View) -> Iterator[Finding]:
-    """The tables of Istio's native nftables mode."""
-    if view.snapshot.has_native_redirection:
-        tables = dict.fromkeys(
-            f"{each.family} {each.table}" for each in view.snapshot.native if each.table.startswith(NATIVE_TABLES)
-        )
-        yield Finding(catalogue.NATIVE_REDIRECTION, tuple(tables))
 
 
 def loopback_down(view: View) -> Iterator[Finding]:
@@ -64,13 +56,13 @@ def no_listener(view: View) -> Iterator[Finding]:
     if config.inbound_ports != ():
         wanted.append((config.inbound_capture_port, Role.INBOUND_REDIRECT))
     missing = [
-        f"nobody listens on tcp {port}; {place}"
+        f"nobody listens on tcp {port}; {f'{place.family.value}, {place}' if place.native else place}"
         for port, role in wanted
         for place in view.with_role(role)
         if not any(_hears(each, place.family, role) for each in _tcp(view, (port,)))
     ]
     if missing:
-        yield Finding(catalogue.NO_LISTENER, tuple(missing))
+        yield Finding(catalogue.NO_LISTENER, limited(missing))
 
 
 def _hears(listener: Listener, family: Family, role: Role) -> bool:
@@ -149,6 +141,8 @@ def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
     if view.inferred is None or view.inferred.around.ipv6 or Family.IPV6 in view.snapshot.partial:
         return
+    if view.backend is RuleStore.NATIVE and view.inferred.config.outbound_ranges is ALL:
+        return  # Native rules without an address capture IPv6, too.
     addresses = [
         f"{address} on {interface.name}"
         for interface in view.snapshot.interfaces

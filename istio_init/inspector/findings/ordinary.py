@@ -5,21 +5,21 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from istio_init.config.model import ALL
+from istio_init.mesh.policy.ambient import PROXY_MARK
 from istio_init.mesh.policy.builder import PASSTHROUGH
 from istio_init.netfilter.family import Family
-from istio_init.trace.assume import APP_ID, filled, is_usable
-from istio_init.trace.hooks import LOOPBACK
+from istio_init.trace.describe import APP_ID, filled, is_usable
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from typing import Any
 
     from istio_init.config.model import Config
-    from istio_init.inspector.infer import Inferred
-    from istio_init.observe.snapshot import Snapshot
-    from istio_init.trace.packet import Packet
+    from istio_init.inspector.findings.model import View
+    from istio_init.netfilter.host import Host
+    from istio_init.netfilter.packet import Packet
 
 STRANGERS = {
     Family.IPV4: ("198.51.100.1", "10.0.0.5", "172.16.0.5", "192.168.0.5"),
@@ -30,6 +30,8 @@ STRANGERS = {
 STAND_IN = {Family.IPV4: "10.0.0.9", Family.IPV6: "fd00::9"}
 """A pod's address, where none is known."""
 
+LOOPBACK = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}
+
 PORTS = (8080, 9090, 28080)
 """Where an application would listen, one of which is excluded by hardly anybody."""
 
@@ -39,7 +41,7 @@ MOST_RANGES = 8
 class Group(Value):
     """Connections of one kind; where all of them fail the pod is cut off in that respect.
 
-    ``is_wanted``: they have to arrive, at the proxy or straight; of others it only matters where they go.
+    ``is_wanted``: they have to arrive, proxied or direct; of others it only matters where they go.
     ``is_for_proxy``: those count that the configuration has the proxy get.
     """
 
@@ -49,45 +51,88 @@ class Group(Value):
     is_for_proxy: bool = False
 
 
-def ordinary(
-    snapshot: Snapshot, inferred: Inferred, family: Family, marks: Mapping[Family, frozenset[int]]
-) -> Iterator[Group]:
-    """The ordinary connections of a family in a pod of this configuration."""
+def ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
+    """The ordinary connections of a family in a pod of the configuration behind its rules."""
+    if view.inferred is not None:
+        servers = view.inferred.around.dns_servers if view.inferred.config.redirect_dns else None
+        yield from _Ordinary(family, host).of_sidecar(view.inferred.config, servers)
+    elif view.ambient is not None:
+        yield from _Ordinary(family, host).of_ambient(redirects_dns=view.ambient.config.redirect_dns)
 
-    def made(direction: str, proto: str, ends: list[tuple[str, str, int]], **more: Any) -> tuple[Packet, ...]:
+
+class _Ordinary:
+    def __init__(self, family: Family, host: Host) -> None:
+        self.family = family
+        self.host = host
+        self.version = 4 if family is Family.IPV4 else 6
+        own = [str(each) for each in host.addresses if each.version == self.version and is_usable(each)]
+        self.own = frozenset(own)
+        self.home = own[0] if own else STAND_IN[family]
+        self.app: dict[str, Any] = {"uid": APP_ID, "gid": APP_ID}
+
+    def of_sidecar(self, config: Config, servers: tuple[IPv4Address | IPv6Address, ...] | None) -> Iterator[Group]:
+        """Those of a sidecar's pod; ``servers`` are None where DNS is not captured."""
+        home, port, app = self.home, _service(config), self.app
+        proxy: dict[str, Any] = {"uid": config.proxy_uids[0].first, "gid": config.proxy_gids[0].first}
+        world = self._world(_included(config, self.version))
+        inside = {"interface": "lo"}
+        yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
+        yield Group("the proxy's own connections", self._made("outbound", "tcp", world, **proxy), True)
+        yield self._inbound(port)
+        if servers is not None:
+            yield self._queries(servers)
+        to_itself = [(home, home, port)]
+        yield Group("the proxy calling its pod", self._made("outbound", "tcp", to_itself, **proxy, **inside))
+        yield from self._within(port)
+        passing = [(str(PASSTHROUGH[self.family].network_address), home, port)]
+        yield Group("the proxy passing connections on", self._made("outbound", "tcp", passing, **proxy, **inside))
+
+    def of_ambient(self, *, redirects_dns: bool) -> Iterator[Group]:
+        """Those of a pod in an ambient mesh, for which ztunnel's sockets wait in it."""
+        world, app = self._world(), self.app
+        yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
+        yield Group(
+            "ztunnel's own connections", self._made("outbound", "tcp", world, uid=0, gid=0, mark=PROXY_MARK), True
+        )
+        yield self._inbound(PORTS[0])
+        if redirects_dns:
+            yield self._queries(())
+        yield from self._within(PORTS[0])
+
+    def _inbound(self, port: int) -> Group:
+        strangers = [(each, self.home, port) for each in (*self._neighbours(), *STRANGERS[self.family])]
+        return Group("inbound connections", self._made("inbound", "tcp", strangers), True, True)
+
+    def _queries(self, servers: tuple[IPv4Address | IPv6Address, ...]) -> Group:
+        known = [str(each) for each in servers if each.version == self.version]
+        asked = [(self.home, each, 53) for each in (known or STRANGERS[self.family])]
+        return Group("DNS queries", self._made("outbound", "udp", asked, **self.app), True, True)
+
+    def _within(self, port: int) -> Iterator[Group]:
+        inside: dict[str, Any] = {"interface": "lo", **self.app}
+        to_itself = [(self.home, self.home, port)]
+        yield Group("the application calling itself", self._made("outbound", "tcp", to_itself, **inside))
+        local = [(LOOPBACK[self.family],) * 2 + (port,)]
+        yield Group("the application over loopback", self._made("outbound", "tcp", local, **inside))
+
+    def _world(self, more: tuple[str, ...] = ()) -> list[tuple[str, str, int]]:
+        return [(self.home, each, 80) for each in (*STRANGERS[self.family], *more, *self._neighbours())]
+
+    def _neighbours(self) -> tuple[str, ...]:
+        """Addresses beside the pod's."""
+        own = ip_address(self.home)
+        return tuple(str(own + step) for step in (1, -1))
+
+    def _made(self, direction: str, proto: str, ends: list[tuple[str, str, int]], **more: Any) -> tuple[Packet, ...]:
+        outside = "interface" not in more
         return tuple(
             filled(
                 {"direction": direction, "proto": proto, "src": source, "dst": destination, "dport": port, **more},
-                snapshot,
-                marks,
+                self.host,
             )[0]
             for source, destination, port in ends
+            if not outside or not {source, destination} <= {self.home, *self.own}
         )
-
-    config = inferred.config
-    version = 4 if family is Family.IPV4 else 6
-    own = next((str(each) for each in snapshot.addresses if each.version == version and is_usable(each)), None)
-    home = own or STAND_IN[family]
-    address = IPv4Address if family is Family.IPV4 else IPv6Address
-    loopback, passthrough = str(address(LOOPBACK[family])), str(PASSTHROUGH[family].network_address)
-    app: dict[str, Any] = {"uid": APP_ID, "gid": APP_ID}
-    proxy: dict[str, Any] = {"uid": config.proxy_uids[0].first, "gid": config.proxy_gids[0].first}
-    world = [(home, each, 80) for each in (*STRANGERS[family], *_included(config, version)) if each != own]
-    port = _service(config)
-    inside = {"interface": "lo"}
-    yield Group("outbound connections", made("outbound", "tcp", world, **app), True, True)
-    yield Group("the proxy's own connections", made("outbound", "tcp", world, **proxy), True)
-    strangers = [(each, home, port) for each in (*_neighbours(home), *STRANGERS[family]) if each != own]
-    yield Group("inbound connections", made("inbound", "tcp", strangers), True, True)
-    if config.redirect_dns:
-        servers = [str(each) for each in inferred.around.dns_servers if each.version == version]
-        asked = [(home, each, 53) for each in (servers or STRANGERS[family])]
-        yield Group("DNS queries", made("outbound", "udp", asked, **app), True, True)
-    yield Group("the proxy calling its pod", made("outbound", "tcp", [(home, home, port)], **proxy, **inside))
-    yield Group("the application calling itself", made("outbound", "tcp", [(home, home, port)], **app, **inside))
-    yield Group("the application over loopback", made("outbound", "tcp", [(loopback,) * 2 + (port,)], **app, **inside))
-    passing = [(passthrough, home, port)]
-    yield Group("the proxy passing connections on", made("outbound", "tcp", passing, **proxy, **inside))
 
 
 def _included(config: Config, version: int) -> tuple[str, ...]:
@@ -104,9 +149,3 @@ def _service(config: Config) -> int:
         return config.inbound_ports[0].first
     excluded = config.inbound_exclude_ports
     return next((port for port in PORTS if not any(each.first <= port <= each.last for each in excluded)), PORTS[0])
-
-
-def _neighbours(home: str) -> tuple[str, ...]:
-    """Addresses beside the pod's."""
-    own = ip_address(home)
-    return tuple(str(own + step) for step in (1, -1))

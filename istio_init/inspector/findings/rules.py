@@ -5,19 +5,14 @@ from __future__ import annotations
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.iptables.matches import Protocol
 from istio_init.dialects.iptables.rules import Rule, RuleSet, is_builtin
-from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import DROP, Goto, Jump
 from istio_init.dialects.role import Role
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.model import Finding, Place, View
-from istio_init.inspector.others import other_rules
-from istio_init.inspector.release import is_older, release_span
+from istio_init.inspector.findings.model import Finding, RuleAt, View
 from istio_init.inspector.shadow import shadows
-from istio_init.mesh.policy import sidecar
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.netfilter.family import Family
-from istio_init.observe.unread import Why
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
 
@@ -27,11 +22,12 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.iptables.matches import PortRange
     from istio_init.dialects.iptables.rules import Chain
-    from istio_init.inspector.infer import Inferred
-    from istio_init.observe.snapshot import NftRule
 
 TPROXY_ROLES = (Role.TPROXY_SAVE_MARK, Role.TPROXY_RESTORE_MARK, Role.TPROXY_CAPTURE, Role.TPROXY_PROXY_LOOPBACK)
 OUTBOUND_CAPTURE = (Role.OUTBOUND_CAPTURE_ALL, Role.OUTBOUND_INCLUDED_RANGE, Role.OUTBOUND_INCLUDED_PORT)
+SHADOWED_BY_ISTIO = (Role.OLDER_DNS_PROXY_BYPASS, Role.AMBIENT_VIRTUAL_INTERFACE_RETURN)
+"""Istio 1.24 put the bypass for DNS behind the rule for everything that the proxy sends; the other ends a capture."""
+
 SHOWN = 8
 """Rules shown as evidence; the rest is counted."""
 
@@ -40,7 +36,7 @@ def half_applied(view: View) -> Iterator[Finding]:
     """Rules that the configuration behind the others calls for are missing."""
     if view.inferred is None:
         chains = [
-            f"{family.value} {table.value} ({view.backend}): {chain.name} has {_state(chain)}"
+            f"{family.value} {table.value} ({view.backend.value}): {chain.name} has {_state(chain)}"
             for family in view.families
             for table, chain in view.rules[family].chains()
             if chain.name == "ISTIO_REDIRECT" or (is_istio_chain(chain.name) and not chain.entries)
@@ -51,8 +47,7 @@ def half_applied(view: View) -> Iterator[Finding]:
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
     if not view.inferred.exact:
-        older = is_older(release_span(view.rules))
-        found += _empty_chains(view) if older else _missing(view, view.inferred) or _empty_chains(view)
+        found += _empty_chains(view) if view.is_older else _missing(view) or _empty_chains(view)
     if found:
         yield Finding(catalogue.HALF_APPLIED, limited(found))
 
@@ -61,12 +56,12 @@ def _state(chain: Chain) -> str:
     return "no rule that sends everything to the proxy, as it has to" if chain.entries else "no rules"
 
 
-def _missing(view: View, inferred: Inferred) -> list[str]:
+def _missing(view: View) -> list[str]:
     """What the configuration behind the rules calls for and is not there; only of families that were read whole."""
     unknown = view.snapshot.partial | (frozenset() if view.snapshot.is_live else frozenset(Family) - set(view.rules))
     return [
-        f"{family.value} {change.table.value} ({view.backend}): missing: -A {change.chain} {change.text}"
-        for family, built in sidecar.rules(inferred.config, inferred.around).items()
+        f"{family.value} {change.table.value} ({view.backend.value}): missing: -A {change.chain} {change.text}"
+        for family, built in view.meant.items()
         if family not in unknown
         for change in diff(view.rules.get(family, RuleSet(family)), built).changes
         if change.kind is ChangeKind.ADD
@@ -77,7 +72,7 @@ def _lost_family(view: View) -> list[str]:
     """IPv6 capture of which nothing is left but the address that it needs."""
     if Family.IPV6 in (*view.families, *view.snapshot.partial) or not view.snapshot.routing.passthrough_ipv6:
         return []
-    return [f"ipv6 ({view.backend}): no rule of ours, though lo has the address ::6/128 that IPv6 capture needs"]
+    return [f"ipv6 ({view.backend.value}): no rule of ours, though lo has the address ::6/128 that IPv6 capture needs"]
 
 
 def _chains_without_jump(view: View) -> list[str]:
@@ -97,14 +92,14 @@ def _chains_without_jump(view: View) -> list[str]:
             if only_with is not None and not any(entry.role is only_with for entry in live.entries):
                 continue
             if not view.with_role(jump, family=family, table=table):
-                found.append(f"{family.value} {table.value} ({view.backend}): nothing jumps to {chain}")
+                found.append(f"{family.value} {table.value} ({view.backend.value}): nothing jumps to {chain}")
     return found
 
 
 def _empty_chains(view: View) -> list[str]:
     """Chains of ours that are called and hold nothing."""
     return [
-        f"{family.value} {table.value} ({view.backend}): {chain.name} has no rules"
+        f"{family.value} {table.value} ({view.backend.value}): {chain.name} has no rules"
         for family in view.families
         for table, chain in view.rules[family].chains()
         if is_istio_chain(chain.name) and not chain.entries and family not in view.snapshot.partial
@@ -116,23 +111,9 @@ def _calls(rule: Rule, name: str) -> bool:
     return isinstance(rule.target, Jump | Goto) and rule.target.chain == name
 
 
-def both_backends(view: View) -> Iterator[Finding]:
-    """Chains of ours in nft and in legacy tables."""
-    holding = {
-        backend: sorted(
-            {place.chain.name for place in view.places if place.backend == backend and is_istio_chain(place.chain.name)}
-        )
-        for backend in ("nft", "legacy")
-    }
-    if all(holding.values()):
-        yield Finding(
-            catalogue.BOTH_BACKENDS, tuple(f"{name}: {', '.join(chains)}" for name, chains in holding.items())
-        )
-
-
 def duplicates(view: View) -> Iterator[Finding]:
     """The same rule of ours twice in a chain."""
-    seen: dict[tuple[object, ...], Place] = {}
+    seen: dict[tuple[object, ...], RuleAt] = {}
     doubled = []
     for place in view.places:
         if not is_ours(place.chain.name, place.entry):
@@ -154,11 +135,9 @@ def shadowed(view: View) -> Iterator[Finding]:
             if not is_istio_chain(chain.name):
                 continue
             for index, earlier in shadows(chain, view.rules[family].tables[table]).items():
-                entry = chain.entries[index]
-                # Istio 1.24 put the bypass for DNS behind the rule for everything that the proxy sends.
-                if entry.role is Role.OLDER_DNS_PROXY_BYPASS or chain.entries[earlier].rule == entry.rule:
+                place = view.at(family, table, chain, index)
+                if place.entry.role in SHADOWED_BY_ISTIO or chain.entries[earlier].rule == place.entry.rule:
                     continue
-                place = Place(view.backend, family, table, chain, index + 1, entry)
                 found.append(f"{place}, after rule {earlier + 1}")
     if found:
         yield Finding(catalogue.SHADOWED_RULE, limited(found))
@@ -197,14 +176,6 @@ def no_outbound_capture(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited(list(map(str, inbound))))
 
 
-def asked_as_well(view: View) -> Iterator[Finding]:
-    """Rules that the kernel asks beside those of the redirection, in the other backend or in native nftables."""
-    if not view.families or any(both_backends(view)):
-        return
-    if found := list(other_rules(view.snapshot, view.backend)):
-        yield Finding(catalogue.ASKED_AS_WELL, limited(found))
-
-
 def mode_leftovers(view: View) -> Iterator[Finding]:
     """Rules of TPROXY mode beside inbound capture by REDIRECT."""
     redirecting = view.with_role(Role.INBOUND_JUMP, table=Table.NAT)
@@ -233,33 +204,15 @@ def guardrails(view: View) -> Iterator[Finding]:
         for chain in rules.tables.get(Table.FILTER, {}).values():
             if is_builtin(Table.FILTER, chain.name) and set(chain.rules[:2]) >= GUARDRAIL_RULES:
                 found += [
-                    str(Place(backend, family, Table.FILTER, chain, number, entry))
+                    str(RuleAt(backend, family, Table.FILTER, chain, number, entry))
                     for number, entry in enumerate(chain.entries[:2], 1)
                 ]
     if found:
         yield Finding(catalogue.GUARDRAILS, tuple(found))
 
 
-def unfaithful_reader(view: View) -> Iterator[Finding]:
-    """The reader said that it cannot show a table, or printed a rule that it does not understand."""
-    said = [str(each) for each in view.snapshot.unread if each.why is Why.NOT_EXPRESSIBLE]
-    odd = [str(place) for place in view.places if "unsupported revision" in (place.entry.text or "")]
-    left_out = [f"{rule}; iptables prints: {_printed(view, rule)}" for rule in view.snapshot.nft_rules]
-    if said or odd or left_out:
-        versions = [f"{name}: {version}" for name, version in view.snapshot.programs.items()]
-        yield Finding(catalogue.UNFAITHFUL_READER, (*limited([*said, *odd, *left_out]), *versions))
-
-
-def _printed(view: View, rule: NftRule) -> str:
-    """What iptables made of a rule of nftables' own."""
-    wanted = "nft", rule.family, rule.table, rule.chain, rule.number
-    for place in view.places:
-        if (place.backend, place.family, place.table.value, place.chain.name, place.number) == wanted:
-            return f"-A {rule.chain} {entry_text(place.entry)}"
-    return "nothing"
-
-
 def limited(lines: list[str]) -> tuple[str, ...]:
     """The first lines of evidence, and how many more there are."""
+    lines = list(dict.fromkeys(lines))
     more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return (*lines[:SHOWN], *more)

@@ -12,7 +12,7 @@ from istio_init.dialects.iptables.matches import Owner
 from istio_init.dialects.iptables.rules import Entry, Rule
 from istio_init.dialects.iptables.targets import ACCEPT, DROP, RETURN, Jump, Tproxy
 from istio_init.dialects.nft.element_ranges import is_everything, of_networks, of_numbers
-from istio_init.dialects.nft.render import NAMES, compared, expressions, header, meta, name_of, of_family
+from istio_init.dialects.nft.from_iptables import NAMES, compared, expressions, header, meta, name_of, of_family
 from istio_init.dialects.nft.ruleset import Chain, Set, Table
 from istio_init.dialects.nft.ruleset import Rule as NftRule
 from istio_init.mesh.native_names import BASE_CHAINS, FAMILY, GROUPS, native_name

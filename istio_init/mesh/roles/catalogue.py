@@ -20,9 +20,11 @@ _BYPASS = ("--bypass-inbound-capture", "ambient.istio.io/bypass-inbound-capture"
 _VIRTUAL = ("--kube-virt-interfaces", "istio.io/reroute-virtual-interfaces")
 
 CATALOGUE: dict[Role, Reason] = {
-    Role.EXCLUDED_INTERFACE_IN: Reason("What enters by this interface is left alone.", ("--istio-exclude-interfaces",)),
+    Role.EXCLUDED_INTERFACE_IN: Reason(
+        "What enters via this interface is not captured.", ("--istio-exclude-interfaces",)
+    ),
     Role.EXCLUDED_INTERFACE_OUT: Reason(
-        "What leaves by this interface is left alone.", ("--istio-exclude-interfaces",)
+        "What leaves via this interface is not captured.", ("--istio-exclude-interfaces",)
     ),
     Role.VIRTUAL_INTERFACE_RETURN: Reason(
         "What else enters from this virtual machine's interface is not inbound traffic of the pod.",

@@ -1,0 +1,66 @@
+"""Rules that nft prints otherwise than the kernel evaluates them, told by what the kernel has of them.
+
+nft 1.0.6 takes ``meta iiftype ether`` for something that a later test implies, and leaves it out; ``skuid < 1000 skuid
+> 1000``, which no packet passes, it prints as ``skuid != 1000-1000`` (src/netlink_delinearize.c, src/payload.c).
+"""
+
+from __future__ import annotations
+
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from istio_init.dialects.nft.ruleset import Expression, Ruleset
+
+    Place = tuple[str, str, str, int]
+    """Family, table, chain and handle of a rule."""
+
+_IMPLYING = frozenset(["ether", "arp", "vlan"])
+"""Headers that only interfaces of type ether have: nft tests the type for them, and need not print that."""
+
+
+class Told(Value):
+    """What the kernel has of one rule: whether it asks for an interface's type, and how many ranges it negates."""
+
+    asks_for_type: bool = False
+    negated_ranges: int = 0
+
+
+NOTHING = Told()
+
+
+def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> frozenset[Place]:
+    """The rules of which nft prints something else, or not all."""
+    return frozenset(
+        [
+            (table.family, table.name, chain.name, rule.handle)
+            for table in ruleset.tables
+            for chain in table.chains
+            for rule in chain.rules
+            if rule.handle is not None
+            and _differs(rule.expressions, told.get((table.family, table.name, chain.name, rule.handle), NOTHING))
+        ]
+    )
+
+
+def _differs(expressions: Iterable[Expression], told: Told) -> bool:
+    negated, names = 0, set()
+    for expression in expressions:
+        match = expression.get("match")
+        if not isinstance(match, dict):
+            continue
+        right = match.get("right")
+        negated += match.get("op") == "!=" and isinstance(right, dict) and "range" in right
+        if told.asks_for_type:
+            names |= _names(match.get("left"))
+    return negated > told.negated_ranges or (told.asks_for_type and not names & (_IMPLYING | {"iiftype", "oiftype"}))
+
+
+def _names(value: object) -> set[str]:
+    """All texts in what a rule looks at."""
+    if isinstance(value, str):
+        return {value}
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {name for part in parts for name in _names(part)}
