@@ -81,7 +81,7 @@ def test_the_help_of_apply_does_not_offer_what_is_the_drop_ins_alone(capsys: Out
     run(["apply", "--help"])
 
     out = capsys.readouterr().out
-    for flag in ("--cleanup-only", "--skip-rule-apply", "--network-namespace", "--force-apply", "--native-nftables"):
+    for flag in ("--cleanup-only", "--skip-rule-apply", "--network-namespace", "--force-apply"):
         assert flag not in out
 
 
