@@ -235,3 +235,19 @@ def test_a_threads_id_is_not_a_process(capsys: Output) -> None:
 def test_every_schema_is_a_schema() -> None:
     for each in (resources.files(istio_init) / "schemas").iterdir():
         jsonschema.Draft202012Validator.check_schema(json.loads(each.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["--ambient", "--proxy-uid", "1"], "--proxy-uid: does nothing for an ambient pod"),
+        (["--ambient", "-b", "*", "-i", "*"], "--istio-inbound-ports: does nothing for an ambient pod"),
+        (["--ipv6=false"], "--ipv6: is for ambient pods"),
+        (["--host-probe-address", "192.0.2.1"], "--host-probe-address: is for ambient pods"),
+        (["--replace-other", "istio"], "'istio' is not one of 'sidecar', 'ambient', 'linkerd'"),
+    ],
+)
+def test_options_of_the_other_kind_of_pod_are_refused_by_name(argv: list[str], problem: str, capsys: Output) -> None:
+    assert run(["apply", *argv]) == 2
+
+    assert problem in capsys.readouterr().err
