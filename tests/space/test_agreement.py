@@ -9,6 +9,7 @@ from istio_init.space.map import Map, TrafficClass, classes
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.result import Hop, Kind, ReversePathDecider, RoutingDecider, SocketDecider, Trace
 from istio_init.trace.tracer import Tracer
+
 from .drawing import Drawing
 
 ROUTING = (RoutingDecider, ReversePathDecider)

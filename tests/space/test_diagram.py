@@ -17,6 +17,7 @@ from istio_init.space.diagram import (
     leaves,
     value_at,
 )
+from istio_init.space.rebuilding import Substitute
 
 SIZES = (4, 8, 2, 8)
 PLACES = [dict(enumerate(place)) for place in product(*map(range, SIZES))]
@@ -76,7 +77,8 @@ def test_a_dimension_can_stand_for_another_one_with_bits_flipped(seed: int) -> N
     diagrams, random = Diagrams(SIZES), Random(seed)
     one = drawn(diagrams, random)
     flipped = random.choice([0, 1, 5, 7])
-    values = {1: Moved(3, flipped), 3: random.choice([2, Moved(1, flipped)])}
+    third: Substitute = 2 if random.random() < 0.5 else Moved(1, flipped)
+    values: dict[int, Substitute] = {1: Moved(3, flipped), 3: third}
     found = diagrams.substituted(one, values, _never)
     for place in PLACES:
         moved = {**place, 1: place[3] ^ flipped, 3: 2 if values[3] == 2 else place[1] ^ flipped}

@@ -118,7 +118,7 @@ def test_marks_alone_are_a_difference_but_for_packets_that_have_them_already() -
     found = differences((one, Host()), (other, Host()), Family.IPV4, Direction.OUTBOUND)[-1]
     assert found.before.outcome == found.after.outcome
     assert (found.before.mark, found.after.mark) == ((), ((0xFFFFFFFF, 7),))
-    marks = [test for region in found.regions for test in region if test.field is Field.MARK]
+    marks = [test for region in found.regions for test in region if isinstance(test, Test) and test.field is Field.MARK]
     assert marks and not any(low <= 7 <= high for test in marks for low, high in test.within)
 
 
