@@ -156,6 +156,8 @@ class Arriving:
         """Whether the route back allows the packet to have come by the interface."""
         truths, layout = self.truths, self.layout
         accepts_local = _setting(self.host.accept_local, name)
+        addresses = self.surroundings.facts.addresses.get(name or "", ())
+        own = self._in(Field.SOURCE, union([((each, each),) for each in addresses]))
 
         def believed(ends: Ends) -> Node:
             found = [(way.flow == ENDED, dict(way.changes)) for way in ends.ways]
@@ -170,11 +172,14 @@ class Arriving:
                     return truths.no
                 if accepts_local is None:
                     return truths.maybe(_not_given(f"accept_local of {interface}"))
-            devices = [changes[layout.route] for _, changes in found]
-            if mode == 0 or (name is not None and number_of(name) in devices):
+                if mode == 1:
+                    return own  # By the interface that has it.
+            is_here = {name is not None and changes[layout.route] == number_of(name) for _, changes in found}
+            if mode == 0 or is_here == {True}:
                 return truths.yes
-            has_addresses = name is not None and bool(self.surroundings.facts.addresses.get(name))
-            return truths.yes if mode == 2 and has_addresses else truths.no
+            if mode == 2 and bool(addresses):
+                return truths.yes
+            return truths.no if is_here == {False} else truths.maybe(*[doubt.cause for doubt in ends.doubts])
 
         return self.surroundings.diagrams.mapped(back, believed)
 

@@ -22,6 +22,8 @@ from istio_init.trace.result import Kind, RoutingDecider
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.layout import Region
     from istio_init.space.namespace import Namespace
@@ -42,6 +44,7 @@ class Walk:
         self.namespace = namespace
         self.direction = direction
         self.family = namespace.family
+        self.netfilter = namespace.netfilter
         self.layout = namespace.layout
         self.ways = namespace.ways
         self.truths = namespace.truths
@@ -84,6 +87,7 @@ class Walk:
         self.stages.hook(line, Hook.OUTPUT, known=self.known)
         line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route)}))
         self.stages.hook(line, Hook.POSTROUTING)
+        line.put(self._met(self.netfilter.egress, layout.route, ways.going))
         by_lo = self.truths.within({layout.route: ((LO, LO),)})
         if layout.translates_otherwise:
             came = ways.then(line.program(), ways.where(by_lo, self._coming_back(), ways.going))
@@ -102,6 +106,7 @@ class Walk:
             layout.dim(Field.UID): NO_SOCKET,
         }
         line = Line(self.namespace, ways.end(GOING, entering))
+        line.put(self._met(self.netfilter.ingress, layout.dim(Field.IN_INTERFACE), ways.going))
         self.stages.hook(line, Hook.PREROUTING, has_returned=True)
         return line.program()
 
@@ -135,8 +140,18 @@ class Walk:
         dims = [(layout.dim(one), layout.dim(other)) for one, other in pairs]
         return any(changes.get(one, Moved(one)) != changes.get(other) for one, other in dims)
 
+    def _met(self, chains: Mapping[str, str], interface: int, program: Node) -> Node:
+        """The program, but for packets at interfaces where chains are called that nobody follows here."""
+        for device, chain in sorted(chains.items()):  # Any interface, "", comes first.
+            words = f"what {chain} does at {device or 'its interface'}"
+            stopped = self.ways.stopped(Kind.UNKNOWN, RoutingDecider(words), Cause(Openness.NOT_MODELLED, words))
+            at = self.truths.within({interface: exactly(device)}) if device else self.truths.yes
+            program = self.ways.where(at, stopped, program)
+        return program
+
     def _inbound(self, begin: Node) -> Node:
         ways, layout = self.ways, self.layout
+        begin = self._met(self.netfilter.ingress, layout.dim(Field.IN_INTERFACE), begin)
         if self.family is Family.IPV6:  # ip6_rcv_core drops them before any hook.
             loopback = [self.truths.within({layout.dim(each): ((1, 1),)}) for each in (Field.SOURCE, Field.DESTINATION)]
             dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface but lo takes packets of ::1"))
@@ -205,6 +220,7 @@ class Walk:
             line.put(ways.where(no_tos, plain, ways.end(GOING, unknown)))
         self.stages.hook(line, Hook.FORWARD)
         self.stages.hook(line, Hook.POSTROUTING)
+        line.put(self._met(self.netfilter.egress, layout.route, ways.going))
         return line.program()
 
     def _sent_on(self, device: str | None) -> Node:

@@ -176,7 +176,6 @@ class Arriving:
 
     def _is_valid(self, values: Values, interface: str, towards: str, mode: int) -> bool | Cause:
         host, source, mark = self.host, values[SOURCE], values[MARK]
-        accepts_local = _setting(host.accept_local, interface)
         if mode == 0 and source not in self.facts.local and not self.tables.has_custom_rules:
             return True
         uses_mark = _setting(host.src_valid_mark, interface) if mark != 0 else False
@@ -193,17 +192,20 @@ class Arriving:
             dport=values[SPORT],
         )
         found, causes = self.tables.look_up(query)
-        if causes and len({each.type for each in found}) > 1:
-            return causes[0]
-        kind, devices = found[0].type, [each.named or each.device for each in found]
-        if kind in FAILURES:
+        answers = {self._allows(each, interface, mode) for each in found}
+        return answers.pop() if len(answers) == 1 else causes[0]
+
+    def _allows(self, back: Found, interface: str, mode: int) -> bool | Cause:
+        """Whether a route back allows its destination to have sent what came in by the interface."""
+        if back.type in FAILURES:
             return mode == 0
-        if kind is not AddressType.UNICAST:
-            if kind is not AddressType.LOCAL or accepts_local is False:
+        if back.type is not AddressType.UNICAST:
+            accepts_local = _setting(self.host.accept_local, interface)
+            if back.type is not AddressType.LOCAL or accepts_local is False:
                 return False
             if accepts_local is None:
                 return not_given(f"accept_local of {interface}")
-        if interface in devices or mode == 0:
+        if mode == 0 or interface == (back.named or back.device):
             return True
         return mode == 2 and bool(self.facts.addresses.get(interface))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from ipaddress import ip_address
 from random import Random
 
 import pytest
@@ -12,12 +13,14 @@ from istio_init.dialects.iptables.save import parse_save
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.host import Host
-from istio_init.netfilter.packet import Direction
+from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import Store, Test
 from istio_init.netfilter.stages import Netfilter
 from istio_init.space.map import TrafficClass, classes, differences
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.result import Kind
+from istio_init.trace.tracer import Tracer
+from tests.trace.walking import host
 
 SIDECAR = """
 *nat
@@ -184,3 +187,23 @@ def test_two_firewalls_of_a_thousand_rules_are_soon_compared() -> None:
         (Kind.DROP, Kind.DIRECT),
     }
     assert time.process_time() - start < 4
+
+
+HOST = host()
+
+
+@pytest.mark.parametrize("device", ["eth0", ""], ids=["at one interface", "at any"])
+def test_what_meets_chains_that_nobody_follows_is_in_no_other_class(device: str) -> None:
+    netfilter = Netfilter([], ingress={device: "chain netdev early c"})
+    found = classes(netfilter, HOST, Family.IPV4, Direction.INBOUND)
+    met = found.class_of(Packet(Direction.INBOUND, 6, ip_address("10.1.0.1"), ip_address("10.1.2.3"), 21000, 80))
+    assert met.outcome.kind is Kind.UNKNOWN
+    assert [cause.words.partition(" at ")[0] for cause in met.causes] == ["what chain netdev early c does"]
+
+
+def test_an_address_of_ours_is_believed_by_the_interface_that_has_it() -> None:
+    on = HOST.replace(accept_local={"eth0": True, "net1": True}, reverse_path_filter={"eth0": 1, "net1": 1})
+    tracer, found = Tracer(Netfilter([]), on), classes(Netfilter([]), on, Family.IPV4, Direction.INBOUND)
+    for source, kind in (("10.1.2.4", Kind.DIRECT), ("10.9.0.3", Kind.DROP)):
+        packet = Packet(Direction.INBOUND, 6, ip_address(source), ip_address("10.1.2.3"), 21000, 80)
+        assert found.class_of(packet).outcome.kind is tracer.trace(packet).delivered.kind is kind
