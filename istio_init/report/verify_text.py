@@ -26,7 +26,7 @@ Line = tuple[str, str | None]
 
 def verify_lines(label: str, intent: Intent, report: Report) -> list[Line]:
     """All of it; the last line is the result."""
-    lines: list[Line] = [(f"{label}, {SOURCES[intent.source]}", None)]
+    lines: list[Line] = [(line, None) for line in _wrapped(f"{label}, {SOURCES[intent.source]}", "", "  ")]
     lines += [(line, None) for line in _wrapped(f"istio-iptables {arguments(intent.config)}", "  ", "    ")]
     limits = dict.fromkeys(each.note for each in report.verdicts if each.note)
     lines += [(line, "yellow") for note in (*report.notes, *limits) for line in _wrapped(f"note: {note}", "  ", "    ")]

@@ -66,6 +66,8 @@ class Namespace:
     def create(cls, label: str = "ns", *, owner: Owner | None = None) -> Iterator[Self]:
         """A new namespace, with lo up, for the time of the context.
 
+        It forwards nothing, whatever it would inherit (devconf_inherit_init_net in the kernel's sysctl/net.rst).
+
         ``owner`` gives it a user namespace of its own, which takes root.
 
         Raises:
@@ -85,6 +87,7 @@ class Namespace:
                 raise Unavailable("a pod with a user namespace of its own needs root")
             stack.callback(namespace.close)
             namespace.run("ip", "link", "set", "lo", "up")
+            namespace.call(_forward_nothing)
             yield namespace
 
     @property
@@ -218,6 +221,13 @@ class Namespace:
             # The lock that the iptables programs share belongs to the machine's root.
             made.setdefault("XTABLES_LOCKFILE", str(leftovers.directory() / "xtables.lock"))
         return made
+
+
+def _forward_nothing() -> None:
+    for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        # Containers may have /proc/sys read-only.
+        with contextlib.suppress(OSError):
+            Path("/proc/sys/net", name).write_text("0")
 
 
 def _add_name(name: str, holder: int | None) -> None:

@@ -78,6 +78,8 @@ def _is_possible(outcome: Outcome, sent: Json, observed: Json) -> bool:
         return False
     if outcome.kind is Kind.DIRECT and sent["dst"] != observed["address"]:
         return False
+    if outcome.kind is Kind.TPROXY:  # Its address is the socket's; the packet keeps its own.
+        return observed["arrived"] is None or observed["arrived"]["port"] == outcome.port
     return outcome.address is None or outcome.address == int(ip_address(observed["address"]))
 
 
