@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from ipaddress import ip_address
 from random import Random
+from trace.walking import host
 
 import pytest
 
@@ -20,7 +21,6 @@ from istio_init.space.map import TrafficClass, classes, differences
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.result import Kind
 from istio_init.trace.tracer import Tracer
-from tests.trace.walking import host
 
 SIDECAR = """
 *nat
