@@ -8,7 +8,7 @@ from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.findings.fate import strays
 from istio_init.mesh.meaning import Meaning, resolve, settle
-from istio_init.mesh.policy import ambient, native, sidecar
+from istio_init.mesh.policy import ambient, merged, native, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Change, Kind
@@ -57,7 +57,8 @@ def drift(view: View, expected: Config) -> Drift:
 
 def native_drift(found: Raised, meaning: Meaning) -> Drift:
     """Compare a sidecar's native nftables rules, raised, with those that a configuration means."""
-    return compare(found.rules, native.sidecar_rules(meaning.config, meaning.around))
+    policy = merged.sidecar_rules if found.is_ours else native.sidecar_rules
+    return compare(found.rules, policy(meaning.config, meaning.around))
 
 
 def ambient_drift(live: Mapping[Family, RuleSet], expected: AmbientConfig) -> Drift:
@@ -67,7 +68,8 @@ def ambient_drift(live: Mapping[Family, RuleSet], expected: AmbientConfig) -> Dr
 
 def native_ambient_drift(found: Raised, expected: AmbientConfig) -> Drift:
     """The same for native nftables rules, raised."""
-    return compare(found.rules, native.ambient_rules(expected))
+    policy = merged.ambient_rules if found.is_ours else native.ambient_rules
+    return compare(found.rules, policy(expected))
 
 
 def compare(live: Mapping[Family, RuleSet], built: Mapping[Family, RuleSet]) -> Drift:

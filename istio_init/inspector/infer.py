@@ -15,7 +15,7 @@ from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import Redirect, Tproxy
 from istio_init.dialects.role import Role
 from istio_init.inspector.release import is_older, release_span
-from istio_init.mesh.policy import native, sidecar
+from istio_init.mesh.policy import merged, native, sidecar
 from istio_init.mesh.policy.builder import OUTPUT
 from istio_init.mesh.roles.recognise import is_istio_chain, recognise, resembles
 from istio_init.netfilter.family import Family
@@ -52,7 +52,8 @@ class Inferred(Value):
 
 def infer_native(found: Raised, routing: LiveRouting | None = None) -> Inferred | None:
     """The configuration of native nftables rules, raised; None where there is no sidecar's redirection."""
-    return infer(found.captured, routing, native.sidecar_rules)
+    policy = merged.sidecar_rules if found.is_ours else native.sidecar_rules
+    return infer(found.captured, routing, policy)
 
 
 def infer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.config.ambient import AmbientConfig
 from istio_init.dialects.role import Role
-from istio_init.mesh.policy import ambient, native
+from istio_init.mesh.policy import ambient, merged, native
 from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.value import Value
@@ -53,7 +53,7 @@ def infer_ambient(live: Mapping[Family, RuleSet], policy: Policy = ambient.rules
 
 def infer_ambient_native(found: Raised) -> InferredAmbient | None:
     """The configuration of native nftables rules, raised; None where there is no rule of an ambient pod's."""
-    return infer_ambient(found.captured, native.ambient_rules)
+    return infer_ambient(found.captured, merged.ambient_rules if found.is_ours else native.ambient_rules)
 
 
 def _roles(rules: RuleSet) -> Iterator[Role]:

@@ -37,7 +37,7 @@ def native_plan(
     What the run itself has written need only resemble what is wanted.
     """
     is_wanted = (resembles if is_written else holds)(live, wanted)
-    script = "" if is_wanted and not rewrite else replacing(_names(live), wanted)
+    script = "" if is_wanted and not rewrite else replacing(live, wanted)
     changes = () if is_wanted and is_written else tuple(_changes(live, wanted))
     return BackendPlan(NATIVE, tuple([FamilyPlan(each) for each in families]), script, changes, is_wanted or not live)
 
@@ -45,13 +45,8 @@ def native_plan(
 def restoring(live: tuple[Table, ...], before: tuple[Table, ...]) -> str:
     """What nft reads to put back the tables that are not as before; empty where all are."""
     same = {each.name for each in live if any(each.name == other.name and holds([each], [other]) for other in before)}
-    changed = tuple([each for each in before if each.name not in same])
-    gone = _names([each for each in live if each.name not in same])
-    return replacing(gone, changed) if gone or changed else ""
-
-
-def _names(tables: Iterable[Table]) -> list[tuple[str, str]]:
-    return [(table.family, table.name) for table in tables]
+    now, then = ([each for each in tables if each.name not in same] for tables in (live, before))
+    return replacing(now, then) if now or then else ""
 
 
 def holds(live: Iterable[Table], wanted: Iterable[Table]) -> bool:

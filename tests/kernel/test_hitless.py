@@ -19,10 +19,10 @@ import pytest
 
 from istio_init.config.parse import Names, gather, parse
 from istio_init.netfilter.family import Family
-from istio_init.stores import programmer
+from istio_init.stores import session
 from istio_init.stores.legacy import IptablesLegacy
 from istio_init.stores.nft import IptablesNft
-from istio_init.stores.programmer import Manner, program
+from istio_init.stores.programmer import Manner, Wanted, program
 from istio_init.stores.surroundings import NOTHING, wanted
 from istio_init.system import namespaces, places
 from istio_init.testing.entering import ROOT, User
@@ -184,7 +184,7 @@ class Switch:
         self._manner = Manner(backend=backend)
         self._aims = [self._aim({"--dual-stack": str(dual_stack), **each}) for each in configurations]
 
-    def _aim(self, configuration: Configuration) -> programmer.Wanted:
+    def _aim(self, configuration: Configuration) -> Wanted:
         config, _ = parse(gather(configuration, {}, apply=True), Names())
         return namespaces.call_in(self._place, lambda: wanted(config, self._place, pytest.fail))
 
@@ -201,7 +201,7 @@ class Switch:
         aim, manner = self._aims[number % len(self._aims)], self._manner.replace(backend=store)
         namespaces.call_in(self._place, lambda: program(aim, manner))
 
-    def _program(self, aim: programmer.Wanted) -> None:
+    def _program(self, aim: Wanted) -> None:
         done = namespaces.call_in(self._place, lambda: program(aim, self._manner))
         assert done.written
 
@@ -211,9 +211,7 @@ def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """A way to the rules: python-iptables, which starts slowly, and the legacy programs lead to the same store."""
     name: str = request.param
     if name == "legacy programs":
-        monkeypatch.setattr(
-            programmer, "backends", lambda wait: (IptablesNft(wait), IptablesLegacy(wait, binding=False))
-        )
+        monkeypatch.setattr(session, "backends", lambda wait: (IptablesNft(wait), IptablesLegacy(wait, binding=False)))
     return name
 
 

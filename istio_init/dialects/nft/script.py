@@ -16,19 +16,51 @@ COUNTING = "counter"
 """The flag of a set that stands for a counter at each of its elements."""
 
 
-def replacing(gone: Iterable[tuple[str, str]], tables: Iterable[Table]) -> str:
-    """Have tables as they are given, and none that are gone, which are told by family and name.
+def replacing(live: Iterable[Table], wanted: Iterable[Table]) -> str:
+    """Have the wanted tables, and none of the live ones besides.
 
-    Deleting a table that is not there fails, so each is added before; what can do both at once is newer than 1.0.1.
+    Base chains stay where they are as wanted: were they deleted and added, a packet that is on its way during the
+    transaction could be evaluated by both, or by neither.
     """
-    tables = tuple(tables)
-    names = dict.fromkeys([*gone, *[(table.family, table.name) for table in tables]])
+    found, tables = {(table.family, table.name): table for table in live}, tuple(wanted)
+    stay = {
+        name for name in found if any(name == (each.family, each.name) and keeps(found[name], each) for each in tables)
+    }
+    # Deleting a table that is not there fails, so it is added before; what does both at once is newer than 1.0.1.
     lines = []
-    for family, name in names:
-        lines += [f"add table {family} {name}", f"delete table {family} {name}"]
+    for family, name in dict.fromkeys([*found, *[(each.family, each.name) for each in tables]]):
+        if (family, name) not in stay:
+            lines += [f"add table {family} {name}", f"delete table {family} {name}"]
     for table in tables:
+        if (table.family, table.name) in stay:
+            lines += _emptied(found[table.family, table.name], table)
         lines += table_lines(table)
     return "".join([f"{line}\n" for line in lines])
+
+
+def keeps(live: Table, wanted: Table) -> bool:
+    """Whether a live table can be emptied and filled anew: it holds chains and sets alone, hooked as is wanted."""
+    hooked = {chain.name: _hooked(chain) for chain in wanted.chains}
+    return (
+        not (live.objects or live.flags or live.is_dormant)
+        and all(each.data is None for each in live.sets.values())
+        and all(hooked.get(chain.name, _hooked(chain)) == _hooked(chain) for chain in live.chains)
+    )
+
+
+def _hooked(chain: Chain) -> object:
+    return chain.type, chain.hook, chain.priority, chain.policy, chain.devices
+
+
+def _emptied(live: Table, wanted: Table) -> Iterator[str]:
+    """What makes a table hold nothing but the wanted chains, without rules."""
+    kept = {chain.name for chain in wanted.chains}
+    yield f"flush table {live.family} {live.name}"
+    for name in live.sets:
+        yield f"delete set {live.family} {live.name} {name}"
+    for chain in live.chains:
+        if chain.name not in kept:
+            yield f"delete chain {live.family} {live.name} {chain.name}"
 
 
 def table_lines(table: Table) -> Iterator[str]:

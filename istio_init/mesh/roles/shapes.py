@@ -192,6 +192,7 @@ SHAPES: dict[tuple[Table, str], dict[str, Role]] = {
         "ctstate=INVALID DROP": Role.OLDER_DROP_INVALID,
         "-p tcp >ISTIO_INBOUND": Role.INBOUND_JUMP,
         "-p tcp mark SAVE": Role.TPROXY_SAVE_MARK,
+        "-i -p tcp mark SAVE": Role.TPROXY_SAVE_MARK,  # While two stores hold rules: see `istio_init.plan.overlap`.
     },
     (Table.MANGLE, "OUTPUT"): {
         "-o RETURN": Role.EXCLUDED_INTERFACE_OUT,
