@@ -38,24 +38,28 @@ def in_child(function: Callable[[], T]) -> T:
 def spread(count: int, function: Callable[[int], T], *, workers: int) -> Iterator[T | IstioInitError]:
     """Call ``function`` with 0 to ``count - 1`` in several children; results and errors come in this order.
 
-    Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other.
+    Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other. Where one
+    dies, that is the result of the number that it was at, and another child has the rest.
     """
     workers = min(workers, count)
     pipes = [_start(range(first, count, workers), function) for first in range(workers)]
     try:
         for number in range(count):
+            result: T | IstioInitError
             try:
-                yield pickle.load(pipes[number % workers][1])
+                result = pickle.load(pipes[number % workers][1])
             except (EOFError, pickle.UnpicklingError):
-                yield ToolError(DIED)
+                _end(*pipes[number % workers])
+                pipes[number % workers] = _start(range(number + workers, count, workers), function)
+                result = ToolError(DIED)
+            yield result
     except (KeyboardInterrupt, SystemExit):
         for pid, _ in pipes:
             os.kill(pid, SIGTERM)
         raise
     finally:
         for pid, pipe in pipes:
-            pipe.close()
-            os.waitpid(pid, 0)
+            _end(pid, pipe)
 
 
 def bytes_within(seconds: float, function: Callable[[], bytes | None], *, most: int) -> bytes | None:
@@ -103,6 +107,11 @@ def _reap(pid: int) -> None:
         if os.waitpid(pid, os.WNOHANG)[0]:
             return
         time.sleep(0.001)
+
+
+def _end(pid: int, pipe: BinaryIO) -> None:
+    pipe.close()
+    os.waitpid(pid, 0)
 
 
 def _start(numbers: range, function: Callable[[int], T]) -> tuple[int, BinaryIO]:

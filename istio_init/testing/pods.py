@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import shlex
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -194,6 +195,8 @@ class Mesh:
         inside.run("ip", "link", "set", LINK, "up")
         for family in families:
             _number(pod, link, family, is_first=number == 0)
+        if Family.IPV6 in families:
+            inside.call(_await_ipv6)
         self.pods.append(pod)
         return pod
 
@@ -228,6 +231,20 @@ def _trust_addresses() -> None:
     setting = Path("/proc/sys/net/ipv6/conf/default/accept_dad")
     if setting.exists():
         setting.write_text("0")
+
+
+def _await_ipv6() -> None:
+    """Wait for the routes of the link's addresses: the kernel adds them a moment later (addrconf_dad_work)."""
+    deadline = time.monotonic() + 1
+    while not _has_ipv6() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _has_ipv6() -> bool:
+    addresses = [line.split() for line in Path("/proc/thread-self/net/if_inet6").read_text().splitlines()]
+    routes = {line.split()[0] for line in Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()}
+    ours = {address for address, *_, name in addresses if name == LINK}
+    return any(each.startswith("fe80") for each in ours) and ours <= routes
 
 
 def _stand_for_the_world() -> None:
