@@ -85,7 +85,7 @@ def _differences(one: Source, other: Source, family: Family, direction: Directio
 
 
 def _both(before: str, after: str) -> tuple[Source, Source]:
-    """The rule sets of both arguments. A configuration is held to the name servers that the other side has."""
+    """The rule sets of both arguments. A configuration captures DNS to the name servers of the other side."""
     texts = before, after
     found = {number: _source(text) for number, text in enumerate(texts) if not _is_configuration(text)}
     servers = tuple(server for each in found.values() for server in each.snapshot.dns_servers)

@@ -1,4 +1,4 @@
-"""``--run-validation``: the drop-in proves what it programmed, or with ``--skip-rule-apply`` what somebody else did."""
+"""``--run-validation``: the drop-in proves what it programmed, or with ``--skip-rule-apply`` what is live."""
 
 from __future__ import annotations
 

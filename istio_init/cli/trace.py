@@ -99,7 +99,7 @@ def _live(
     netns: str | None,
     form: str,
 ) -> int:
-    """Send from the very namespace whose rules were read: a process id may be somebody else's the next time."""
+    """Send from the very namespace whose rules were read: a process id may have been reused by then."""
     from istio_init.cli.trace_live import run_live
 
     place = place_of(pid, netns)
@@ -132,7 +132,7 @@ class _Asked:
 
 
 def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]:
-    """The assumed values on which the outcome depends; all of them where the rules are too many to tell."""
+    """The assumed values on which the outcome depends; all of them where there are too many rules to find out."""
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:
         return ()

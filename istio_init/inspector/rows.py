@@ -1,4 +1,4 @@
-"""Every rule of a namespace in a line: where it stands, as its dialect writes it, whose it is, and why it exists."""
+"""Every rule of a namespace in a line: its place, its text in its dialect, its owner, and why it exists."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ISTIO_SIDECAR, ISTIO_AMBIENT = "istio sidecar", "istio ambient"
 FOREIGN = "foreign"
-"""Whose a rule is; others have the names of `istio_init.mesh.neighbours`."""
+"""The owner of a rule; foreign ones have the names of `istio_init.mesh.neighbours`."""
 
 OF_FOREIGN = "Foreign: somebody else's rule."
 OF_NO_KIND = "In a chain of Istio's, but of no kind that is known."
@@ -59,7 +59,7 @@ class Row(Value):
 
     @property
     def foreign(self) -> bool:
-        """Whether somebody else than Istio made it."""
+        """Whether it is foreign."""
         return self.whose not in (ISTIO_SIDECAR, ISTIO_AMBIENT)
 
     @property
@@ -167,7 +167,7 @@ def _why(role: Role | None) -> str:
 
 
 def _whose(origin: Origin) -> tuple[str, str]:
-    """Whose a foreign rule is, and what is said of it."""
+    """The owner of a foreign rule, and why it exists."""
     neighbour = neighbour_of(origin)
     return (FOREIGN, OF_FOREIGN) if neighbour is None else (neighbour.name, f"Of {neighbour.name}: {neighbour.does}")
 

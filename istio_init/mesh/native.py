@@ -44,7 +44,7 @@ class Raised:
 
     ``rules`` has both families, as a rule without an address holds for both; ``captured`` has those that the
     configuration asked for: IPv6 where a rule names an IPv6 address. ``unread`` are the rules that hold what iptables
-    has no word for, ``in_doubt`` the tables of which nobody can tell whether they are dormant. ``prefix`` is how their
+    has no word for, ``in_doubt`` the tables that may or may not be dormant. ``prefix`` is how their
     names begin. ``named`` has the roles that rules name in their comments, as ours do and Istio's own do not.
     """
 

@@ -31,7 +31,7 @@ _ADVICE = {
 
 
 class Holder(Value):
-    """Somebody whose rules a namespace holds. ``places`` is where they stand, in words."""
+    """A mesh, or a kind of pod, whose rules a namespace holds. ``places`` is where they stand, in words."""
 
     who: MeshKind | Neighbour
     places: tuple[str, ...]
@@ -118,7 +118,7 @@ def permit(
     ``replace`` names those whose rules are to go besides. ``beside_meshes`` goes on beside another mesh.
 
     Raises:
-        NamespaceError: somebody else holds the namespace, and is not to be replaced.
+        NamespaceError: another mesh, or the other kind of pod, holds the namespace and is not to be replaced.
     """
     if kind is None:
         kind = _the_one(found, replace)

@@ -1,1 +1,1 @@
-"""Netfilter as the kernel runs it: what is registered at its hooks, in the order of evaluation, whoever wrote it."""
+"""Netfilter as the kernel runs it: what is registered at its hooks, from every store, in the order of evaluation."""

@@ -1,4 +1,4 @@
-"""All rules of a namespace as one model: those of both stores, whoever wrote them, in the order of their calls."""
+"""All rules of a namespace as one model: those of every store, in the order in which the kernel calls them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _FROM_LO: Expression = {"match": {"op": "==", "left": {"meta": {"key": "iifname"
 
 
 def stores_that_save(live: Live, native: str) -> set[str]:
-    """The stores in which live rules of a sidecar do; ``native`` is the name of the one that is not iptables'."""
+    """The stores in which live rules of a sidecar do so; ``native`` is the name of the one that is not iptables'."""
     found = {
         store
         for (store, _), rules in live.rules.items()

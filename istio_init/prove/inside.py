@@ -39,7 +39,7 @@ def inside(planner: Planner, family: Family, probe_port: int) -> None:
 
 
 def _passthrough_port(planner: Planner, family: Family, ids: tuple[int, int], port: int) -> None:
-    """Istio's own validation: the proxy connects to 127.0.0.6 or ::6, which has to come back to its inbound port."""
+    """Istio's own validation: the proxy connects to 127.0.0.6 or ::6, which must be proxied to its inbound port."""
     target, source = PASSTHROUGH[family], LOOPBACK[family]
     packet = planner.packet(ids, target, port, source=source)
     if not planner.add(GROUP, "the proxy", [packet], captured=True, waits=Side.POD, bind=source):

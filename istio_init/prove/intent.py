@@ -1,4 +1,4 @@
-"""What a namespace is to be held to: an expected configuration, or the one that its live rules come from."""
+"""What a namespace is compared with: an expected configuration, or the one behind its live rules."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def open_socket(packet: Packet, place: Namespace) -> socket.socket:
     entered, and passes it on.
 
     Raises:
-        PrivilegeError: nobody here may act as that user.
+        PrivilegeError: this process may not act as that user.
     """
     here, there = socket.socketpair()
     family, kind = FAMILIES[packet.family][0], KINDS[packet.protocol]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOOPBACK: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("127.0.0.1"), Family.IPV6: IPv6Address("::1")}
 PASSTHROUGH: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("127.0.0.6"), Family.IPV6: IPv6Address("::6")}
 NOWHERE: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("192.0.2.1"), Family.IPV6: IPv6Address("2001:db8::1")}
-"""Addresses for documentation: where a probe goes that has to be captured and has nobody to go to."""
+"""Addresses for documentation: for probes that must be captured and need no destination."""
 
 APP_IDS = (1000, 1001, 1999, 2999, 3999, 10000, 20000, 30000, 65533)
 APP_PORTS = (28080, 38080, 48080, 18080, 8080)
@@ -119,7 +119,7 @@ class Planner:
         waits: Side | None = None,
         bind: IPAddress | None = None,
     ) -> bool:
-        """Add the first of the packets that the configuration has captured, or left alone; whether there is one."""
+        """Add the first of the packets that the configuration captures, or leaves direct; whether there is one."""
         for packet in packets:
             outcome = self.expected(packet)
             if (outcome.kind in CAPTURING) if captured else outcome.kind is Kind.DIRECT:
@@ -141,7 +141,7 @@ class Planner:
         return Ground(self.interface, self.links, tuple(self.further)) if self.links and needed else None
 
     def free_port(self, ports: tuple[int, ...] = APP_PORTS) -> list[int]:
-        """Ports on which nobody listens, those of the configuration left out."""
+        """Ports on which nothing listens, those of the configuration left out."""
         own = {self.config.proxy_port, self.config.inbound_capture_port}
         return [port for port in ports if port not in self.facts.used and port not in own]
 

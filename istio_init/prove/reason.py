@@ -1,4 +1,4 @@
-"""Why a probe fared as it did: what the tracer says of all that is live, whoever wrote it."""
+"""Why a probe fared as it did: what the tracer says of everything that is live."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _carry_out(
 
 
 def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
-    """Where the proxy listens on one of the ports that connections come to, and nobody on the other."""
+    """Where something listens on one of the proxy's two ports, and nothing on the other."""
     heard = {spot.port for spot in run.taken if spot.protocol == "tcp"}
     ports = {"outbound": config.proxy_port, "inbound": config.inbound_capture_port}
     for direction, port in ports.items():

@@ -1,4 +1,4 @@
-"""Routing of what comes in, as a program: for this machine, for another one, or for nobody (net/ipv4/route.c)."""
+"""Routing of what comes in, as a program: delivered here, forwarded, or dropped (net/ipv4/route.c)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Programs, and how one thing happens after another.
 
 A program is a diagram of packets as they are where it begins. Its leaves are `Ends`, the ways that a packet can take:
-several where nobody can tell which. What a first program does to a packet is put in the place of what a second one
+several where it is undecidable which. What a first program does to a packet is put in the place of what a second one
 looks at, so that both together are a program again.
 """
 
@@ -99,7 +99,7 @@ class Ways:
         return self.end(ENDED, stop=Stop(kind, decider, cause))
 
     def either(self, one: Node, other: Node, doubtful: frozenset[Doubt]) -> Node:
-        """Both programs, where nobody can tell which of them; the first one has the main way."""
+        """Both programs, where it is undecidable which; the first one has the main way."""
 
         def join(one: Node, other: Node) -> Node | None:
             if one is other:
@@ -132,7 +132,7 @@ class Ways:
         return self.way(flow, way.changes, way.delivery, way.passed, way.returned, way.stop)
 
     def where(self, truth: Node, program: Node, otherwise: Node, decider: Decider | None = None) -> Node:
-        """A program where something is true, else another one; both where that cannot be told."""
+        """A program where something is true, else another one; both where that is undecidable."""
         diagrams = self.diagrams
         yes, no = diagrams.leaf(True), diagrams.leaf(False)
 

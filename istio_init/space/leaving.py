@@ -123,7 +123,7 @@ class Leaving:
         return truths.maybe(Cause(Openness.NOT_MODELLED, "whether a rule has changed what it copies"))
 
     def after_nat(self) -> Node:
-        """Ask for the route of what nat has given another destination; of one that is not known nobody can tell it."""
+        """Ask for the route of what nat has given another destination; of an unknown one it is unknown."""
         layout, ways, truths = self.layout, self.ways, self.truths
         cause = Cause(Openness.OPEN, "which address of several is chosen")
         stopped = ways.stopped(Kind.UNKNOWN, UNTOLD, cause)
@@ -158,7 +158,7 @@ class Leaving:
         return self.ways.where(where, near, anywhere)
 
     def _assumed(self, *, is_translated: bool) -> Node:
-        """Where nobody knows the routing: what is for this machine, or has one of some marks, goes by lo."""
+        """Where the routing is unknown: what is for this machine, or has one of some marks, goes by lo."""
         layout, truths, ways = self.layout, self.truths, self.ways
         marks = [
             truths.within(region)

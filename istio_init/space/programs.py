@@ -1,4 +1,4 @@
-"""Rules and chains as programs: what becomes of every packet that is handed to them.
+"""Rules and chains as programs: what they do to every packet.
 
 Rules in a row that do the same are one program, whose regions are put together before anything else is done; the
 programs of a chain are joined two by two, so that thousands of rules take a dozen rounds.

@@ -57,7 +57,7 @@ class Packets:
         self.layout = layout
         self.direction = direction
         self.told: dict[Node, Told] = {}
-        """What was found out of diagrams of these packets, to tell of them."""
+        """What was found of diagrams of these packets, for descriptions."""
         self.interface = Field.OUT_INTERFACE if direction is Direction.OUTBOUND else Field.IN_INTERFACE
         self.usual: dict[Field, tuple[int, ...]] = {**USUAL}
         names = [link.name for link in host.links if link.is_up and link.name != "lo"]

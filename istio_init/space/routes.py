@@ -1,4 +1,4 @@
-"""Routing as a program: where the rules and tables of a host send every packet (ip-rule(8))."""
+"""Routing as a program: the route that the rules and tables of a host give every packet (ip-rule(8))."""
 
 from __future__ import annotations
 

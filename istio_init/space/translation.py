@@ -74,7 +74,7 @@ class Translation:
     def _several(
         self, nat: Nat, decider: RuleDecider, dims: tuple[int, int], new: tuple[Substitute, Substitute]
     ) -> Node:
-        """A choice of few addresses or ports is followed for each of them; of many ports nobody can tell."""
+        """A choice of few addresses or ports is followed for each of them; of many ports the choice is undecidable."""
         if nat.kind not in DESTINATION_KINDS:
             return self._mapped(nat, decider, dims, new)
         found = [self._mapped(nat, decider, dims, each) for each in product(_few(new[0]), _few(new[1]))]
@@ -153,7 +153,7 @@ class Translation:
         return [({}, one_of)]
 
     def _netmap(self, low: int, high: int, dim: int, given: Intervals | None) -> Iterable[Choice]:
-        """The host's bits stay. They can be told where all packets come from, or go to, one network of that size."""
+        """The host's bits stay. They are known where all packets come from, or go to, one network of that size."""
         network = ~(high - low)
         if given is not None and given[0][0] & network == given[-1][1] & network:
             return [({}, Moved(dim, given[0][0] & network ^ low))]

@@ -1,4 +1,4 @@
-"""Conditions as diagrams: where they hold, where they do not, and where nobody can tell."""
+"""Conditions as diagrams: where they hold, where they do not, and where they are undecidable."""
 
 from __future__ import annotations
 

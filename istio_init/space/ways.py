@@ -48,7 +48,7 @@ class Delivery(Value):
 
 
 class Stop(Value):
-    """Why packets go no further: dropped, rejected, or nobody can tell."""
+    """Why packets go no further: dropped, rejected, or undecidable."""
 
     kind: Kind
     decider: Decider | None
@@ -94,7 +94,7 @@ class Way:
 class Ends(NamedTuple):
     """What can become of a packet, and what would tell where that is more than one thing.
 
-    ``main`` is the way on which no test holds of which nobody can tell; None where it is not among these.
+    ``main`` is the way on which no undecidable test holds; None where it is not among these.
     """
 
     ways: frozenset[Way]

@@ -38,8 +38,8 @@ def in_child(function: Callable[[], T]) -> T:
 def spread(count: int, function: Callable[[int], T], *, workers: int) -> Iterator[T | IstioInitError]:
     """Call ``function`` with 0 to ``count - 1`` in several children; results and errors come in this order.
 
-    Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other. Where one
-    dies, that is the result of the number that it was at, and another child has the rest.
+    Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other. Where
+    one dies, that is the result of the number that it was at, and another child has the rest.
     """
     workers = min(workers, count)
     pipes = [_start(range(first, count, workers), function) for first in range(workers)]

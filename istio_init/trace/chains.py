@@ -1,4 +1,4 @@
-"""Chains, evaluated for all ways of a packet: where nobody can tell whether a rule matches, both are followed."""
+"""Chains, evaluated for all ways of a packet: where a match is undecidable, both ways are followed."""
 
 from __future__ import annotations
 

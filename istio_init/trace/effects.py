@@ -63,7 +63,7 @@ def assign(values: Values, statement: Assign, facts: Facts) -> None:
 
 
 def forget(values: Values, statement: Forget, facts: Facts) -> None:
-    """Leave a field with a value that nobody can tell."""
+    """Leave a field with an unknown value."""
     if values[statement.field] is not None:
         values[statement.field] = anything(statement.field, facts.family.bits, statement.cause)
 

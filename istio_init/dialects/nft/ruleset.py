@@ -72,7 +72,7 @@ class Named(Value):
 class Table(Value):
     """A table.
 
-    ``is_dormant`` is None where it has flags and nobody can tell which: nft up to 1.0.6 prints other memory for their
+    ``is_dormant`` is None where it has flags but which is unknown: nft up to 1.0.6 prints other memory for their
     names.
     """
 

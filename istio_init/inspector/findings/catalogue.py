@@ -41,7 +41,7 @@ BOTH_MODES = FindingKind(
 )
 DUPLICATE_RULE = FindingKind(
     "duplicate-rule", _WARNING, "A rule stands twice in its chain",
-    "The second never matters, but whoever removes one of them believes that it is gone.",
+    "The second has no effect, but after one of the two is removed, the rule still applies.",
     "Apply again, or remove what is doubled in the configuration.",
 )
 FOREIGN_AHEAD = FindingKind(

@@ -1,4 +1,4 @@
-"""Connections that go astray: what becomes of them under all live rules, beside what their configuration means."""
+"""Strays: connections that end otherwise under all live rules than under those of the configuration."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Sampled(Value):
 
 
 def captured_otherwise(view: View) -> Iterator[Finding]:
-    """Connections that go astray, by whose rule sends them there: somebody else's, ours, or one that is undecidable."""
+    """Connections that go astray, by whose rule sends them there: foreign, ours, or undecidable."""
     search = _Search(view)
     found = search.strays()
     lines: dict[str, dict[str, str]] = {"foreign": {}, "ours": {}, "undecidable": {}}
@@ -197,7 +197,7 @@ class _Search:
         return Stray(packet.family, meant, trace, is_foreign, decider)
 
     def _matters(self, meant: Outcome, trace: Trace) -> bool:
-        """Whether it concerns the mesh: what is captured goes elsewhere, or what is not is captured.
+        """Whether it concerns the mesh: what is captured ends elsewhere, or what is not is captured.
 
         A firewall behind the redirection is not about it; `captured_dropped` says where it leaves nothing.
         """
@@ -254,7 +254,7 @@ class _Search:
 
 
 def _is_same(one: Outcome, other: Outcome) -> bool:
-    """Whether it is the same to a connection; older releases handed over by TPROXY what today's redirect."""
+    """Whether both have the same effect on a connection; older releases handed over by TPROXY what today's redirect."""
     return one == other or (one.kind in CAPTURED and other.kind in CAPTURED and one.port == other.port)
 
 
