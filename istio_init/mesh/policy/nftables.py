@@ -12,9 +12,19 @@ from istio_init.dialects.iptables.matches import Owner
 from istio_init.dialects.iptables.rules import Entry, Rule
 from istio_init.dialects.iptables.targets import ACCEPT, DROP, RETURN, Jump, Tproxy
 from istio_init.dialects.nft.element_ranges import is_everything, of_networks, of_numbers
-from istio_init.dialects.nft.from_iptables import NAMES, compared, expressions, header, meta, name_of, of_family
+from istio_init.dialects.nft.from_iptables import (
+    COUNTER,
+    NAMES,
+    compared,
+    expressions,
+    header,
+    meta,
+    name_of,
+    of_family,
+)
 from istio_init.dialects.nft.ruleset import Chain, Set, Table
 from istio_init.dialects.nft.ruleset import Rule as NftRule
+from istio_init.dialects.role import Role
 from istio_init.mesh.native_names import BASE_CHAINS, FAMILY, GROUPS, native_name
 from istio_init.mesh.policy.builder import Clause, Kind, OneOf
 from istio_init.mesh.policy.iptables import of_family as values_of
@@ -29,6 +39,9 @@ if TYPE_CHECKING:
     from istio_init.dialects.nft.ruleset import Expression, Json
 
 FIELDS = {Kind.SOURCE: "saddr", Kind.DESTINATION: "daddr", Kind.IN_INTERFACE: "iifname", Kind.OUT_INTERFACE: "oifname"}
+UNCOUNTED = frozenset([Role.AMBIENT_JUMP])
+"""Rules that would count every packet there is, and that Istio has not count either."""
+
 COUNTING = "counter"
 """The flag, among a set's, that stands for a counter at each of its elements."""
 
@@ -134,7 +147,10 @@ class _Making:
         comment = None if entry.role is None else entry.role.value
         if isinstance(rule.target, Jump):
             rule = rule.replace(target=Jump(native_name(rule.target.chain)))
-        yield NftRule(None, expressions(rule, family, tuple(tests)), comment)
+        found = expressions(rule, family, tuple(tests))
+        if entry.role in UNCOUNTED:
+            found = tuple([each for each in found if each != COUNTER])
+        yield NftRule(None, found, comment)
         if isinstance(rule.target, Tproxy):
             yield NftRule(None, expressions(rule.replace(target=DROP), family, tuple(tests)), comment)
 
