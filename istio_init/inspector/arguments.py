@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import ALL, Config, InterceptionMode
+from istio_init.config.parse import Names, gather, parse
 from istio_init.options import AMBIENT_OPTIONS, OPTIONS
 from istio_init.value import Value
 
@@ -31,6 +32,12 @@ class Arguments(Value):
 def arguments(config: Config) -> Arguments:
     """The arguments that ``istio-iptables`` needs for this configuration."""
     return _arguments(config, Config(), OPTIONS, always=("proxy_uids", "proxy_gids"))
+
+
+def apply_arguments(config: Config) -> Arguments:
+    """The arguments that ``istio-init apply`` needs for this configuration: its defaults are others."""
+    default, _ = parse(gather({}, {}, apply=True), Names())
+    return _arguments(config, default, OPTIONS, always=("proxy_uids", "proxy_gids"))
 
 
 def ambient_arguments(config: AmbientConfig) -> Arguments:

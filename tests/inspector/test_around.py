@@ -68,7 +68,7 @@ def test_a_listener_hears_what_comes_to_its_address(real_kernel: None, address: 
         found = pod.findings()
 
     assert [line.partition(";")[0] for line in found.get("no-listener", [])] == (
-        [] if missing is None else [f"nobody listens on tcp {missing}"]
+        [] if missing is None else [f"nothing listens on tcp {missing}"]
     )
 
 

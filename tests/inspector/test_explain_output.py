@@ -178,7 +178,7 @@ COMMIT
 
         titles = ["Findings", "Configuration behind the rules", "Where traffic goes", "Rules"]
         assert sorted(titles, key=text.index) == titles
-        assert "ERROR A rule of somebody else takes traffic away" in text
+        assert "ERROR A foreign rule takes traffic away" in text
 
     def test_control_characters_of_others_are_shown_not_obeyed(self) -> None:
         shown = "\n".join((*rendered(hostile(), 400), listing(hostile())))

@@ -181,7 +181,7 @@ def shown(pod: Sidecar, line: str) -> str:
     """What the example of a line of evidence says when it is pasted."""
     _, _, arguments = line.partition(": istio-init trace ")
     assert arguments, line
-    said = istio_init("trace", "--netns", pod.inside.name, *shlex.split(arguments))
+    said = istio_init("trace", *shlex.split(arguments))
     return said.stdout
 
 

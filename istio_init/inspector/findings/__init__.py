@@ -15,6 +15,7 @@ CHECKS = (
     rules.duplicates,
     fate.captured_otherwise,
     dropped.captured_dropped,
+    dropped.all_excluded,
     rules.shadowed,
     rules.ports_narrow_nothing,
     rules.exclude_without_all,
@@ -38,10 +39,11 @@ CHECKS = (
     namespace.zero_counters,
 )
 
-_ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+SEVERITIES = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+"""The worst first."""
 
 
 def findings(view: View) -> tuple[Finding, ...]:
     """Everything that is wrong, the worst first."""
     found = [finding for check in CHECKS for finding in check(view)]
-    return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.kind.severity)))
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -20,7 +20,7 @@ from istio_init.trace.result import Hop, Kind, Outcome, PolicyDecider, Trace
 from istio_init.trace.tracer import Tracer
 from istio_init.value import Value
 from istio_init.wording.outcomes import Word, outcome_words, word
-from istio_init.wording.packets import packet_arguments
+from istio_init.wording.packets import trace_command
 from istio_init.wording.traces import causes_words
 
 TYPE_CHECKING = False
@@ -96,7 +96,8 @@ def _words(view: View, stray: Stray) -> str:
     said = outcome_words(trace.delivered, ports)
     if trace.delivered.kind is Kind.UNKNOWN:
         said = f"{said} ({causes_words(trace.causes)})"
-    return f"{said}, not {outcome_words(stray.meant, ports)}: istio-init trace {packet_arguments(trace.packet)}"
+    shown = trace_command(trace.packet, view.snapshot.target)
+    return f"{said}, not {outcome_words(stray.meant, ports)}: {shown}"
 
 
 def _sampled_words(sampled: Sampled) -> str:

@@ -13,6 +13,7 @@ from istio_init.inspector.holdings import holding_of
 from istio_init.inspector.release import is_older
 from istio_init.mesh.mode import Mode, mode_of
 from istio_init.mesh.native import AMBIENT, SIDECAR, Spot
+from istio_init.mesh.neighbours import neighbours
 from istio_init.mesh.policy import ambient, native, sidecar
 from istio_init.mesh.roles.recognise import is_istio_chain
 from istio_init.netfilter.family import Family
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.infer_ambient import InferredAmbient
+    from istio_init.mesh.neighbours import Neighbour
 
 
 class Severity(Enum):
@@ -39,7 +41,10 @@ class Severity(Enum):
 
 
 class FindingKind(Value):
-    """A kind of problem: its stable code, and what is said of it whatever the evidence."""
+    """A kind of problem: its stable code, and what is said of it whatever the evidence.
+
+    ``fix`` is what to do where nothing more is known of the pod: `istio_init.inspector.remedies` says it of one.
+    """
 
     code: str
     severity: Severity
@@ -53,6 +58,19 @@ class Finding(Value):
 
     kind: FindingKind
     evidence: tuple[str, ...]
+    fix: str = ""
+    """What to do in this pod."""
+
+    commands: tuple[str, ...] = ()
+    """What of that is a command: whole, on one line, for this namespace, and safe in a pod of this kind."""
+
+    worse: Severity | None = None
+    """Its severity where the traffic that is lost or escapes makes it another than its kind's."""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is here."""
+        return self.kind.severity if self.worse is None else self.worse
 
 
 class RuleAt(Value):
@@ -91,6 +109,11 @@ class View:
         self.holdings = tuple(each for store in RuleStore if (each := holding_of(snapshot, store)) is not None)
         self.main = max(self.holdings, key=lambda each: each.size, default=None)
         self.backend = _busiest(snapshot) if self.main is None else self.main.store
+
+    @property
+    def meshes(self) -> tuple[Neighbour, ...]:
+        """Other meshes whose rules are here."""
+        return tuple(each for each in neighbours(self.snapshot.netfilter.tables) if each.is_mesh)
 
     @property
     def inferred(self) -> Inferred | None:

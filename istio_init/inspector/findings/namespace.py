@@ -30,8 +30,8 @@ NEARLY_FULL = 0.9
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
-    """Somebody listens on the proxy's ports, and no rule of ours is there."""
-    if view.holdings or view.snapshot.partial or not view.snapshot.is_live:
+    """Something listens on the proxy's ports, and no rule of ours is there."""
+    if view.holdings or view.snapshot.partial or not view.snapshot.is_live or view.meshes:
         return
     listeners = _tcp(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
@@ -56,16 +56,16 @@ def no_listener(view: View) -> Iterator[Finding]:
     if config.inbound_ports != ():
         wanted.append((config.inbound_capture_port, Role.INBOUND_REDIRECT))
     missing = [
-        f"nobody listens on tcp {port}; {f'{place.family.value}, {place}' if place.native else place}"
+        f"nothing listens on tcp {port}; {f'{place.family.value}, {place}' if place.native else place}"
         for port, role in wanted
         for place in view.with_role(role)
-        if not any(_hears(each, place.family, role) for each in _tcp(view, (port,)))
+        if not any(hears(each, place.family, inbound=role is Role.INBOUND_REDIRECT) for each in _tcp(view, (port,)))
     ]
     if missing:
         yield Finding(catalogue.NO_LISTENER, limited(missing))
 
 
-def _hears(listener: Listener, family: Family, role: Role) -> bool:
+def hears(listener: Listener, family: Family, *, inbound: bool = False) -> bool:
     """Whether redirected connections of a family can reach a listener; one on :: mostly hears both.
 
     Outbound ones come to the loopback address, inbound ones to that of the interface (nf_nat_redirect).
@@ -74,7 +74,7 @@ def _hears(listener: Listener, family: Family, role: Role) -> bool:
         return family is Family.IPV4 or listener.address.version == 6
     if listener.address.version != (4 if family is Family.IPV4 else 6):
         return False
-    return listener.address.is_loopback is (role is not Role.INBOUND_REDIRECT)
+    return listener.address.is_loopback is not inbound
 
 
 def exempt_process(view: View) -> Iterator[Finding]:
@@ -202,10 +202,10 @@ def dns(view: View) -> Iterator[Finding]:
             ),
         )
     missing = [
-        f"nobody listens on {protocol} {DNS_CAPTURE_PORT}"
+        f"nothing listens on {protocol} {DNS_CAPTURE_PORT}"
         for protocol in ("udp", "tcp")
         if not any(
-            each.protocol == protocol and each.port == DNS_CAPTURE_PORT and _hears(each, family, Role.DNS_REDIRECT)
+            each.protocol == protocol and each.port == DNS_CAPTURE_PORT and hears(each, family)
             for each in view.snapshot.listeners
             for family in Family
         )

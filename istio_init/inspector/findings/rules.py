@@ -165,14 +165,17 @@ def _listed(ports: tuple[PortRange, ...]) -> str:
 def no_inbound_capture(view: View) -> Iterator[Finding]:
     """Outbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
-    if outbound and not inbound and not view.snapshot.partial:
+    is_meant = view.expected is not None and view.expected.inbound_ports == ()
+    if outbound and not inbound and not view.snapshot.partial and not is_meant:
         yield Finding(catalogue.NO_INBOUND_CAPTURE, limited(list(map(str, outbound))))
 
 
 def no_outbound_capture(view: View) -> Iterator[Finding]:
     """Inbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
-    if inbound and not outbound and not view.snapshot.partial:
+    asked = view.expected
+    is_meant = asked is not None and asked.outbound_ranges == () and not asked.outbound_ports
+    if inbound and not outbound and not view.snapshot.partial and not is_meant:
         yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited(list(map(str, inbound))))
 
 
