@@ -153,7 +153,8 @@ class _Look:
         fixed = {Field.PROTOCOL: UDP, Field.DPORT: DNS_PORT, **self._sender()}
         if server is not None:
             fixed[Field.DESTINATION] = server
-        found = self.space.map(Direction.OUTBOUND, only_expected=True, within=self._outside(), fixed=fixed)
+        within = self._outside(queries=True)
+        found = self.space.map(Direction.OUTBOUND, only_expected=True, within=within, fixed=fixed)
         return self._parts(found, Direction.OUTBOUND, protocol="udp")
 
     def _servers(self) -> list[int | None]:
@@ -172,13 +173,23 @@ class _Look:
     def _at(self, field: Field) -> dict[Field, int]:
         return {field: self.home} if self.home is not None else {}
 
-    def _outside(self) -> dict[Field, Intervals]:
-        return {Field.OUT_INTERFACE: NOT_LO, Field.DESTINATION: self._away()}
+    def _outside(self, *, queries: bool = False) -> dict[Field, Intervals]:
+        found: dict[Field, Intervals] = {Field.OUT_INTERFACE: NOT_LO, Field.DESTINATION: self._away()}
+        meant = self.view.inferred or self.view.ambient
+        if queries or meant is None or not meant.config.redirect_dns:
+            return found
+        # Queries over TCP are no matter of ordinary connections.
+        return {**found, Field.DPORT: ((0, DNS_PORT - 1), (DNS_PORT + 1, (1 << 16) - 1))}
 
     def _away(self) -> Intervals:
-        """Addresses of others."""
-        last = (1 << self.family.bits) - 1
-        return difference(((0, last),), (LOOPBACK[self.family],))
+        """Addresses of others; the kubelet's probes of an ambient pod come from one that stands for the node."""
+        last, ambient = (1 << self.family.bits) - 1, self.view.ambient
+        away = difference(((0, last),), (LOOPBACK[self.family],))
+        if ambient is None:
+            return away
+        config = ambient.config
+        probe = int(config.probe_ipv4 if self.family is Family.IPV4 else config.probe_ipv6)
+        return difference(away, ((probe, probe),))
 
     def _parts(self, found: Map, direction: Direction, protocol: str = "tcp") -> list[Part]:
         """The classes by their outcomes, that with the largest part of all packets first."""

@@ -203,8 +203,6 @@ def pod_of(view: View) -> Pod:
 
 def _has_ztunnel(view: View) -> bool:
     """Whether the sockets are there that ztunnel, which runs elsewhere on the node, opens in a pod of its mesh."""
-    if view.snapshot.unseen_owners:
-        return False
     outside = {
         each.port
         for each in view.snapshot.listeners

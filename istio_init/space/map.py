@@ -167,6 +167,7 @@ class Space:
     def __init__(self, netfilter: Netfilter, host: Host, family: Family) -> None:
         self._host = host
         self._attempts = _Attempts(family, [(netfilter, host)])
+        self._ends: dict[tuple[Namespace, Direction], tuple[Node, Node]] = {}
 
     def map(
         self,
@@ -189,10 +190,12 @@ class Space:
             [namespace] = namespaces
             diagrams = namespace.diagrams
             packets = Packets(layout, direction, self._host)
-            ends = Walk(namespace, direction).run()
-            top = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
-            if only_expected:
-                top = only(diagrams, top, expected(diagrams, layout, self._host, direction, packets))
+            if (namespace, direction) not in self._ends:
+                ends = Walk(namespace, direction).run()
+                verdicts = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+                there = expected(diagrams, layout, self._host, direction, packets)
+                self._ends[namespace, direction] = verdicts, only(diagrams, verdicts, there)
+            top = self._ends[namespace, direction][int(only_expected)]
             yes, no = diagrams.leaf(True), diagrams.leaf(False)
             for field, values in (within or {}).items():
                 top = only(diagrams, top, diagrams.test(layout.dim(field), values, yes, no))

@@ -34,6 +34,11 @@ SHOWN = 8
 
 def half_applied(view: View) -> Iterator[Finding]:
     """Rules that the configuration behind the others calls for are missing."""
+    if view.ambient is not None:
+        missing = [] if view.ambient.exact or view.is_older else _missing(view)
+        if missing:
+            yield Finding(catalogue.HALF_APPLIED, limited(missing))
+        return
     if view.inferred is None:
         chains = [
             f"{family.value} {table.value} ({view.backend.value}): {chain.name} has {_state(chain)}"
@@ -42,7 +47,7 @@ def half_applied(view: View) -> Iterator[Finding]:
             if chain.name == "ISTIO_REDIRECT" or (is_istio_chain(chain.name) and not chain.entries)
             if family not in view.snapshot.partial
         ]
-        if chains and not view.ambient:
+        if chains:
             yield Finding(catalogue.HALF_APPLIED, limited(chains))
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
