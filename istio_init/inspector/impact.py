@@ -7,8 +7,8 @@ from enum import Enum
 from istio_init.inspector.findings.ahead import count
 from istio_init.inspector.findings.evaluated import Evaluated
 from istio_init.inspector.findings.fate import MOST_MAPPED
+from istio_init.inspector.findings.listening import hears
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.findings.namespace import hears
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.reader import proxy_ports
 from istio_init.netfilter.family import Family
@@ -237,7 +237,7 @@ class _Look:
         mine = [
             each for each in self.view.snapshot.listeners if each.protocol == protocol and each.port == outcome.port
         ]
-        return not any(hears(each, self.family, inbound=inbound) for each in mine)
+        return not any(hears(self.view, each, self.family, inbound=inbound) for each in mine)
 
     def _traced(self, traffic: Traffic) -> list[Part]:
         names = {

@@ -65,7 +65,8 @@ class Ward:
             "for f in -4 -6; do while ip $f rule del pref 32764 2>/dev/null; do :; done; "
             "while ip $f rule del fwmark 1337 2>/dev/null; do :; done; "
             "ip $f route flush table 133 2>/dev/null; ip $f route flush table 100 2>/dev/null; done; "
-            "sysctl -qw net.ipv4.ip_forward=0; true"
+            "for i in docker0 br-12ab net1; do ip link del $i 2>/dev/null; done; "
+            "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.lo.disable_ipv6=0; true"
         )
         self.flush_legacy()
 

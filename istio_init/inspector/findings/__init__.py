@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings import dropped, fate, namespace, rules, stores
+from istio_init.inspector.findings import applications, dropped, fate, listening, namespace, rules, stores
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
     namespace.mesh_bypassed,
     namespace.loopback_down,
-    namespace.no_listener,
+    listening.no_listener,
+    listening.not_transparent,
+    applications.not_the_proxy,
+    applications.ports_swapped,
     rules.half_applied,
     stores.both_backends,
     stores.both_modes,
@@ -29,6 +32,9 @@ CHECKS = (
     namespace.proxy_not_exempt,
     namespace.reserved_port,
     namespace.loopback_only,
+    applications.uncaptured_port,
+    applications.no_such_interface,
+    applications.bridged_containers,
     namespace.ipv6_not_captured,
     namespace.ipv6_not_ready,
     namespace.tproxy_routing,

@@ -29,6 +29,40 @@ NO_LISTENER = FindingKind(
     "Redirected connections are refused: the pod is cut off in that direction.",
     "Start the proxy, or look at why it died: the state and the log of its container, of ztunnel in an ambient mesh.",
 )
+NOT_TRANSPARENT = FindingKind(
+    "not-transparent", _ERROR, "TPROXY hands connections to a socket that is not transparent",
+    "The kernel drops every inbound connection: without IP_TRANSPARENT the socket is not looked at.",
+    "Have the proxy run in TPROXY mode, too, and with the capability NET_ADMIN: "
+    "sidecar.istio.io/interceptionMode: TPROXY, or ISTIO_META_INTERCEPTION_MODE in its environment.",
+)
+NOT_THE_PROXY = FindingKind(
+    "not-the-proxy", _ERROR, "Another program listens on the proxy's port",
+    "It gets the connections that are redirected to the proxy, and its own are captured, too.",
+    "Let it listen elsewhere; Istio keeps 15000 to 15090. Where it is the proxy, run it as user 1337, or have the pod "
+    "programmed with its user as --proxy-uid.",
+)
+PORTS_SWAPPED = FindingKind(
+    "ports-swapped", _ERROR, "The proxy's ports are swapped",
+    "Outbound connections come to its inbound listener, and inbound ones to its outbound listener: both fail.",
+    "Envoy listens on 15001 for outbound and on 15006 for inbound connections: -p 15001 -z 15006.",
+)
+UNCAPTURED_PORT = FindingKind(
+    "uncaptured-port", _INFO, "An application's port is not captured",
+    "Connections to it bypass the proxy; an error where those to all of the pod's ports do.",
+    "Where it is not meant, take it out of the excluded inbound ports, or into the included ones: annotations "
+    "traffic.sidecar.istio.io/excludeInboundPorts and includeInboundPorts.",
+)
+NO_SUCH_INTERFACE = FindingKind(
+    "no-such-interface", _WARNING, "The configuration names an interface that the pod has not",
+    "The exception that it stands for has no effect. There is one of nearly that name: probably a slip.",
+    "Correct the name, and have the pod programmed again.",
+)
+BRIDGED_CONTAINERS = FindingKind(
+    "bridged-containers", _WARNING, "Traffic of containers in the pod counts as inbound",
+    "What they send comes in by their bridge, goes to the proxy's inbound listener, and mostly fails.",
+    "Name the bridge in the annotation istio.io/reroute-virtual-interfaces (--kube-virt-interfaces), so that what "
+    "comes in by it counts as outbound, and restart the pod.",
+)
 HALF_APPLIED = FindingKind(
     "half-applied", _ERROR, "The redirection is incomplete",
     "Chains without their jump do nothing, and a family or table without its rules lets traffic escape.",

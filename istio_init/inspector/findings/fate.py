@@ -185,6 +185,8 @@ class _Search:
 
     def _judged(self, packet: Packet, wanted: Tracer) -> Stray | None:
         """What goes astray with a connection, if that concerns the mesh."""
+        if self._passes_through(packet):
+            return None
         expected, trace = wanted.trace(packet), self.live.trace(packet)
         meant = expected.delivered
         if _is_same(trace.delivered, meant) or not self._matters(meant, trace):
@@ -196,6 +198,20 @@ class _Search:
         if is_foreign and trace.delivered.kind is not Kind.UNKNOWN and not self._is_others(decider):
             decider = self._last_of_others(trace) or decider
         return Stray(packet.family, meant, trace, is_foreign, decider)
+
+    def _passes_through(self, packet: Packet) -> bool:
+        """Whether it comes in for another host, by an interface whose traffic is not to be captured as outbound.
+
+        A pod that forwards has such connections, and what a neighbour does to them takes nothing from the mesh.
+        """
+        found, host = self.view.inferred or self.view.ambient, self.evaluated.host
+        if packet.direction is not Direction.INBOUND or found is None or not self.view.snapshot.is_live:
+            return False
+        is_virtual = any(
+            packet.interface.startswith(name[:-1]) if name.endswith("+") else packet.interface == name
+            for name in found.config.virtual_interfaces
+        )
+        return not is_virtual and bool(host.addresses) and packet.destination not in host.addresses
 
     def _matters(self, meant: Outcome, trace: Trace) -> bool:
         """Whether it concerns the mesh: what is captured ends elsewhere, or what is not is captured.
