@@ -11,7 +11,7 @@ from rich.tree import Tree
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.inspector.drift import Drift
 from istio_init.inspector.explain import Explanation
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.flow import FlowStep, HookFlow
 from istio_init.inspector.rows import FOREIGN, ISTIO_AMBIENT, ISTIO_SIDECAR, by_chain
 from istio_init.inspector.stores import TableHeld
@@ -57,7 +57,7 @@ def _more(explanation: Explanation) -> str:
 def _command(said: tuple[str, str]) -> Text:
     """A command to paste, which nothing breaks: a terminal folds it, and copies one line."""
     text, command = said
-    return Text.assemble(text, (visible(command), "bold"), overflow="ignore", no_wrap=True)
+    return Text.assemble(text, (visible(command), "bold"), overflow="ignore", no_wrap=True, end="\n")
 
 
 def _impact(explanation: Explanation) -> list[RenderableType]:
@@ -78,19 +78,30 @@ def _findings(explanation: Explanation) -> list[RenderableType]:
     if not explanation.findings:
         none = Text("none, in what could be read", style="yellow") if explanation.snapshot.not_read else None
         return _section("Findings", none or Text("none", style="green"), *left_out)
-    return _section("Findings", *(_finding(finding) for finding in explanation.findings), *left_out)
+    told = [line for finding in explanation.findings for line in _finding(finding)]
+    return [*_section("Findings"), *told, *(Padding(line, (0, 0, 0, 2)) for line in left_out)]
 
 
-def _finding(finding: Finding) -> RenderableType:
+def _finding(finding: Finding) -> list[RenderableType]:
+    """Its lines; a command is one of its own, as padding would cut it."""
     kind = finding.kind
     heading = Text.assemble(
         (finding.severity.value.upper(), SEVERITY_STYLE[finding.severity.value]),
         f" {kind.title} ",
         (f"[{kind.code}]", "dim"),
     )
-    told = [*finding.evidence, f"Why it matters: {kind.why}", f"What to do: {finding.fix}"]
-    lines = [Padding(Text(visible(line), overflow="fold"), (0, 0, 0, 2)) for line in told]
-    return Group(heading, *lines, *(_command(("    ", each)) for each in finding.commands))
+    lines: list[RenderableType] = [Padding(heading, (0, 0, 0, 2))]
+    for line in finding.evidence:
+        if isinstance(line, Shown):
+            lines += [_told(f"{line.said}:"), _command(("      ", line.command))]
+        else:
+            lines.append(_told(line))
+    lines += map(_told, (f"Why it matters: {kind.why}", f"What to do: {finding.fix}"))
+    return [*lines, *(_command(("      ", each)) for each in finding.commands)]
+
+
+def _told(line: str) -> Padding:
+    return Padding(Text(visible(line), overflow="fold"), (0, 0, 0, 4))
 
 
 def _configuration(explanation: Explanation) -> list[RenderableType]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from inspector.sidecar import ANY, Socket
 from inspector.test_stores import ztunnel
@@ -144,6 +146,23 @@ def test_the_way_to_more_is_a_command(ward: Ward) -> None:
 
     assert "\nRules\n" not in done.stdout
     assert "\nRules\n" in more.stdout
+
+
+@pytest.mark.parametrize("columns", ["60", None])
+def test_every_command_is_a_line_that_nothing_breaks(ward: Ward, columns: str | None) -> None:
+    ward.program(INJECTED)
+    ward.run("iptables -t nat -I OUTPUT -d 10.0.0.0/8 -j ACCEPT; iptables -t nat -F ISTIO_INBOUND")
+    argv = ("explain", "--netns", ward.inside.name, "--expect", INJECTED.replace("*", "'*'"))
+
+    shown = istio_init(*argv, env={"COLUMNS": columns} if columns else {}).ok().stdout
+    told = json.loads(istio_init(*argv, "--format", "json").ok().stdout)
+
+    commands = [each for finding in told["findings"] for each in finding["commands"]]
+    traces = [line[line.index("istio-init trace") :] for finding in told["findings"] for line in finding["evidence"]
+              if "istio-init trace" in line]  # fmt: skip
+    assert commands
+    assert traces
+    assert {*commands, *traces, told["drift"]["command"]} <= {line.strip() for line in shown.splitlines()}
 
 
 def test_trace_and_map_say_what_they_looked_at(ward: Ward) -> None:

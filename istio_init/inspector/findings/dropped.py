@@ -7,7 +7,7 @@ from istio_init.dialects.iptables.rules import is_builtin
 from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.evaluated import Evaluated
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import first_route
 from istio_init.inspector.findings.rules import GUARDRAIL_RULES
@@ -74,7 +74,7 @@ def all_excluded(view: View) -> Iterator[Finding]:
             if traces and all(each.delivered.kind is Kind.DIRECT for each in traces):
                 shown = trace_command(traces[0].packet, view.snapshot.target)
                 where = evaluated.where(traces[0].delivered_by, family)
-                found.append(f"{where}: {group.name} direct: {shown}")
+                found.append(Shown(f"{where}: {group.name} direct", shown))
     if found:
         yield Finding(catalogue.ALL_EXCLUDED, tuple(found))
 
@@ -141,7 +141,7 @@ class _Look:
         packet, outcome, decider = found[0]
         where = self.evaluated.where(decider, packet.family)
         shown = trace_command(packet, self.evaluated.view.snapshot.target)
-        return f"{where}: {group.name} {word(outcome).value}: {shown}"
+        return Shown(f"{where}: {group.name} {word(outcome).value}", shown)
 
     def _is_guardrail(self, decider: Decider | None) -> bool:
         """Whether it is one of the drops for which there is a finding of their own."""

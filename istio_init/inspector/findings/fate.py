@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.ahead import ENTRIES, Aimed, ahead, count, is_behind
 from istio_init.inspector.findings.evaluated import Evaluated
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import Possible
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
@@ -75,7 +75,7 @@ def captured_otherwise(view: View) -> Iterator[Finding]:
         whose = "undecidable" if not is_told else "foreign" if stray.is_foreign else "ours"
         is_open = not is_told and stray.decider is None
         where = stray.family.value if is_open else search.evaluated.where(stray.decider, stray.family)
-        lines[whose].setdefault(where, f"{where}: {_words(view, stray)}")
+        lines[whose].setdefault(where, _shown(view, stray, where))
     if lines["ours"] and (any(half_applied(view)) or any(mode_leftovers(view))):
         lines["ours"] = {}  # They say what is behind it.
     kinds = (("foreign", catalogue.FOREIGN_AHEAD), ("ours", catalogue.CAPTURED_OTHERWISE))
@@ -91,13 +91,13 @@ def strays(view: View) -> list[Stray]:
     return _Search(view).strays()
 
 
-def _words(view: View, stray: Stray) -> str:
+def _shown(view: View, stray: Stray, where: str) -> str:
     trace, ports = stray.trace, proxy_ports(view)
     said = outcome_words(trace.delivered, ports)
     if trace.delivered.kind is Kind.UNKNOWN:
         said = f"{said} ({causes_words(trace.causes)})"
     shown = trace_command(trace.packet, view.snapshot.target)
-    return f"{said}, not {outcome_words(stray.meant, ports)}: {shown}"
+    return Shown(f"{where}: {said}, not {outcome_words(stray.meant, ports)}", shown)
 
 
 def _sampled_words(sampled: Sampled) -> str:

@@ -24,6 +24,7 @@ from istio_init.wording.words import packets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Self
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
@@ -51,6 +52,19 @@ class FindingKind(Value):
     title: str
     why: str
     fix: str
+
+
+class Shown(str):
+    """Evidence with a command that shows it: both are the text, and ``said`` and ``command`` each by itself."""
+
+    said: str
+    command: str
+
+    def __new__(cls, said: str, command: str) -> Self:
+        """The text of both."""
+        made = super().__new__(cls, f"{said}: {command}")
+        made.said, made.command = said, command
+        return made
 
 
 class Finding(Value):
