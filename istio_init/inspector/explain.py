@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.rule_store import RuleStore
-from istio_init.inspector.arguments import Arguments, ambient_arguments, arguments
+from istio_init.inspector.arguments import Arguments, ambient_arguments, arguments, is_accepted
 from istio_init.inspector.drift import Drift, drift
 from istio_init.inspector.findings import SEVERITIES, findings
 from istio_init.inspector.findings.model import Finding, Severity, View
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Explanation(Value):
-    """All that is said of a namespace. ``arguments`` is None where there is no redirection."""
+    """All that is said of a namespace. ``arguments`` is None where there is no redirection.
+
+    Nor are there any where what was read out of rules made by hand is nothing that could be asked for.
+    """
 
     snapshot: Snapshot
     mode: Mode
@@ -93,6 +96,11 @@ def explain(
     view = View(snapshot, expected)
     inferred, ambient = view.inferred, view.ambient
     found = inferred or ambient
+    given = None
+    if inferred is not None:
+        given = arguments(inferred.config) if inferred.exact or is_accepted(inferred.config) else None
+    elif ambient is not None:
+        given = ambient_arguments(ambient.config)
     explained = tuple(rows(snapshot))
     remedies, every = Remedies(view), findings(view)
     drifted = drift(view, expected) if expected is not None else None
@@ -101,7 +109,7 @@ def explain(
         mode=view.mode,
         backend=view.backend,
         families=view.families,
-        arguments=arguments(inferred.config) if inferred else ambient_arguments(ambient.config) if ambient else None,
+        arguments=given,
         dns_servers=tuple(map(str, inferred.around.dns_servers)) if inferred else (),
         exact=found is not None and found.exact,
         release=view.release,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 
 import pytest
 from inspector.sidecar import ANY, Socket
 from inspector.test_stores import ztunnel
 from support.command import istio_init
 
+from istio_init import __version__
 from istio_init.netfilter.family import Family
 from istio_init.report.impact_text import impact_lines
 from istio_init.testing.pods import APP, PROXY
@@ -163,6 +166,16 @@ def test_every_command_is_a_line_that_nothing_breaks(ward: Ward, columns: str | 
     assert commands
     assert traces
     assert {*commands, *traces, told["drift"]["command"]} <= {line.strip() for line in shown.splitlines()}
+
+
+def test_a_page_says_when_where_by_what_and_of_what_it_was_made(ward: Ward) -> None:
+    ward.program(INJECTED)
+
+    page = istio_init("explain", "--netns", ward.inside.name, "--format", "html").ok().stdout
+
+    assert re.search(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC, on host {os.uname().nodename}, by istio-init ", page)
+    assert f"istio-init {__version__}: <code>istio-init explain --netns {ward.inside.name}</code>" in page
+    assert f'<li class="ok">{OUT}</li>' in page
 
 
 def test_trace_and_map_say_what_they_looked_at(ward: Ward) -> None:

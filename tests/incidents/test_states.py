@@ -10,6 +10,8 @@ from inspector.sidecar import ANY, INBOUND, OUTBOUND, Socket
 from inspector.test_outcomes import DOCKER, KUBE_PROXY
 from inspector.test_stores import ztunnel
 
+from istio_init.cli.expect import expected_config
+from istio_init.config.parse import Names
 from istio_init.netfilter.family import Family
 from istio_init.testing.pods import APP, HOSTS, PROXY
 from istio_init.testing.traffic import Endpoint
@@ -149,6 +151,11 @@ STATES = {
         "iptables -t nat -I ISTIO_OUTPUT 1 -d 10.9.0.0/16 -j ACCEPT",
         {"captured-otherwise": "ISTIO_OUTPUT 1: -d 10.9.0.0/16 -j ACCEPT"},
     ),
+    "a rule by hand where that for loopback stands": State(
+        INJECTED,
+        "iptables -t nat -I ISTIO_OUTPUT 8 -d 10.9.0.0/16 -j RETURN",
+        {"captured-otherwise": "ISTIO_OUTPUT 8: -d 10.9.0.0/16 -j RETURN"},
+    ),
 }
 
 
@@ -168,9 +175,12 @@ def test_a_state_is_named_and_nothing_else_is(ward: Ward, name: str) -> None:
     state = STATES[name]
     make(ward, state.line, state.damage)
 
-    found = {each.kind.code: each for each in ward.look().findings}
+    said = ward.look()
 
+    found = {each.kind.code: each for each in said.findings}
     assert set(found) == set(state.said)
+    if said.arguments is not None and state.line != AMBIENT:
+        expected_config(str(said.arguments), Names())  # Nothing is given that would be refused.
     for code, text in state.said.items():
         assert any(text in line for line in found[code].evidence), found[code].evidence
     if state.severity is not None:
