@@ -176,7 +176,7 @@ class TestListeners:
         dns.start(PROXY, *(Endpoint(host, port) for host in ANY.values() for port in (OUTBOUND, INBOUND)))
 
         assert dns.findings() == {
-            "no-dns-listener": ["nothing listens on udp 15053", "nobody listens on tcp 15053"],
+            "no-dns-listener": ["nothing listens on udp 15053", "nothing listens on tcp 15053"],
         }
 
     @proves(catalogue.RESERVED_PORT)
@@ -207,13 +207,12 @@ class TestProcesses:
         assert healthy.findings() == {"exempt-process": [f"pid {job.pid} (job): uid 1337, gid 1337"]}
 
     @proves(catalogue.PROXY_NOT_EXEMPT)
-    @pytest.mark.parametrize("name", ["envoy", "other"])
-    def test_a_proxy_with_other_ids_is_named(self, healthy: Sidecar, name: str) -> None:
-        """By its name, or because it listens where the rules lead."""
+    def test_a_proxy_with_other_ids_is_named(self, healthy: Sidecar) -> None:
+        """By its name; what listens where the rules lead and is called otherwise may be no proxy at all."""
         healthy.proxy.kill()
-        proxy = healthy.start_proxy(ROOT, name=name)
+        proxy = healthy.start_proxy(ROOT)
 
-        assert healthy.findings() == {"proxy-not-exempt": [f"pid {proxy.pid} ({name}): uid 0, gid 0"]}
+        assert healthy.findings() == {"proxy-not-exempt": [f"pid {proxy.pid} (envoy): uid 0, gid 0"]}
 
 
 class TestHalfApplied:
