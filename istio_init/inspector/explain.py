@@ -14,6 +14,7 @@ from istio_init.inspector.remedies import Remedies
 from istio_init.inspector.rows import Row, rows
 from istio_init.inspector.stores import StoreHeld, stores
 from istio_init.mesh.mode import Mode
+from istio_init.mesh.neighbours import Neighbour, neighbours
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
 from istio_init.value import Value
@@ -41,6 +42,9 @@ class Explanation(Value):
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     impacts: tuple[Impact, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    """Others whose rules are here, too."""
+
     drift: Drift | None = None
     ignored: tuple[str, ...] = ()
     """The codes of findings that were left out, as was asked for."""
@@ -118,6 +122,7 @@ def explain(
         findings=tuple(remedies.of(each) for each in every if each.kind.code not in ignore),
         ignored=tuple(dict.fromkeys(each.kind.code for each in every if each.kind.code in ignore)),
         impacts=impacts(view) if with_impacts else (),
+        neighbours=tuple(neighbours(snapshot.netfilter.tables)) if with_impacts else (),
         drift=drifted,
         repair=remedies.apply() if drifted is not None and not drifted.is_equal else None,
     )

@@ -139,7 +139,7 @@ class _Look:
             return list(dict.fromkeys(found))
         if traffic is Traffic.INBOUND:
             fixed = {Field.PROTOCOL: TCP, Field.SPORT: CLIENT_PORT, Field.MARK: 0, **self._at(Field.DESTINATION)}
-            away = {Field.SOURCE: self._away(), Field.IN_INTERFACE: NOT_LO}
+            away = {Field.SOURCE: self._away(), Field.DESTINATION: self._away(), Field.IN_INTERFACE: NOT_LO}
             return self._parts(
                 self.space.map(Direction.INBOUND, only_expected=True, within=away, fixed=fixed), Direction.INBOUND
             )

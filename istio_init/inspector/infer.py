@@ -225,7 +225,7 @@ def _outbound(main: RuleSet, live: Mapping[Family, RuleSet], families: tuple[Fam
     ]
     ipv4 = live[Family.IPV4] if Family.IPV4 in families else RuleSet(Family.IPV4)
     named = [rule.destination.network for rule in _rules(ipv4, Role.OUTBOUND_LOOPBACK) if rule.destination]
-    loopback = [each for each in named if each.is_loopback]
+    loopback: list[IPNetwork] = [each for each in named if each.is_loopback]
     if named and not loopback:
         # A rule that was added by hand ahead of it has its place: no configuration has another network there.
         loopback = [each for each in excluded if each.version == 4 and each.is_loopback][:1]

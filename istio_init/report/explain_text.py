@@ -37,6 +37,7 @@ def explanation_text(explanation: Explanation, *, rules: bool = True) -> Rendera
         parts += _drift(explanation.drift, explanation.repair)
     if explanation.arguments is not None:
         parts += _configuration(explanation)
+    parts += _neighbours(explanation)
     if explanation.families and rules:
         parts += _flow(explanation)
     if explanation.stores and rules:
@@ -114,6 +115,14 @@ def _configuration(explanation: Explanation) -> list[RenderableType]:
             Text("These arguments give other rules today: see the release above, or the findings.", style="yellow")
         )
     return _section("Configuration behind the rules", *lines)
+
+
+def _neighbours(explanation: Explanation) -> list[RenderableType]:
+    """Others whose rules are here, and what these do to the mesh's traffic."""
+    if not explanation.neighbours:
+        return []
+    lines = [Text(f"{each.name}: {each.does}", overflow="fold") for each in explanation.neighbours]
+    return _section("Beside the mesh" if explanation.families else "Rules of others", *lines)
 
 
 def _words(explanation: Explanation) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from inspector.natives import SIDECAR as NATIVE
 from inspector.sidecar import ANY, INBOUND, OUTBOUND, Socket
 from inspector.test_outcomes import DOCKER, KUBE_PROXY
 from inspector.test_stores import ztunnel
@@ -21,6 +22,11 @@ from .ward import INJECTED, Ward
 V4 = Family.IPV4
 TPROXY = f"{INJECTED} -m TPROXY"
 AMBIENT = "ambient"
+LINKERD = (
+    "iptables -t nat -N PROXY_INIT_OUTPUT; iptables -t nat -A PROXY_INIT_OUTPUT -m owner --uid-owner 2102 -j RETURN; "
+    "iptables -t nat -A PROXY_INIT_OUTPUT -p tcp -j REDIRECT --to-ports 4140; "
+    "iptables -t nat -A OUTPUT -j PROXY_INIT_OUTPUT"
+)
 FORWARDS = "sysctl -qw net.ipv4.ip_forward=1"
 
 
@@ -57,6 +63,22 @@ def kube_proxy(ward: Ward) -> None:
     """Its rules, on a machine that forwards."""
     ward.inside.run("iptables-nft-restore", "-n", stdin=KUBE_PROXY)
     ward.run(FORWARDS)
+
+
+def in_legacy(ward: Ward) -> None:
+    """The same rules in the other store alone."""
+    ward.run("nft flush ruleset")
+    ward.program(INJECTED, store="legacy")
+
+
+def natively(ward: Ward) -> None:
+    ward.inside.run("nft", "-f", "-", stdin=NATIVE)
+    ward.run("ip addr add ::6/128 dev lo")
+
+
+def ambient_in_legacy(ward: Ward) -> None:
+    of_ztunnel(ward)
+    ward.program_ambient(store="legacy")
 
 
 def docker_in_ambient(ward: Ward) -> None:
@@ -199,12 +221,40 @@ HEALTHY: dict[str, tuple[str, str | Callable[[Ward], None]]] = {
         "ip link add net1 type veth peer name far0; ip link set net1 up",
     ),
     "sidecar, an interface that may come": (f"{INJECTED} -k vm0", "true"),
+    "sidecar, iptables-legacy": (INJECTED, in_legacy),
+    "sidecar, natively": ("", natively),
+    "sidecar, the gateway's port excluded": (f"{INJECTED} -o 5432", "true"),
     "ambient": (AMBIENT, of_ztunnel),
+    "ambient, iptables-legacy": ("", ambient_in_legacy),
+    "linkerd": ("", LINKERD),
+    "cloud metadata by a local port": (
+        INJECTED,
+        "iptables -t nat -I OUTPUT -d 169.254.169.254 -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579",
+    ),
     "no mesh": ("", proxy()),
     "sidecar, docker's rules": (INJECTED, docker),
     "sidecar, kube-proxy forwards": (INJECTED, kube_proxy),
     "TPROXY, kube-proxy forwards": (TPROXY, kube_proxy),
 }
+
+
+def test_neighbours_are_named_with_what_they_do(ward: Ward) -> None:
+    make(ward, *HEALTHY["sidecar, kube-proxy forwards"])
+
+    said = ward.look()
+
+    assert [each.name for each in said.neighbours] == ["kube-proxy"]
+
+
+def test_a_name_is_no_excuse(ward: Ward) -> None:
+    """A chain that is called as a neighbour's, and takes more than is the neighbour's own."""
+    ward.program(INJECTED)
+    ward.run(
+        "iptables -t nat -N AZWI_PROXY_OUTPUT; iptables -t nat -I OUTPUT -j AZWI_PROXY_OUTPUT; "
+        "iptables -t nat -A AZWI_PROXY_OUTPUT -p tcp --dport 80 -j DNAT --to-destination 127.0.0.1:8000"
+    )
+
+    assert "foreign-ahead" in [each.kind.code for each in ward.look().findings]
 
 
 @pytest.mark.parametrize("name", HEALTHY)

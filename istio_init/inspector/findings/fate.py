@@ -10,6 +10,7 @@ from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import Possible
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
 from istio_init.inspector.reader import proxy_ports
+from istio_init.mesh.neighbours import OWN, neighbour_of
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import TCP
@@ -197,6 +198,8 @@ class _Search:
         is_foreign = _is_same(self.alone.trace(packet).delivered, meant)
         if is_foreign and trace.delivered.kind is not Kind.UNKNOWN and not self._is_others(decider):
             decider = self._last_of_others(trace) or decider
+        if isinstance(decider, Hop) and _is_own(decider, packet):
+            return None
         return Stray(packet.family, meant, trace, is_foreign, decider)
 
     def _passes_through(self, packet: Packet) -> bool:
@@ -273,6 +276,12 @@ class _Search:
 def _is_same(one: Outcome, other: Outcome) -> bool:
     """Whether both have the same effect on a connection; older releases handed over by TPROXY what today's redirect."""
     return one == other or (one.kind in CAPTURED and other.kind in CAPTURED and one.port == other.port)
+
+
+def _is_own(decider: Hop, packet: Packet) -> bool:
+    """Whether a neighbour's rule takes what is the neighbour's own."""
+    neighbour = neighbour_of(decider.rule.origin)
+    return neighbour is not None and OWN.get(neighbour) == str(packet.destination)
 
 
 def _is_dnat(statement: Statement) -> bool:
