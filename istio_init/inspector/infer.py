@@ -228,7 +228,7 @@ def _outbound(main: RuleSet, live: Mapping[Family, RuleSet], families: tuple[Fam
     loopback: list[IPNetwork] = [each for each in named if each.is_loopback]
     if named and not loopback:
         # A rule that was added by hand ahead of it has its place: no configuration has another network there.
-        loopback = [each for each in excluded if each.version == 4 and each.is_loopback][:1]
+        loopback += [each for each in excluded if each.version == 4 and each.is_loopback][:1]
         excluded = [each for each in excluded if each not in loopback]
     fields: dict[str, object] = {
         "outbound_ranges": ranges,
