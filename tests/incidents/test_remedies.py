@@ -133,6 +133,9 @@ CASES = {
     "the routing was lost": Case(
         "tproxy-routing", TPROXY, "ip rule del fwmark 1337", cured=True, without=True, expect=TPROXY
     ),
+    "the routing was lost, ambient": Case(
+        "tproxy-routing", AMBIENT, "ip rule del pref 32764", cured=True, without=True, expect=None
+    ),
     "other name servers": Case("dns-servers-differ", DNS, _servers, cured=True, without=True),
     "native, and IPv4 half": Case(
         "half-applied", NATIVELY, "nft flush chain inet istio-proxy-nat istio-in-redirect", cured=True

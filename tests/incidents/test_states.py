@@ -81,6 +81,11 @@ def ambient_in_legacy(ward: Ward) -> None:
     ward.program_ambient(store="legacy")
 
 
+def ambient_without_routing(ward: Ward) -> None:
+    of_ztunnel(ward)
+    ward.run("ip rule del pref 32764")
+
+
 def docker_in_ambient(ward: Ward) -> None:
     of_ztunnel(ward)
     ward.run(bridge("br-12ab"))
@@ -154,6 +159,9 @@ STATES = {
         AMBIENT,
         half_ambient,
         {"half-applied": "missing: -A ISTIO_PRERT"},
+    ),
+    "an ambient pod has no routing": State(
+        AMBIENT, ambient_without_routing, {"tproxy-routing": "ipv4: no routing rule for mark 0x111/0xfff"}
     ),
     "inbound connections are rejected": State(
         INJECTED, "iptables -I INPUT -p tcp -j REJECT", {"captured-dropped": "filter (nft): INPUT 1: -p tcp -j REJECT"}

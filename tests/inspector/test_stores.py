@@ -174,6 +174,7 @@ class TestAmbient:
     def test_each_switch_is_told(self, pod: Namespace) -> None:
         switches = AmbientConfig(redirect_dns=False, bypass_inbound_capture=True, virtual_interfaces=("vm0", "vm1"))
         write_ambient(pod, "legacy", switches)
+        route(pod, "0x111/0xfff", 100)
 
         with ztunnel(pod):
             told = explain(pod)

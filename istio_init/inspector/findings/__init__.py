@@ -38,6 +38,7 @@ CHECKS = (
     namespace.ipv6_not_captured,
     namespace.ipv6_not_ready,
     namespace.tproxy_routing,
+    namespace.ambient_routing,
     namespace.dns,
     namespace.host_namespace,
     namespace.conntrack_full,

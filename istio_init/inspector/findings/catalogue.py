@@ -180,8 +180,9 @@ IPV6_NOT_READY = FindingKind(
     "Turn IPv6 on where it is off on lo, and have the pod programmed again.",
 )
 TPROXY_ROUTING = FindingKind(
-    "tproxy-routing", _ERROR, "The routing that TPROXY needs is missing or doubled",
-    "Packets with the mark must be delivered locally; otherwise answers do not reach the proxy.",
+    "tproxy-routing", _ERROR, "The routing that marked packets need is missing or doubled",
+    "Packets with the mark must be delivered locally, in TPROXY mode and in an ambient mesh; otherwise answers do not "
+    "reach the proxy.",
     _AGAIN,
 )
 DNS_SERVERS_DIFFER = FindingKind(

@@ -9,6 +9,7 @@ from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.listening import hears
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
 from istio_init.trace.describe import is_usable
@@ -151,6 +152,21 @@ def tproxy_routing(view: View) -> Iterator[Finding]:
             evidence.append(f"{family.value}: {len(tables)} routing rules for mark {config.tproxy_mark:#x}")
         if tables and (family, tables[0]) not in routing.local_tables:
             evidence.append(f"{family.value}: table {tables[0]} has no local default route on lo")
+    if evidence:
+        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
+
+
+def ambient_routing(view: View) -> Iterator[Finding]:
+    """The routing rule for the mark of what belongs to ztunnel's connections is missing."""
+    if view.ambient is None or not view.snapshot.is_live:
+        return
+    versions = {address.version for address in view.snapshot.addresses if is_usable(address)}
+    evidence = [
+        f"{wanted.family.value}: no routing rule for mark {wanted.selector}"
+        for wanted in ambient.routing(view.ambient.config).mark_routes
+        if not view.snapshot.routing.holds(wanted.replace(preference=None))
+        and (4 if wanted.family is Family.IPV4 else 6) in versions
+    ]
     if evidence:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
 
