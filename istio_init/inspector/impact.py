@@ -198,21 +198,20 @@ class _Look:
             groups.setdefault((each.outcome, each.causes), []).append((share, each))
         ordered = sorted(groups.values(), key=lambda group: -sum(share for share, _ in group))
         return [
-            self._of([each for _, each in group], direction, protocol, is_rest=not number)
+            self._of(found, [each for _, each in group], direction, protocol, is_rest=not number)
             for number, group in enumerate(ordered)
         ]
 
-    def _of(self, alike: list[TrafficClass], direction: Direction, protocol: str, *, is_rest: bool) -> Part:
+    def _of(self, found: Map, alike: list[TrafficClass], direction: Direction, protocol: str, *, is_rest: bool) -> Part:
         """One part, of classes with one outcome."""
-        is_ipv6 = self.family is Family.IPV6
-        told = {line: None for each in alike for line in lines(each.regions, is_ipv6=is_ipv6)}
+        told = () if is_rest else tuple(lines(found.together(alike), is_ipv6=self.family is Family.IPV6))
         deciders = list(dict.fromkeys(decider_words(each.decider) for each in alike))
         if None in [each.decider for each in alike]:
             deciders = [decider_words(None)]
         by = " and ".join(deciders[:SHOWN]) + (f" and {len(deciders) - SHOWN} more" if len(deciders) > SHOWN else "")
         if alike[0].outcome.kind is Kind.UNKNOWN:
             by = f"depends on {causes_words(alike[0].causes)}"
-        return self._part(alike[0].outcome, direction, by, protocol, () if is_rest else tuple(told))
+        return self._part(alike[0].outcome, direction, by, protocol, told)
 
     def _part(
         self,

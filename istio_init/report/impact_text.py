@@ -54,8 +54,8 @@ def _which(part: Part) -> str:
     if not part.conditions:
         return "some"
     more = len(part.conditions) - SHOWN
-    listed = " or ".join(part.conditions[:SHOWN])
-    return f"{listed}{f' or {more} conditions more' if more > 0 else ''}:"
+    listed = ", or ".join(part.conditions[:SHOWN])
+    return f"{listed}{f', or {more} conditions more' if more > 0 else ''}:"
 
 
 def _style(impact: Impact, *, is_captured: bool) -> str:

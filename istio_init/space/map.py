@@ -114,6 +114,11 @@ class Map:
         parts = [(found.get(verdict, 0.0) / total, each) for verdict, each in self._by_verdict.items()]
         return sorted(parts, key=lambda part: -part[0])
 
+    def together(self, classes: Sequence[TrafficClass]) -> Regions:
+        """The regions of several classes, told as if they were one."""
+        values = [verdict for verdict, each in self._by_verdict.items() if any(each is one for one in classes)]
+        return Regions(self._top, frozenset(values), self._packets)
+
     def class_of(self, packet: Packet) -> TrafficClass:
         """The class of a packet of this direction and family, the first one of a connection."""
         return self._by_verdict[value_at(self._top, self._packets.place(packet))]

@@ -48,6 +48,18 @@ def lines(ward: Ward) -> tuple[str, ...]:
             ),
         ),
         (
+            f"{INJECTED} -x 10.0.0.0/8,fd00::/8",
+            "for t in iptables ip6tables; do $t -t nat -I OUTPUT -p tcp --dport 443 -j ACCEPT; done",
+            (
+                f"Outbound TCP, ipv4: {OUT[14:]}, but port 443, or to 10.0.0.0/8: direct, past the proxy "
+                "(nat ISTIO_OUTPUT 8-9 and nat OUTPUT 1)",
+                f"Outbound TCP, ipv6: {OUT[14:]}, but port 443, or to fd00::/8: direct, past the proxy "
+                "(nat ISTIO_OUTPUT 8-9 and nat OUTPUT 1)",
+                HEALTHY[1],
+                "DNS: direct, all of it, by nat ISTIO_OUTPUT 8-9",
+            ),
+        ),
+        (
             INJECTED,
             "iptables -t nat -I OUTPUT -j ACCEPT; ip6tables -t nat -I OUTPUT -j ACCEPT",
             (
@@ -73,7 +85,16 @@ def lines(ward: Ward) -> tuple[str, ...]:
             (OUT, f"Inbound TCP: rejected (filter INPUT 1), but {PORTS}", DNS),
         ),
     ],
-    ids=["healthy", "tproxy", "dns", "a range is excluded", "accepted ahead", "ipv4 alone", "rejected behind"],
+    ids=[
+        "healthy",
+        "tproxy",
+        "dns",
+        "a range is excluded",
+        "two ways past",
+        "accepted ahead",
+        "ipv4 alone",
+        "rejected behind",
+    ],
 )
 def test_what_happens_is_said_in_a_line(ward: Ward, line: str, damage: str, said: tuple[str, ...]) -> None:
     ward.program(line)
