@@ -66,6 +66,8 @@ class Explanation(Value):
     def facts(self) -> str:
         """What is there, in a line."""
         nothing = "no redirection, as far as the rules could be read" if self.snapshot.partial else "no redirection"
+        if meshes := [each.name for each in self.neighbours if each.is_mesh]:
+            nothing = f"no redirection of Istio's, but of {' and '.join(meshes)}"
         named = {Mode.NONE: nothing, Mode.AMBIENT: "ambient mesh"}
         facts = [named.get(self.mode, f"sidecar, {self.mode.value}")]
         if self.families:

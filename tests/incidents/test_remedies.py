@@ -214,6 +214,7 @@ def test_a_pod_of_another_mesh_is_neither_bypassed_nor_told_to_be_programmed(war
 
     found = ward.look()
 
+    assert found.facts == "no redirection of Istio's, but of Kuma"
     assert not found.findings
     assert not commands(expecting(ward.observe(), INJECTED))
 
