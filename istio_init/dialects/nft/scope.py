@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.nft.maps import Mapped
     from istio_init.dialects.nft.operands import Operand
     from istio_init.dialects.nft.ruleset import Set, Table
+    from istio_init.netfilter.host import Link
     from istio_init.netfilter.rules import Condition, Statement
 
 
@@ -28,7 +29,7 @@ class Scope:
     def __init__(
         self,
         table: Table,
-        links: Mapping[int, str],
+        links: Mapping[int, Link],
         changing: frozenset[str],
         misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
         texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
