@@ -6,11 +6,13 @@ import json
 
 import click
 
-from istio_init.cli.expect import expected_config
+from istio_init.cli.expect import expectation
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.source import place_of, snapshot_in
 from istio_init.cli.targets import ALLOW_HOST, allows_host
 from istio_init.config import values
+from istio_init.config.ambient import AmbientConfig
+from istio_init.config.model import Config
 from istio_init.errors import PrivilegeError, ValidationError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.rules import half_applied
@@ -20,7 +22,7 @@ from istio_init.prove.model import Report
 from istio_init.prove.validation import validate
 from istio_init.report.verify_json import verify_json
 from istio_init.report.verify_text import verify_lines
-from istio_init.system import namespaces
+from istio_init.system import namespaces, routing
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
 
@@ -32,7 +34,11 @@ UNPRIVILEGED = 5
 @click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
 @click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
 @click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
-@click.option("--expect", metavar="ARGS", help="Hold it to these istio-iptables arguments, not to its live rules.")
+@click.option(
+    "--expect",
+    metavar="ARGS",
+    help="Hold it to these istio-iptables arguments, or to --ambient with those of apply, not to its live rules.",
+)
 @click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="Wait that long for a probe.")
 @click.option(
     "--allow-host-network", is_flag=True, help=f"Allow the host's own namespace, without inbound probes. [{ALLOW_HOST}]"
@@ -59,7 +65,7 @@ def verify(
     seconds = _seconds(timeout)
     config = None
     if expect is not None:
-        config, warnings = expected_config(expect, FileNames())
+        config, warnings = expectation(expect, FileNames())
         for warning in warnings:
             click.secho(f"warning: {warning}", fg="yellow", err=True)
     place = place_of(pid, netns, target)
@@ -67,7 +73,7 @@ def verify(
         if not allows_host(allow_host_network):
             namespaces.call_in(place.replace(userns=None), lambda: namespaces.refuse_host(place.label))
         snapshot = snapshot_in(place)
-        intent = expected(config, snapshot) if config is not None else _inferred(snapshot)
+        intent = _expected(config, snapshot) if config is not None else _inferred(snapshot)
         with leaving_in_order():
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
     finally:
@@ -86,6 +92,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _expected(config: Config | AmbientConfig, snapshot: Snapshot) -> Intent:
+    return expected(config, snapshot, has_ipv6=routing.ipv6_in_kernel())
+
+
 def _inferred(snapshot: Snapshot) -> Intent:
     """What the live rules were made for.
 
@@ -100,11 +110,6 @@ def _inferred(snapshot: Snapshot) -> Intent:
         raise ValidationError(
             f"{snapshot.label}: the redirection is incomplete, so that nothing says what to prove: {incomplete[0]}",
             fix="apply again, or say what to prove with --expect ARGS; istio-init explain tells all that is missing",
-        )
-    if view.ambient:
-        raise ValidationError(
-            f"{snapshot.label}: the redirection there is that of an ambient mesh, which this command does not prove",
-            fix="see what it does with istio-init explain",
         )
     if snapshot.partial:
         raise PrivilegeError(
@@ -121,7 +126,7 @@ def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float)
     def announce(text: str) -> None:
         click.echo(f"{place.label}: {text}", err=True)
 
-    report = validate(intent.config, intent.around, snapshot, timeout=seconds, announce=announce)
+    report = validate(intent.subject, intent.around, snapshot, timeout=seconds, announce=announce)
     return report.replace(notes=(*intent.notes, *report.notes), problems=(*intent.problems, *report.problems))
 
 

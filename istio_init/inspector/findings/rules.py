@@ -47,7 +47,7 @@ def half_applied(view: View) -> Iterator[Finding]:
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
     if not view.inferred.exact:
-        found += _empty_chains(view) if view.is_older else _missing(view) or _empty_chains(view)
+        found += _empty_chains(view) if view.is_older else missing(view) or _empty_chains(view)
     if found:
         yield Finding(catalogue.HALF_APPLIED, limited(found))
 
@@ -56,7 +56,7 @@ def _state(chain: Chain) -> str:
     return "no rule that sends everything to the proxy, as it has to" if chain.entries else "no rules"
 
 
-def _missing(view: View) -> list[str]:
+def missing(view: View) -> list[str]:
     """What the configuration behind the rules calls for and is not there; only of families that were read whole."""
     unknown = view.snapshot.partial | (frozenset() if view.snapshot.is_live else frozenset(Family) - set(view.rules))
     return [
