@@ -11,6 +11,7 @@ from istio_init.config.parse import Names, gather, parse
 from istio_init.config.parse_ambient import parse_ambient
 from istio_init.errors import ConfigError
 from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS, Option
+from istio_init.system import routing
 
 AMBIENT = "--ambient"
 PROGRAMS = ("istio-iptables", "istio-init")
@@ -34,6 +35,13 @@ def expectation(line: str, names: Names) -> tuple[Config | AmbientConfig, tuple[
     stores = tuple(each for each in DROPIN_OPTIONS if each.flag in STORE_FLAGS)
     given = _flags(words, AMBIENT_OPTIONS + stores)
     return parse_ambient(gather(given, environ, apply=True, options=AMBIENT_OPTIONS), names), ()
+
+
+def in_this_kernel(config: Config | AmbientConfig) -> Config | AmbientConfig:
+    """What ``apply`` makes of a configuration where the kernel has IPv6 off."""
+    if isinstance(config, AmbientConfig) and config.ipv6 and not routing.ipv6_in_kernel():
+        return config.replace(ipv6=False)
+    return config
 
 
 def expected_config(line: str, names: Names) -> tuple[Config, tuple[str, ...]]:

@@ -6,13 +6,11 @@ import json
 
 import click
 
-from istio_init.cli.expect import expectation
+from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.source import place_of, snapshot_in
 from istio_init.cli.targets import ALLOW_HOST, allows_host
 from istio_init.config import values
-from istio_init.config.ambient import AmbientConfig
-from istio_init.config.model import Config
 from istio_init.errors import PrivilegeError, ValidationError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.rules import half_applied
@@ -22,7 +20,7 @@ from istio_init.prove.model import Report
 from istio_init.prove.validation import validate
 from istio_init.report.verify_json import verify_json
 from istio_init.report.verify_text import verify_lines
-from istio_init.system import namespaces, routing
+from istio_init.system import namespaces
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
 
@@ -37,7 +35,7 @@ UNPRIVILEGED = 5
 @click.option(
     "--expect",
     metavar="ARGS",
-    help="Hold it to these istio-iptables arguments, or to --ambient with those of apply, not to its live rules.",
+    help="Hold it to these istio-iptables arguments, or to --ambient and its own, not to its live rules.",
 )
 @click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="Wait that long for a probe.")
 @click.option(
@@ -73,7 +71,7 @@ def verify(
         if not allows_host(allow_host_network):
             namespaces.call_in(place.replace(userns=None), lambda: namespaces.refuse_host(place.label))
         snapshot = snapshot_in(place)
-        intent = _expected(config, snapshot) if config is not None else _inferred(snapshot)
+        intent = expected(in_this_kernel(config), snapshot) if config is not None else _inferred(snapshot)
         with leaving_in_order():
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
     finally:
@@ -90,10 +88,6 @@ def _seconds(text: str) -> float:
     if not seconds:
         raise click.BadParameter(f"{text!r}: no time at all; write for example 5s", param_hint="--timeout")
     return seconds
-
-
-def _expected(config: Config | AmbientConfig, snapshot: Snapshot) -> Intent:
-    return expected(config, snapshot, has_ipv6=routing.ipv6_in_kernel())
 
 
 def _inferred(snapshot: Snapshot) -> Intent:

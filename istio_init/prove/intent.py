@@ -35,16 +35,14 @@ class Intent(Value):
         return subject_of(self.config, self.around)
 
 
-def expected(config: Config | AmbientConfig, snapshot: Snapshot, *, has_ipv6: bool = True) -> Intent:
-    """What an expected configuration means in a namespace. ``has_ipv6``: whether the kernel has IPv6 on.
+def expected(config: Config | AmbientConfig, snapshot: Snapshot) -> Intent:
+    """What an expected configuration means in a namespace.
 
     Raises:
         IstioInitError: no address of the namespace could be captured.
     """
     if isinstance(config, AmbientConfig):
-        if has_ipv6 or not config.ipv6:
-            return _ambient(config, "expect")
-        return _ambient(config.replace(ipv6=False), "expect", ("the kernel has IPv6 off; nothing of it is captured",))
+        return _ambient(config, "expect")
     meaning = resolve(config, snapshot.addresses, snapshot.dns_servers)
     if Note.NO_ADDRESS in meaning.notes:
         found = ", ".join(map(str, snapshot.addresses)) or "none"

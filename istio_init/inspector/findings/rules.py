@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.config.model import ALL, InterceptionMode
+from istio_init.config.model import ALL, Config, InterceptionMode
 from istio_init.dialects.iptables.matches import Protocol
 from istio_init.dialects.iptables.rules import Rule, RuleSet, is_builtin
 from istio_init.dialects.iptables.tables import Table
@@ -153,7 +153,7 @@ def ports_narrow_nothing(view: View) -> Iterator[Finding]:
 def exclude_without_all(view: View) -> Iterator[Finding]:
     """Excluded inbound ports in a configuration that does not include all; no rule shows them."""
     config = view.expected
-    if config is not None and config.inbound_exclude_ports and config.inbound_ports is not ALL:
+    if isinstance(config, Config) and config.inbound_exclude_ports and config.inbound_ports is not ALL:
         excluded, included = map(_listed, (config.inbound_exclude_ports, config.inbound_ports))
         yield Finding(catalogue.EXCLUDE_WITHOUT_ALL, (f"expected: -d {excluded} with -b '{included}'",))
 
