@@ -77,7 +77,12 @@ def model(
         for table in lower(each, Store.NFT, known.sets)
     }
     odd = misprinted(ruleset, known.told) if known.told is not None else frozenset()
-    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd):
+    texts = {
+        (family, name, chain.name): tuple([rule.origin.text for rule in chain.rules])
+        for (family, name), table in printed.items()
+        for chain in table.chains.values()
+    }
+    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd, texts=texts):
         name = lowered.family, lowered.name
         text, table = printed.pop(name, None), by_name[name]
         of_nft.append(merge(text, lowered, table, extended.get(name)) if is_iptables(table) else lowered)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Scope:
     """A table, its sets, and which interfaces there are, by index. ``changing`` are sets that rules add to.
 
-    ``misprinted`` are rules, by family, table, chain and handle, of which not all is known.
+    ``misprinted`` are rules, by family, table, chain and handle, of which not all is known. ``texts`` are those
+    that iptables prints of all rules of a chain, by family, table and chain.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Scope:
         links: Mapping[int, str],
         changing: frozenset[str],
         misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
+        texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
     ) -> None:
         self.family = table.family
         self.table = table.name
@@ -37,6 +39,7 @@ class Scope:
         self.links = links
         self.changing = changing
         self.misprinted = misprinted
+        self.texts = texts or {}
         self.elements: dict[tuple[str, tuple[Operand, ...]], Elements] = {}
         self.maps: dict[tuple[str, tuple[Operand, ...]], Mapped] = {}
 

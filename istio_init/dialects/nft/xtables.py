@@ -192,7 +192,9 @@ def _chosen(text: Rule, lowered: list[Rule], source: ruleset.Rule) -> list[Rule]
     if not is_theirs:
         return lowered
     shown = text.origin.text
-    return [rule.replace(origin=rule.origin.replace(text=shown)) for rule in lowered]
+    return [
+        rule if rule.origin.text == shown else rule.replace(origin=rule.origin.replace(text=shown)) for rule in lowered
+    ]
 
 
 def _with_tests(text: Rule, lowered: Rule, expressions: Iterable[Expression]) -> Rule:
