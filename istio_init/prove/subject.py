@@ -26,8 +26,8 @@ class Subject(Value):
     """What probes, their listeners and the judgement take from a configuration.
 
     ``local_mark`` is what routing leads to this machine. ``excepted`` are interfaces that rules name, ``ranges``
-    networks that they name. ``owner`` is whom the proxy's sockets belong to, None where no rule asks; ``mark`` is what
-    these sockets put on packets.
+    networks that they name. ``wanted`` are the groups of probes of which some have to come to the proxy. ``owner`` is
+    whom the proxy's sockets belong to, None where no rule asks; ``mark`` is what these sockets put on packets.
     """
 
     config: Config | AmbientConfig
@@ -36,7 +36,7 @@ class Subject(Value):
     outbound_port: int
     inbound_port: int
     further_ports: frozenset[int]
-    wants_capture: bool
+    wanted: frozenset[str]
     local_mark: int | None = None
     excepted: tuple[str, ...] = ()
     ranges: tuple[IPNetwork, ...] = ()
@@ -69,12 +69,17 @@ def _sidecar(config: Config, around: Surroundings) -> Subject:
         config.proxy_port,
         config.inbound_capture_port,
         frozenset([config.inbound_tunnel_port, DNS_CAPTURE_PORT]),
-        bool(config.inbound_ports or config.outbound_ranges or config.outbound_ports or config.redirect_dns),
+        _wanted(config),
         config.tproxy_mark if config.mode is InterceptionMode.TPROXY else None,
         (*config.exclude_interfaces, *config.virtual_interfaces),
         (*config.outbound_exclude_ranges, *included),
         (config.proxy_uids[0].first, config.proxy_gids[0].first),
     )
+
+
+def _wanted(config: Config) -> frozenset[str]:
+    outbound = "outbound" if config.outbound_ranges or config.outbound_ports else "dns" if config.redirect_dns else None
+    return frozenset(each for each in (outbound, "inbound" if config.inbound_ports else None) if each is not None)
 
 
 def _ambient(config: AmbientConfig) -> Subject:
@@ -85,7 +90,7 @@ def _ambient(config: AmbientConfig) -> Subject:
         ambient.OUTBOUND_PORT,
         ambient.INBOUND_PORT,
         frozenset([ambient.TUNNEL_PORT, ambient.DNS_PORT]),
-        wants_capture=True,
+        frozenset(["outbound"] if config.bypass_inbound_capture else ["outbound", "inbound"]),
         local_mark=ambient.ANSWER_MARK,
         excepted=config.virtual_interfaces,
         mark=ambient.PROXY_MARK,

@@ -135,7 +135,7 @@ def _carry_out(
         tuple(doubts),
         tuple(problems),
         lacks_privileges=lacks,
-        wants_capture=subject.wants_capture,
+        wants_capture=bool(subject.wanted),
     )
 
 
