@@ -46,7 +46,7 @@ def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str |
     kernel_has_nft = netlink.nft_tables() is not None
     if kernel_has_nft and process.find_binary(NFT_RESTORE[Family.IPV4]) is not None:
         # Whoever has no other choice tries iptables all the same, and is told what the program says.
-        if forced is not None or not has_native() or netlink.runs_xtables():
+        if forced is not None or netlink.runs_xtables() or not has_native():
             return nft.name
         if has_legacy(Family.IPV4) and process.find_binary(LEGACY_SAVE[Family.IPV4]) is not None:
             return legacy.name
