@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from support.command import istio_init
+from support.command import PROGRAM, execute, istio_init
 
 from istio_init.testing.pods import Pod
 
@@ -119,3 +119,24 @@ def test_trace_and_map_take_them(pod: Pod) -> None:
 
     assert "15001" in traced.stdout
     assert "15006" in mapped.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "expect"), [((), INJECTED), (("--ambient",), "--ambient")], ids=["sidecar", "ambient"]
+)
+def test_native_rules_are_the_same_where_nft_knows_no_protocol_by_name(
+    pod: Pod, kind: tuple[str, ...], expect: str
+) -> None:
+    istio_init("apply", "--native-nftables", "--netns", pod.name, *kind).ok()
+    as_slim_images = 'mount --bind /dev/null /etc/protocols && exec "$@"'
+    slim = ("unshare", "--mount", "sh", "-c", as_slim_images, "sh")
+    target = ("--netns", pod.name)
+
+    told = execute(*slim, *PROGRAM, "explain", *target, "--expect", expect, "--format", "json").ok()
+    again = execute(*slim, *PROGRAM, "apply", "--native-nftables", *target, "--no-reconcile", *kind).ok()
+    diff = execute(*slim, *PROGRAM, "diff", pod.name, expect).ok()
+
+    said = json.loads(told.stdout)
+    assert (said["exact"], said["drift"]) == (True, {"equal": True, "note": None, "changes": []})
+    assert "as wanted already" in again.stdout
+    assert diff.stdout == "equal: every new connection has the same outcome\n"
