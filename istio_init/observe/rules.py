@@ -97,7 +97,7 @@ def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
     if not has_tables:
         return Known(sets)
     try:
-        names = {each.index: each.name for each in links.links()[0]}
+        names = {each.index: each for each in links.links()[0]}
         return Known(sets, names, ruleset.dormant(), nft_kernel.devices(), told=nft_kernel.told())
     except (IstioInitError, OSError) as error:
         left.append(unread(Part.NATIVE, error))

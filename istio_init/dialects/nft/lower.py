@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.nft.ruleset import Chain, Expression, Json, Rule, Ruleset, Table
+    from istio_init.netfilter.host import Link
 
 FAMILIES = frozenset(["ip", "ip6", "inet"])
 HOOKS = {hook.value: hook for hook in Hook}
@@ -64,7 +65,7 @@ def present(ruleset: Ruleset) -> tuple[Present, ...]:
 
 def lower(
     ruleset: Ruleset,
-    links: Mapping[int, str] | None = None,
+    links: Mapping[int, Link] | None = None,
     *,
     dormant: Mapping[tuple[str, str], bool] | None = None,
     misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
@@ -72,7 +73,8 @@ def lower(
 ) -> tuple[model.Table, ...]:
     """The tables that see IP packets.
 
-    ``links`` are names of interfaces by index: nft prints the index of one that was not there when it was asked.
+    ``links`` are the interfaces by index: nft prints the index of one that was not there when it was asked, and rules
+    test their types, groups and kinds.
     ``dormant`` tells by family and name of tables whether they are (netlink knows), for those where the JSON does not
     (`ruleset.Table.is_dormant`). ``misprinted`` are rules of which nft does not tell all (`misprints`). ``texts`` are
     what iptables prints of all rules of a chain, by family, table and chain: what is shown of those that it wrote.

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.nft.maps import Mapped
     from istio_init.dialects.nft.operands import Operand
-    from istio_init.dialects.nft.ruleset import Set, Table
+    from istio_init.dialects.nft.ruleset import Json, Set, Table
+    from istio_init.netfilter.host import Link
     from istio_init.netfilter.rules import Condition, Statement
 
 
@@ -28,7 +29,7 @@ class Scope:
     def __init__(
         self,
         table: Table,
-        links: Mapping[int, str],
+        links: Mapping[int, Link],
         changing: frozenset[str],
         misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
         texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
@@ -55,11 +56,21 @@ class Scope:
         return found
 
     def is_complete(self, found: Set) -> bool:
-        """Whether a set's elements stay what they are: not those with timeouts, or that packets add."""
-        return found.timeout is None and not found.flags & _CHANGING and found.name not in self.changing
+        """Whether a set's elements stay what they are: no packet adds any, and none is about to expire."""
+        if "dynamic" in found.flags or found.name in self.changing:
+            return False
+        return (found.timeout is None and "timeout" not in found.flags) or all(map(_stays, found.elements))
 
 
-_CHANGING = frozenset(["timeout", "dynamic"])
+SOON = 60
+"""An element with less than so many seconds to live may be gone when a packet comes."""
+
+
+def _stays(element: Json) -> bool:
+    match element:
+        case {"elem": {"expires": int(left)}}:
+            return left >= SOON
+    return False
 
 
 class Body:
