@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.rule_store import RuleStore
-from istio_init.inspector.arguments import Arguments, ambient_arguments, arguments, is_accepted
+from istio_init.inspector.arguments import Arguments, arguments, is_accepted
 from istio_init.inspector.drift import Drift, drift
 from istio_init.inspector.findings import SEVERITIES, findings
 from istio_init.inspector.findings.model import Finding, Severity, View
@@ -21,6 +21,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
 
 
@@ -89,7 +90,7 @@ class Explanation(Value):
 
 def explain(
     snapshot: Snapshot,
-    expected: Config | None = None,
+    expected: Config | AmbientConfig | None = None,
     *,
     ignore: frozenset[str] = frozenset(),
     with_impacts: bool = True,
@@ -106,7 +107,7 @@ def explain(
     if inferred is not None:
         given = arguments(inferred.config) if inferred.exact or is_accepted(inferred.config) else None
     elif ambient is not None:
-        given = ambient_arguments(ambient.config)
+        given = arguments(ambient.config)
     explained = tuple(rows(snapshot))
     remedies, every = Remedies(view), findings(view)
     drifted = drift(view, expected) if expected is not None else None

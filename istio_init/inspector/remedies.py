@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from istio_init.config.ambient import AmbientConfig
+from istio_init.config.model import Config
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_arguments
 from istio_init.inspector.findings import catalogue
@@ -20,7 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from istio_init.config.model import Config
     from istio_init.inspector.findings.model import Finding
 
     Said = tuple[str, tuple[str, ...]]
@@ -106,8 +107,11 @@ class Remedies:
         host = ("--allow-host-network",) if view.snapshot.is_host else ()
         found: Arguments | None = None
         if self.pod is not Pod.AMBIENT:
-            asked = config or view.expected or self._whole()
+            expected = view.expected
+            asked = config or (expected if isinstance(expected, Config) else None) or self._whole()
             found = apply_arguments(asked) if asked is not None else None
+        elif isinstance(view.expected, AmbientConfig):
+            found = ambient_arguments(view.expected)
         elif (ambient := view.ambient) is not None and all(each.ambient == ambient for each in view.holdings):
             found = ambient_arguments(ambient.config) if ambient.exact else None
         if found is None:
