@@ -15,8 +15,9 @@ from istio_init.netfilter.packet import Direction
 from istio_init.report.trace_json import packet_json
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Difference, Fate, differences
+from istio_init.wording.commands import Target
 from istio_init.wording.outcomes import outcome_words, place
-from istio_init.wording.packets import packet_arguments
+from istio_init.wording.packets import packet_arguments, trace_command
 from istio_init.wording.regions import decider_json, lines, mark_text
 
 DIFFERENT, UNDECIDED = 3, 1
@@ -64,7 +65,7 @@ def diff(before: str, after: str, form: str) -> int:
         equal = None if caveats and not found else not found
         click.echo(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
     else:
-        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports)
+        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.target)
     return DIFFERENT if found else UNDECIDED if caveats else 0
 
 
@@ -115,7 +116,7 @@ def _source(text: str) -> Source:
 Found = tuple[Family, Direction, Difference]
 
 
-def _print(found: list[Found], caveats: list[str], ports: frozenset[int]) -> None:
+def _print(found: list[Found], caveats: list[str], ports: frozenset[int], target: Target) -> None:
     if not found and not caveats:
         click.echo("equal: every new connection has the same outcome")
     elif not found:
@@ -129,7 +130,7 @@ def _print(found: list[Found], caveats: list[str], ports: frozenset[int]) -> Non
             click.echo(f"  {line}")
         if len(told) > SHOWN:
             click.echo(f"  and {len(told) - SHOWN} conditions more")
-        click.echo(f"  for example: istio-init trace {packet_arguments(each.witness)}")
+        click.echo(f"  for example: {trace_command(each.witness, target)}")
 
 
 def _words(fate: Fate, beside: Fate, ports: frozenset[int]) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
 
+from istio_init import __version__
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.interval import watch_seconds
@@ -21,17 +26,27 @@ from istio_init.dialects.nft.render import render
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
+from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.model import Severity
 from istio_init.inspector.rows import unprinted
 from istio_init.observe.snapshot import Snapshot
 from istio_init.space.collecting import Uncollected
 from istio_init.system.names import FileNames
+from istio_init.value import Value
 
 FORMATS = ["text", "json", "list", "save", "html"]
 PROBLEMS_FOUND = 3
 PLAIN_WIDTH = 100
 
 
-@click.command("explain", short_help="Say what live rules do, and what is wrong.")
+class _ExplainCommand(click.Command):
+    """Takes --check=SEVERITY, while the word behind a bare --check is the target."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [re.sub(r"\A--check=", "--check-from=", each) for each in args])
+
+
+@click.command("explain", cls=_ExplainCommand, short_help="Say what live rules do, and what is wrong.")
 @click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
 @with_options(NAMESPACE_OPTIONS)
 @click.option(
@@ -41,7 +56,10 @@ PLAIN_WIDTH = 100
 )
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
-@click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift.")
+@click.option("--rules", "-v", "rules", is_flag=True, help="Each rule and why it exists, and the way of traffic, too.")
+@click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
+@click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
+@click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
 @click.option("--watch", metavar="SECONDS", help="Show it again and again, counters moving.")
 def explain_command(
     target: str | None,
@@ -52,7 +70,10 @@ def explain_command(
     expect: str | None,
     expect_file: Path | None,
     form: str,
+    rules: bool,
     check: bool,
+    check_from: str | None,
+    ignore: tuple[str, ...],
     watch: str | None,
 ) -> int:
     """Say what live redirection rules do, where they come from, and what is wrong.
@@ -65,19 +86,21 @@ def explain_command(
         raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
     if watch is not None and (file or file6) is not None:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected = _expected(expect, expect_file, is_live=(file or file6) is None)
+    expected, known = _expected(expect, expect_file, is_live=(file or file6) is None), _codes(ignore)
+    least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
+    shown = _Shown(form, rules, least)
     if watch is None:
         is_file = file is not None or file6 is not None
         with Uncollected():  # All that is read is needed to the end.
             snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
-            return _show(explain(snapshot, expected), form, check=check)
+            return _show(explain(snapshot, expected, ignore=known), shown)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            explanation = explain(live_snapshot(target, pid, netns), expected)
+            explanation = explain(live_snapshot(target, pid, netns), expected, ignore=known)
             if form == "text":
                 click.clear()
-            status = _show(explanation, form, check=check)
+            status = _show(explanation, shown)
             time.sleep(every)
     except KeyboardInterrupt:
         return status  # That is how one stops watching.
@@ -98,16 +121,37 @@ def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config |
     return in_this_kernel(config) if is_live else config
 
 
-def _show(explanation: Explanation, form: str, *, check: bool) -> int:
-    if form == "text":
+class _Shown(Value):
+    """How to show an explanation, and from which severity on a finding makes the exit status that of problems."""
+
+    form: str
+    rules: bool
+    check: Severity | None
+
+
+def _codes(given: tuple[str, ...]) -> frozenset[str]:
+    known = {kind.code for kind in catalogue.KINDS}
+    for code in given:
+        if code not in known:
+            near = get_close_matches(code, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else "; docs/findings.md lists all"
+            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint="--ignore")
+    return frozenset(given)
+
+
+def _show(explanation: Explanation, shown: _Shown) -> int:
+    if shown.form == "text":
         from istio_init.report.explain_text import explanation_text
 
-        show(explanation_text(explanation), plain_width=PLAIN_WIDTH)
+        show(explanation_text(explanation, rules=shown.rules), plain_width=PLAIN_WIDTH)
     else:
-        click.echo(_formatted(explanation, form).encode(errors="surrogateescape"), nl=False)
-    if check and not explanation.is_broken:
+        click.echo(_formatted(explanation, shown.form).encode(errors="surrogateescape"), nl=False)
+    if shown.check is None:
+        return 0
+    is_broken = explanation.is_broken_from(shown.check)
+    if not is_broken:
         refuse_unread(explanation.snapshot)
-    return PROBLEMS_FOUND if check and explanation.is_broken else 0
+    return PROBLEMS_FOUND if is_broken else 0
 
 
 def _formatted(explanation: Explanation, form: str) -> str:
@@ -120,9 +164,10 @@ def _formatted(explanation: Explanation, form: str) -> str:
 
         return listing(explanation)
     if form == "html":
-        from istio_init.report.explain_html import explanation_html
+        from istio_init.report.explain_html import Made, explanation_html
 
-        return explanation_html(explanation)
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return explanation_html(explanation, Made(now, os.uname().nodename, f"istio-init {__version__}"))
     return _save(explanation.snapshot)
 
 

@@ -17,6 +17,7 @@ from istio_init.space.map import TrafficClass, classes
 from istio_init.trace.describe import is_usable
 from istio_init.trace.result import Kind
 from istio_init.value import Value
+from istio_init.visible import visible
 from istio_init.wording.outcomes import outcome_words, place, word
 from istio_init.wording.regions import decider_json, decider_words, lines
 from istio_init.wording.traces import causes_words
@@ -48,7 +49,9 @@ def map_command(
     rules are of. Values that no rule tests are told together, as everything.
     """
     source = source_of(pid, netns, file, file6, expect)
-    objects = []
+    objects: list[dict[str, object]] = []
+    if form == "text":
+        click.echo(visible(source.snapshot.label))
     for family in _families(source):
         for direction in Direction:
             wanted = [each for each in _classes(source, family, direction) if only in (None, each.outcome.kind.value)]
@@ -59,7 +62,8 @@ def map_command(
             else:
                 _print(source, family, direction, found)
     if form == "json":
-        click.echo(json.dumps({"schema": 1, "classes": objects, "caveats": list(source.caveats)}, indent=2))
+        said = {"schema": 1, "target": source.snapshot.label, "classes": objects, "caveats": list(source.caveats)}
+        click.echo(json.dumps(said, indent=2))
     for caveat in source.caveats if form == "text" else ():
         click.echo(f"not certain: {caveat}")
     return 0

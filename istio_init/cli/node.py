@@ -35,7 +35,7 @@ def _row(pod: PodNamespace) -> PsRow | None:
         snapshot = namespaces.call_in(place.replace(userns=None), lambda: observe(place, pod.processes, versions=False))
     finally:
         place.close()
-    return ps_row(pod, explain(snapshot))
+    return ps_row(pod, explain(snapshot, with_impacts=False))
 
 
 def _enterable(pod: PodNamespace) -> Place | None:

@@ -35,6 +35,7 @@ from istio_init.system.places import Place
 from istio_init.system.privileges import capabilities
 from istio_init.value import Value
 from istio_init.visible import visible
+from istio_init.wording.commands import Target
 from istio_init.wording.traces import Reader
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,26 +50,42 @@ NAMESPACE_OPTIONS = [
 
 def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
     """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in."""
-    place = place_of(pid, netns, target)
+    pid = _found(target, pid)
+    place = place_of(pid, netns)
     try:
-        return snapshot_in(place)
+        return snapshot_in(place, target_words(pid, netns))
     finally:
         place.close()
 
 
-def snapshot_in(place: Place) -> Snapshot:
-    """The snapshot of an open namespace."""
+def snapshot_in(place: Place, target: Target = ()) -> Snapshot:
+    """The snapshot of an open namespace; ``target`` are the words that name it."""
     from istio_init.observe.namespace import observe
 
-    return namespaces.call_in(place.replace(userns=None), lambda: observe(place))
+    return namespaces.call_in(place.replace(userns=None), lambda: observe(place)).replace(target=target)
+
+
+def target_words(pid: int | None, netns: str | None) -> Target:
+    """The words by which commands are given the same namespace, from wherever they are typed."""
+    if pid is not None:
+        return ("--pid", str(pid))
+    if netns is not None:
+        return ("--netns", str(Path(netns).absolute()) if "/" in netns else netns)
+    return ()
+
+
+def _found(target: str | None, pid: int | None) -> int | None:
+    """A process of what a container id or an address names."""
+    if target is None:
+        return pid
+    from istio_init.system.pods import find
+
+    return find(target)
 
 
 def place_of(pid: int | None, netns: str | None, target: str | None = None) -> Place:
     """The namespace of a process, a name, a container id or an address; the one that we are in where none is given."""
-    if target is not None:
-        from istio_init.system.pods import find
-
-        pid = find(target)
+    pid = _found(target, pid)
     if pid is not None:
         return places.of_pid(pid)
     return places.HERE if netns is None else places.of_netns(netns)
@@ -84,10 +101,12 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
         raise click.UsageError("only one of --file and --file6 can be standard input")
     found = from_files([_file(path, family) for path, family in ((file, Family.IPV4), (file6, Family.IPV6)) if path])
     label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
+    options = ("--file", file), ("--file6", file6)
     natives = raised_from(found.ruleset, found.netfilter)
     return Snapshot(
         label,
         holders(found.rules, natives),
+        target=tuple(word for option, path in options if path for word in (option, path)),
         is_live=False,
         unread=found.unread,
         partial=found.partial,
@@ -134,6 +153,7 @@ def _snapshot(
     return Snapshot(
         f"configuration {line!r}",
         rules,
+        target=("--expect", line),
         interfaces=(Interface("lo", True),),
         is_live=False,
         registered=netfilter,

@@ -21,6 +21,7 @@ from istio_init.space.depends import depends_on, looks_for_invalid
 from istio_init.space.diagram import TooManyPieces
 from istio_init.trace.result import Trace
 from istio_init.trace.tracer import Tracer
+from istio_init.visible import visible
 
 
 @click.command("trace")
@@ -74,11 +75,14 @@ def trace(
         return _live(direction, protocol, destination, given, pid, netns, form)
     source = source_of(pid, netns, file, file6, expect)
     asked = _Asked(source, only_given=file is not None or file6 is not None)
+    target = {"target": source.snapshot.label}
     if path is not None:
+        if form == "text":
+            click.echo(visible(source.snapshot.label), err=True)
         for packet, assumed in batch(path, source):
             found, depends = asked.trace(packet, assumed)
             if form == "json":
-                click.echo(json.dumps(trace_json(found, source.reader, depends, source.caveats)))
+                click.echo(json.dumps(target | trace_json(found, source.reader, depends, source.caveats)))
             else:
                 click.echo(verdict_line(found, source.reader, depends, source.caveats))
         return 0
@@ -86,9 +90,10 @@ def trace(
     packet, assumed = described(direction, protocol, destination, given, source)
     found, depends = asked.trace(packet, assumed)
     if form == "json":
-        click.echo(json.dumps(trace_json(found, source.reader, depends, source.caveats), indent=2))
+        click.echo(json.dumps(target | trace_json(found, source.reader, depends, source.caveats), indent=2))
     else:
-        click.echo("\n".join(trace_lines(found, source.reader, depends, source.caveats)))
+        first, *rest = trace_lines(found, source.reader, depends, source.caveats)
+        click.echo("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
     return 0
 
 

@@ -50,10 +50,12 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
     if "interface" in chosen and sent.packet.interface != packet.interface:
         differs = f"it left via {sent.packet.interface}, not via {packet.interface}"
     if form == "json":
-        said = trace_json(found, source.reader, caveats=source.caveats) | {"live": _json(found, sent, differs)}
+        target = {"target": source.snapshot.label}
+        said = target | trace_json(found, source.reader, caveats=source.caveats) | {"live": _json(found, sent, differs)}
         click.echo(json.dumps(said, indent=2))
     else:
-        click.echo("\n".join(live_lines(found, followed, source.reader, sent.seen, differs, source.caveats)))
+        first, *rest = live_lines(found, followed, source.reader, sent.seen, differs, source.caveats)
+        click.echo("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
     return DISAGREES if differs is not None else 0
 
 

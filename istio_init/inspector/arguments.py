@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import ALL, Config, InterceptionMode
+from istio_init.config.parse import Names, gather, parse
+from istio_init.errors import ConfigError
 from istio_init.options import AMBIENT_OPTIONS, OPTIONS
 from istio_init.value import Value
 
@@ -33,6 +35,29 @@ def arguments(config: Config | AmbientConfig) -> Arguments:
     if isinstance(config, AmbientConfig):
         return ambient_arguments(config)
     return _arguments(config, Config(), OPTIONS, always=("proxy_uids", "proxy_gids"))
+
+
+def apply_arguments(config: Config) -> Arguments:
+    """The arguments that ``istio-init apply`` needs for this configuration: its defaults are others."""
+    default, _ = parse(gather({}, {}, apply=True), Names())
+    return _arguments(config, default, OPTIONS, always=("proxy_uids", "proxy_gids"))
+
+
+def is_accepted(config: Config) -> bool:
+    """Whether such arguments are taken: what is read out of rules made by hand may be nothing to be asked for."""
+    given, environ = {}, {}
+    for option in OPTIONS:
+        if option.field is not None:
+            text = _text(getattr(config, option.field))
+            if option.flag is not None:
+                given[option.flag] = text
+            else:
+                environ[option.env[0]] = text
+    try:
+        parse(gather(given, environ, apply=False), Names())
+    except ConfigError:
+        return False
+    return True
 
 
 def command(config: Config | AmbientConfig) -> tuple[str, ...]:

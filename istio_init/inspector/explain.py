@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.rule_store import RuleStore
-from istio_init.inspector.arguments import Arguments, arguments
+from istio_init.inspector.arguments import Arguments, arguments, is_accepted
 from istio_init.inspector.drift import Drift, drift
-from istio_init.inspector.findings import findings
-from istio_init.inspector.findings.model import Finding, View
+from istio_init.inspector.findings import SEVERITIES, findings
+from istio_init.inspector.findings.model import Finding, Severity, View
 from istio_init.inspector.flow import HookFlow, flow
+from istio_init.inspector.impact import Impact, impacts
+from istio_init.inspector.remedies import Remedies
 from istio_init.inspector.rows import Row, rows
 from istio_init.inspector.stores import StoreHeld, stores
 from istio_init.mesh.mode import Mode
+from istio_init.mesh.neighbours import Neighbour, neighbours
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
 from istio_init.value import Value
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class Explanation(Value):
-    """All that is said of a namespace. ``arguments`` is None where there is no redirection."""
+    """All that is said of a namespace. ``arguments`` is None where there is no redirection.
+
+    Nor are there any where what was read out of rules made by hand is nothing that could be asked for.
+    """
 
     snapshot: Snapshot
     mode: Mode
@@ -36,7 +42,16 @@ class Explanation(Value):
     stores: tuple[StoreHeld, ...]
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
+    impacts: tuple[Impact, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    """Others whose rules are here, too."""
+
     drift: Drift | None = None
+    ignored: tuple[str, ...] = ()
+    """The codes of findings that were left out, as was asked for."""
+
+    repair: str | None = None
+    """The command that makes the rules those of the expected configuration, where one is safe and any is needed."""
 
     @property
     def rules(self) -> dict[Family, RuleSet]:
@@ -52,6 +67,8 @@ class Explanation(Value):
     def facts(self) -> str:
         """What is there, in a line."""
         nothing = "no redirection, as far as the rules could be read" if self.snapshot.partial else "no redirection"
+        if meshes := [each.name for each in self.neighbours if each.is_mesh]:
+            nothing = f"no redirection of Istio's, but of {' and '.join(meshes)}"
         named = {Mode.NONE: nothing, Mode.AMBIENT: "ambient mesh"}
         facts = [named.get(self.mode, f"sidecar, {self.mode.value}")]
         if self.families:
@@ -65,30 +82,50 @@ class Explanation(Value):
         is_native = self.backend is RuleStore.NATIVE and self.snapshot.raised
         return flow(self.rules[family], self.snapshot.raised[0] if is_native else None)
 
-    @property
-    def is_broken(self) -> bool:
-        """Whether there is an error, or drift."""
-        errors = any(finding.kind.severity.value == "error" for finding in self.findings)
-        return errors or (self.drift is not None and not self.drift.is_equal)
+    def is_broken_from(self, least: Severity) -> bool:
+        """Whether there is a finding at least that severe, or drift."""
+        found = any(SEVERITIES.index(finding.severity) <= SEVERITIES.index(least) for finding in self.findings)
+        return found or (self.drift is not None and not self.drift.is_equal)
 
 
-def explain(snapshot: Snapshot, expected: Config | AmbientConfig | None = None) -> Explanation:
-    """Explain a snapshot; with ``expected`` also how it differs from that configuration."""
+def explain(
+    snapshot: Snapshot,
+    expected: Config | AmbientConfig | None = None,
+    *,
+    ignore: frozenset[str] = frozenset(),
+    with_impacts: bool = True,
+) -> Explanation:
+    """Explain a snapshot; with ``expected`` also how it differs from that configuration.
+
+    Findings whose codes are in ``ignore`` are left out. What becomes of traffic takes a map of each family, which a
+    list of many namespaces has no use for.
+    """
     view = View(snapshot, expected)
     inferred, ambient = view.inferred, view.ambient
     found = inferred or ambient
+    given = None
+    if inferred is not None:
+        given = arguments(inferred.config) if inferred.exact or is_accepted(inferred.config) else None
+    elif ambient is not None:
+        given = arguments(ambient.config)
     explained = tuple(rows(snapshot))
+    remedies, every = Remedies(view), findings(view)
+    drifted = drift(view, expected) if expected is not None else None
     return Explanation(
         snapshot=snapshot,
         mode=view.mode,
         backend=view.backend,
         families=view.families,
-        arguments=arguments(found.config) if found else None,
+        arguments=given,
         dns_servers=tuple(map(str, inferred.around.dns_servers)) if inferred else (),
         exact=found is not None and found.exact,
         release=view.release,
         stores=stores(snapshot, explained),
         rows=explained,
-        findings=findings(view),
-        drift=drift(view, expected) if expected is not None else None,
+        findings=tuple(remedies.of(each) for each in every if each.kind.code not in ignore),
+        ignored=tuple(dict.fromkeys(each.kind.code for each in every if each.kind.code in ignore)),
+        impacts=impacts(view) if with_impacts else (),
+        neighbours=tuple(neighbours(snapshot.netfilter.tables)) if with_impacts else (),
+        drift=drifted,
+        repair=remedies.apply() if drifted is not None and not drifted.is_equal else None,
     )

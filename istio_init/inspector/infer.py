@@ -224,15 +224,20 @@ def _outbound(main: RuleSet, live: Mapping[Family, RuleSet], families: tuple[Fam
         rule for rule in _rules(main, Role.OUTBOUND_EXCLUDED_PORT) if rule.protocol and rule.protocol.name == "tcp"
     ]
     ipv4 = live[Family.IPV4] if Family.IPV4 in families else RuleSet(Family.IPV4)
-    loopback = [rule.destination for rule in _rules(ipv4, Role.OUTBOUND_LOOPBACK)]
+    named = [rule.destination.network for rule in _rules(ipv4, Role.OUTBOUND_LOOPBACK) if rule.destination]
+    loopback: list[IPNetwork] = [each for each in named if each.is_loopback]
+    if named and not loopback:
+        # A rule that was added by hand ahead of it has its place: no configuration has another network there.
+        loopback += [each for each in excluded if each.version == 4 and each.is_loopback][:1]
+        excluded = [each for each in excluded if each not in loopback]
     fields: dict[str, object] = {
         "outbound_ranges": ranges,
         "outbound_exclude_ranges": tuple(excluded),
         "outbound_ports": tuple(map(destination_ports, _rules(main, Role.OUTBOUND_INCLUDED_PORT))),
         "outbound_exclude_ports": tuple(map(destination_ports, ports)),
     }
-    if loopback and loopback[0] is not None:
-        fields["loopback_cidr"] = loopback[0].network
+    if loopback:
+        fields["loopback_cidr"] = loopback[0]
     return fields
 
 

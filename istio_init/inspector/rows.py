@@ -30,7 +30,7 @@ ISTIO_SIDECAR, ISTIO_AMBIENT = "istio sidecar", "istio ambient"
 FOREIGN = "foreign"
 """The owner of a rule; foreign ones have the names of `istio_init.mesh.neighbours`."""
 
-OF_FOREIGN = "Foreign: somebody else's rule."
+OF_FOREIGN = "Foreign: neither Istio nor a neighbour that is known made it."
 OF_NO_KIND = "In a chain of Istio's, but of no kind that is known."
 
 OF_UNPRINTED = "In a chain of Istio's, of a table that iptables cannot print."

@@ -63,6 +63,13 @@ DOCKER_DNS = Neighbour(
     Home.POD,
     "DNS queries to 127.0.0.11 go to Docker's resolver, on another port of that address; other traffic is as before.",
 )
+OWN = {
+    AZURE_IDENTITY: "169.254.169.254",
+    METADATA: "169.254.169.254",
+    DOCKER_DNS: "127.0.0.11",
+}
+"""An address whose traffic is a neighbour's own: that its rules take it is what they are for."""
+
 KUBEVIRT = Neighbour(
     "KubeVirt",
     Home.POD,

@@ -75,6 +75,9 @@ class Snapshot(Value):
 
     label: str
     rules: Mapping[tuple[RuleStore, Family], RuleSet]
+    target: tuple[str, ...] = ()
+    """The words that name it to a command, such as ``--pid 4711``; none for the namespace that we are in."""
+
     routing: LiveRouting = LiveRouting()
     unusual_routing: tuple[tuple[Family, int], ...] = ()
     """Routing rules, by priority, that a namespace does not have by itself and that select by more than a mark."""

@@ -9,7 +9,10 @@ from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.rows import Row, by_chain
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.flow_svg import flow_svg
+from istio_init.report.impact_text import BAD, DOUBTFUL, GOOD, REPAIR, impact_lines
+from istio_init.value import Value
 from istio_init.visible import visible
+from istio_init.wording.commands import ours
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1d232b; --dim: #66707c; --line: #d5dae0; --card: #f6f8fa;
@@ -29,6 +32,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
 .finding.error { border-left-color: var(--error); } .finding.warning { border-left-color: var(--warning); }
 .severity { font-weight: 700; text-transform: uppercase; font-size: .75rem; margin-right: .5rem; color: var(--info); }
 .error .severity { color: var(--error); } .warning .severity { color: var(--warning); } .ok { color: var(--ok); }
+.bad { color: var(--error); } .doubtful { color: var(--warning); } ul { margin: .3rem 0; padding-left: 1.25rem; }
 .diagram { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: .75rem;
   background: var(--card); }
 table { border-collapse: collapse; width: 100%; table-layout: fixed; }
@@ -38,15 +42,27 @@ td.number, th.number { text-align: right; white-space: nowrap; } th.number { wid
 th.rule { width: 52%; } td.rule { word-break: break-word; } td code { color: var(--dim); } tr.foreign { opacity: .6; }
 """
 
+IMPACT_CLASSES = {GOOD: "ok", BAD: "bad", DOUBTFUL: "doubtful"}
+
 HEADINGS = '<th class="number">#</th><th class="number packets">Packets</th><th class="rule">Rule</th><th>Why</th>'
 
 
-def explanation_html(explanation: Explanation) -> str:
+class Made(Value):
+    """When, on which host and by what a page is made."""
+
+    date: str
+    host: str
+    program: str
+
+
+def explanation_html(explanation: Explanation, made: Made | None = None) -> str:
     """The page."""
     label = _escape(explanation.snapshot.label)
     parts = [
         f"<h1>{label}</h1>",
         f'<p class="dim">{_escape(explanation.facts)}</p>',
+        *_origin(explanation, made),
+        *_impact(explanation),
         "<h2>Findings</h2>",
         *(map(_finding, explanation.findings) if explanation.findings else [_none(explanation)]),
         *_drift(explanation),
@@ -65,6 +81,22 @@ def explanation_html(explanation: Explanation) -> str:
     )
 
 
+def _origin(explanation: Explanation, made: Made | None) -> list[str]:
+    if made is None:
+        return []
+    command = _escape(ours("explain", target=explanation.snapshot.target))
+    said = f"{_escape(made.date)}, on host {_escape(made.host)}, by {_escape(made.program)}"
+    return [f'<p class="dim">{said}: <code>{command}</code></p>']
+
+
+def _impact(explanation: Explanation) -> list[str]:
+    found = impact_lines(explanation.impacts, is_captured=bool(explanation.families))
+    if not found:
+        return []
+    lines = [f'<li class="{IMPACT_CLASSES.get(style, "")}">{_escape(line)}</li>' for line, style in found]
+    return ["<h2>What happens to traffic</h2>", f"<ul>{''.join(lines)}</ul>"]
+
+
 def _escape(text: str) -> str:
     return escape(visible(text))
 
@@ -76,12 +108,13 @@ def _none(explanation: Explanation) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    kind = finding.kind
+    kind, severity = finding.kind, finding.severity.value
     evidence = "\n".join(map(_escape, finding.evidence))
+    commands = "".join(f"<pre>{_escape(each)}</pre>" for each in finding.commands)
     return (
-        f'<div class="finding {kind.severity.value}"><p><span class="severity">{kind.severity.value}</span>'
+        f'<div class="finding {severity}"><p><span class="severity">{severity}</span>'
         f'<strong>{_escape(kind.title)}</strong> <code class="dim">{kind.code}</code></p><pre>{evidence}</pre>'
-        f"<p>{_escape(kind.why)}</p><p><strong>What to do:</strong> {_escape(kind.fix)}</p></div>"
+        f"<p>{_escape(kind.why)}</p><p><strong>What to do:</strong> {_escape(finding.fix)}</p>{commands}</div>"
     )
 
 
@@ -96,7 +129,9 @@ def _drift(explanation: Explanation) -> list[str]:
         for change in family.changes:
             where = f"{family.family.value} {change.table.value}"
             lines.append(f"{DRIFT_NAMES[change.kind.value]}: {where}: -A {change.chain} {change.text}")
-    return ["<h2>Drift</h2>", "<pre>" + "\n".join(map(_escape, lines)) + "</pre>"]
+    repair = explanation.repair
+    made = [] if repair is None else [f"<p>{REPAIR}</p>", f"<pre>{_escape(repair)}</pre>"]
+    return ["<h2>Drift</h2>", "<pre>" + "\n".join(map(_escape, lines)) + "</pre>", *made]
 
 
 def _configuration(explanation: Explanation) -> list[str]:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from istio_init.inspector.drift import Drift
     from istio_init.inspector.explain import Explanation
     from istio_init.inspector.findings.model import Finding
+    from istio_init.inspector.impact import Impact
     from istio_init.inspector.rows import Row
     from istio_init.inspector.stores import StoreHeld
 
@@ -27,11 +28,31 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
         "exact": explanation.exact,
         "release": explanation.release,
         "dns_servers": list(explanation.dns_servers),
+        "impact": [_impact(impact) for impact in explanation.impacts],
         "stores": [_store(held) for held in explanation.stores],
         "rules": [_row(row) for row in explanation.rows],
         "findings": [finding_json(finding) for finding in explanation.findings],
-        "drift": _drift(explanation.drift) if explanation.drift else None,
+        "ignored": list(explanation.ignored),
+        "drift": {**_drift(explanation.drift), "command": explanation.repair} if explanation.drift else None,
         "unread": list(explanation.snapshot.not_read),
+    }
+
+
+def _impact(impact: Impact) -> dict[str, object]:
+    return {
+        "traffic": impact.traffic.name.lower(),
+        "family": impact.family.value,
+        "sampled": impact.is_sampled,
+        "parts": [
+            {
+                "outcome": part.word,
+                "kind": part.kind.value,
+                "port": part.port,
+                "decided_by": part.by,
+                "conditions": list(part.conditions),
+            }
+            for part in impact.parts
+        ],
     }
 
 
@@ -75,11 +96,12 @@ def finding_json(finding: Finding) -> dict[str, object]:
     """One finding."""
     return {
         "code": finding.kind.code,
-        "severity": finding.kind.severity.value,
+        "severity": finding.severity.value,
         "title": finding.kind.title,
         "evidence": list(finding.evidence),
         "why": finding.kind.why,
-        "fix": finding.kind.fix,
+        "fix": finding.fix,
+        "commands": list(finding.commands),
     }
 
 

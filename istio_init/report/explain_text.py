@@ -11,12 +11,14 @@ from rich.tree import Tree
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.inspector.drift import Drift
 from istio_init.inspector.explain import Explanation
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.flow import FlowStep, HookFlow
 from istio_init.inspector.rows import FOREIGN, ISTIO_AMBIENT, ISTIO_SIDECAR, by_chain
 from istio_init.inspector.stores import TableHeld
 from istio_init.report.explain_json import DRIFT_NAMES
+from istio_init.report.impact_text import REPAIR, impact_lines
 from istio_init.visible import visible
+from istio_init.wording.commands import ours
 from istio_init.wording.words import packets
 
 SEVERITY_STYLE = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -28,22 +30,40 @@ SHOWN_RULES = 200
 """Rules of one chain that are printed one by one; --format json and save have all."""
 
 
-def explanation_text(explanation: Explanation) -> RenderableType:
-    """Everything, in the order in which it helps."""
-    parts: list[RenderableType] = [_heading(explanation), *_findings(explanation)]
+def explanation_text(explanation: Explanation, *, rules: bool = True) -> RenderableType:
+    """Everything, in the order in which it helps; without ``rules`` no more than what one has to know at once."""
+    parts: list[RenderableType] = [_heading(explanation), *_impact(explanation), *_findings(explanation)]
     if explanation.drift is not None:
-        parts += _drift(explanation.drift)
+        parts += _drift(explanation.drift, explanation.repair)
     if explanation.arguments is not None:
         parts += _configuration(explanation)
-    if explanation.families:
+    parts += _neighbours(explanation)
+    if explanation.families and rules:
         parts += _flow(explanation)
-    if explanation.stores:
+    if explanation.stores and rules:
         parts += _stores(explanation)
-    if explanation.families:
+    if explanation.families and rules:
         parts += _rules(explanation)
     for line in explanation.snapshot.not_read:
         parts.append(Text(f"not read: {visible(line)}", style="yellow"))
+    if not rules and explanation.stores:
+        parts += [Text(""), *map(_command, [("Each rule, and why it exists: ", _more(explanation))])]
     return Group(*parts)
+
+
+def _more(explanation: Explanation) -> str:
+    return ours("explain", "--rules", target=explanation.snapshot.target)
+
+
+def _command(said: tuple[str, str]) -> Text:
+    """A command to paste, which nothing breaks: a terminal folds it, and copies one line."""
+    text, command = said
+    return Text.assemble(text, (visible(command), "bold"), overflow="ignore", no_wrap=True, end="\n")
+
+
+def _impact(explanation: Explanation) -> list[RenderableType]:
+    found = impact_lines(explanation.impacts, is_captured=bool(explanation.families))
+    return [Padding(Text(visible(line), style=style, overflow="fold"), (0, 0, 0, 2)) for line, style in found]
 
 
 def _heading(explanation: Explanation) -> Text:
@@ -55,19 +75,34 @@ def _section(title: str, *parts: RenderableType) -> list[RenderableType]:
 
 
 def _findings(explanation: Explanation) -> list[RenderableType]:
+    left_out = [Text(f"ignored: {', '.join(explanation.ignored)}", style="dim")] if explanation.ignored else []
     if not explanation.findings:
         none = Text("none, in what could be read", style="yellow") if explanation.snapshot.not_read else None
-        return _section("Findings", none or Text("none", style="green"))
-    return _section("Findings", *(_finding(finding) for finding in explanation.findings))
+        return _section("Findings", none or Text("none", style="green"), *left_out)
+    told = [line for finding in explanation.findings for line in _finding(finding)]
+    return [*_section("Findings"), *told, *(Padding(line, (0, 0, 0, 2)) for line in left_out)]
 
 
-def _finding(finding: Finding) -> RenderableType:
+def _finding(finding: Finding) -> list[RenderableType]:
+    """Its lines; a command is one of its own, as padding would cut it."""
     kind = finding.kind
     heading = Text.assemble(
-        (kind.severity.value.upper(), SEVERITY_STYLE[kind.severity.value]), f" {kind.title} ", (f"[{kind.code}]", "dim")
+        (finding.severity.value.upper(), SEVERITY_STYLE[finding.severity.value]),
+        f" {kind.title} ",
+        (f"[{kind.code}]", "dim"),
     )
-    told = [*finding.evidence, f"Why it matters: {kind.why}", f"What to do: {kind.fix}"]
-    return Group(heading, *(Padding(Text(visible(line), overflow="fold"), (0, 0, 0, 2)) for line in told))
+    lines: list[RenderableType] = [Padding(heading, (0, 0, 0, 2))]
+    for line in finding.evidence:
+        if isinstance(line, Shown):
+            lines += [_told(f"{line.said}:"), _command(("      ", line.command))]
+        else:
+            lines.append(_told(line))
+    lines += map(_told, (f"Why it matters: {kind.why}", f"What to do: {finding.fix}"))
+    return [*lines, *(_command(("      ", each)) for each in finding.commands)]
+
+
+def _told(line: str) -> Padding:
+    return Padding(Text(visible(line), overflow="fold"), (0, 0, 0, 4))
 
 
 def _configuration(explanation: Explanation) -> list[RenderableType]:
@@ -82,13 +117,21 @@ def _configuration(explanation: Explanation) -> list[RenderableType]:
     return _section("Configuration behind the rules", *lines)
 
 
+def _neighbours(explanation: Explanation) -> list[RenderableType]:
+    """Others whose rules are here, and what these do to the mesh's traffic."""
+    if not explanation.neighbours:
+        return []
+    lines = [Text(f"{each.name}: {each.does}", overflow="fold") for each in explanation.neighbours]
+    return _section("Beside the mesh" if explanation.families else "Rules of others", *lines)
+
+
 def _words(explanation: Explanation) -> list[str]:
     assert explanation.arguments is not None
     words = explanation.arguments.words(*explanation.command)
     return [word if len(word) <= 200 else f"{word[:180]}…({len(word)} characters)" for word in words]
 
 
-def _drift(drift: Drift) -> list[RenderableType]:
+def _drift(drift: Drift, repair: str | None) -> list[RenderableType]:
     if drift.is_equal:
         return _section("Drift", Text("none: the rules are those of the expected configuration", style="green"))
     lines: list[RenderableType] = [Text(visible(drift.note), style="yellow")] if drift.note else []
@@ -97,7 +140,8 @@ def _drift(drift: Drift) -> list[RenderableType]:
             name = DRIFT_NAMES[change.kind.value]
             text = f"{name}: {family.family.value} {change.table.value}: -A {change.chain} {change.text}"
             lines.append(Text(visible(text), style=DRIFT_STYLE[name]))
-    return _section("Drift", *lines)
+    made = [] if repair is None else [Text(f"  {REPAIR}"), _command(("    ", repair))]
+    return [*_section("Drift", *lines), *made]
 
 
 def _flow(explanation: Explanation) -> list[RenderableType]:

@@ -36,7 +36,7 @@ def ps_row(pod: PodNamespace, explanation: Explanation) -> PsRow:
     addresses = explanation.snapshot.addresses
     usable = [str(each) for each in addresses if is_usable(each)]
     captured = explanation.mode is not Mode.NONE
-    errors = any(finding.kind.severity.value == "error" for finding in explanation.findings)
+    errors = any(finding.severity.value == "error" for finding in explanation.findings)
     unread = explanation.snapshot.unread if explanation.snapshot.partial and not captured else ()
     state = "broken" if errors else "captured" if captured else "unknown" if unread else "not captured"
     return PsRow(

@@ -11,7 +11,17 @@ from bisect import bisect_right
 from itertools import pairwise
 
 from istio_init.space.nodes import END, Node, TooManyPieces, blocks, leaves, value_at
-from istio_init.space.rebuilding import Grafted, Mapped, Moved, Substitute, Substituted, Unknown, Within, Without
+from istio_init.space.rebuilding import (
+    Filled,
+    Grafted,
+    Mapped,
+    Moved,
+    Substitute,
+    Substituted,
+    Unknown,
+    Within,
+    Without,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,6 +173,10 @@ class Diagrams:
     def without(self, node: Node, dim: int, number: int) -> Node:
         """The function with another value for a number that no packet has in a dimension: that of the one before it."""
         return Without(self, dim, number).of(node)
+
+    def filled(self, node: Node, absent: Node) -> Node:
+        """The function, simpler: where it is the leaf ``absent`` its value does not matter."""
+        return Filled(self, absent).of(node)
 
     def substituted(self, node: Node, values: Mapping[int, Substitute], either: Join) -> Node:
         """The function with numbers for some dimensions, all at once; ``either`` joins where a number is not known."""

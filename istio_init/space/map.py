@@ -17,6 +17,7 @@ from istio_init.space.layout import Layout, apart
 from istio_init.space.namespace import Namespace
 from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of
 from istio_init.space.regions import Packets, Region, count, paths
+from istio_init.space.shares import shares
 from istio_init.space.walk import Walk
 from istio_init.space.ways import Decider, Ends, Way
 from istio_init.trace.result import Kind, Outcome
@@ -24,11 +25,12 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     from istio_init.netfilter.family import Family
     from istio_init.netfilter.host import Host
+    from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Rule
     from istio_init.netfilter.stages import Netfilter
 
@@ -105,6 +107,18 @@ class Map:
         verdicts = [leaf.value for leaf in found if leaf.value != NOWHERE]
         self._by_verdict: dict[Verdict, TrafficClass] = dict(zip(verdicts, self.classes, strict=True))
 
+    def by_share(self) -> list[tuple[float, TrafficClass]]:
+        """The classes with their part of all packets, the largest first, each number as likely as any other."""
+        found = shares(self._top, self._packets.layout.sizes)
+        total = sum(share for value, share in found.items() if value != NOWHERE) or 1.0
+        parts = [(found.get(verdict, 0.0) / total, each) for verdict, each in self._by_verdict.items()]
+        return sorted(parts, key=lambda part: -part[0])
+
+    def together(self, classes: Sequence[TrafficClass]) -> Regions:
+        """The regions of several classes, told as if they were one."""
+        values = [verdict for verdict, each in self._by_verdict.items() if any(each is one for one in classes)]
+        return Regions(self._top, frozenset(values), self._packets)
+
     def class_of(self, packet: Packet) -> TrafficClass:
         """The class of a packet of this direction and family, the first one of a connection."""
         return self._by_verdict[value_at(self._top, self._packets.place(packet))]
@@ -158,9 +172,20 @@ class Space:
     def __init__(self, netfilter: Netfilter, host: Host, family: Family) -> None:
         self._host = host
         self._attempts = _Attempts(family, [(netfilter, host)])
+        self._ends: dict[tuple[Namespace, Direction], tuple[Node, Node]] = {}
 
-    def map(self, direction: Direction, *, only_expected: bool = False) -> Map:
+    def map(
+        self,
+        direction: Direction,
+        *,
+        only_expected: bool = False,
+        within: Mapping[Field, Intervals] | None = None,
+        fixed: Mapping[Field, int] | None = None,
+    ) -> Map:
         """Those of a direction, in classes; with ``only_expected`` without those that the host has not, rules or no.
+
+        ``within`` and ``fixed`` keep those alone whose fields have such values; a fixed one is in no condition, and
+        conditions are as wide as the packets that there are allow.
 
         Raises:
             TooManyPieces: the rules divide them into more than can be looked at.
@@ -170,10 +195,19 @@ class Space:
             [namespace] = namespaces
             diagrams = namespace.diagrams
             packets = Packets(layout, direction, self._host)
-            ends = Walk(namespace, direction).run()
-            top = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
-            if only_expected:
-                top = only(diagrams, top, expected(diagrams, layout, self._host, direction, packets))
+            if (namespace, direction) not in self._ends:
+                ends = Walk(namespace, direction).run()
+                verdicts = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+                there = expected(diagrams, layout, self._host, direction, packets)
+                self._ends[namespace, direction] = verdicts, only(diagrams, verdicts, there)
+            top = self._ends[namespace, direction][int(only_expected)]
+            yes, no = diagrams.leaf(True), diagrams.leaf(False)
+            for field, values in (within or {}).items():
+                top = only(diagrams, top, diagrams.test(layout.dim(field), values, yes, no))
+            numbers = {field: layout.numbers(field, value) for field, value in (fixed or {}).items()}
+            values_at = {dim: number for each in numbers.values() for dim, number in each.items()}
+            if values_at:
+                top = diagrams.filled(diagrams.substituted(top, values_at, lambda one, _: one), diagrams.leaf(NOWHERE))
             return Map(possible(diagrams, top, packets), packets)
 
         return self._attempts.make(made)

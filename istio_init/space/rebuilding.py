@@ -143,6 +143,27 @@ class Without(Rebuilding):
         return self.diagrams.node(self.dim, node.cuts, children)
 
 
+class Filled(Rebuilding):
+    """Where it is some leaf that does not matter, it is what it is for the numbers before, or behind."""
+
+    __slots__ = ("absent",)
+
+    def __init__(self, diagrams: Diagrams, absent: Node) -> None:
+        super().__init__(diagrams)
+        self.absent = absent
+
+    def stays(self, node: Node) -> bool:
+        """Whether it is a leaf."""
+        return node.dim == END
+
+    def made(self, node: Node) -> Node:
+        """With other children for those that do not matter."""
+        children = [self.of(child) for child in node.children]
+        last = next((child for child in children if child is not self.absent), self.absent)
+        filled = [last := child if child is not self.absent else last for child in children]
+        return self.diagrams.node(node.dim, node.cuts, filled)
+
+
 class Substituted(Rebuilding):
     """With numbers for some dimensions."""
 

@@ -6,11 +6,21 @@ import shlex
 
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import WITH_PORTS, protocol_name
+from istio_init.wording.commands import Target, ours
 from istio_init.wording.traces import endpoint
 
 
 def packet_arguments(packet: Packet) -> str:
     """The packet as arguments of ``istio-init trace``."""
+    return shlex.join(_words(packet))
+
+
+def trace_command(packet: Packet, target: Target = ()) -> str:
+    """The command that traces the packet in what a target names."""
+    return ours("trace", *_words(packet), target=target)
+
+
+def _words(packet: Packet) -> list[str]:
     has_ports = packet.protocol in WITH_PORTS
     source = endpoint(packet.source, packet.source_port if has_ports else None)
     destination = endpoint(packet.destination, packet.destination_port if has_ports else None)
@@ -22,4 +32,4 @@ def packet_arguments(packet: Packet) -> str:
         words += ["--no-socket"]
     if packet.mark:
         words += ["--mark", f"{packet.mark:#x}"]
-    return shlex.join(words)
+    return words

@@ -67,8 +67,8 @@ def test_a_listener_hears_what_comes_to_its_address(real_kernel: None, address: 
         Inhabitant(pod.inside, PROXY, *sockets, name="envoy")
         found = pod.findings()
 
-    assert [line.partition(";")[0] for line in found.get("no-listener", [])] == (
-        [] if missing is None else [f"nobody listens on tcp {missing}"]
+    assert [line.partition(" where ")[0] for line in found.get("no-listener", [])] == (
+        [] if missing is None else [f"nothing listens on tcp {missing}"]
     )
 
 

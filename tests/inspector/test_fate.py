@@ -94,7 +94,9 @@ class TestAstray:
 
         found = healthy.findings()
 
-        assert any(line.endswith(evidence) for line in found["captured-otherwise"]), found
+        assert any(
+            line.endswith(f"{evidence} --netns {healthy.inside.name}") for line in found["captured-otherwise"]
+        ), found
 
     def test_what_an_older_release_needs_is_missed(self) -> None:
         texts, _, _ = OLDER["1.20 as injected"]

@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from incidents.test_remedies import CASES
+from incidents.test_states import STATES
 from support.command import istio_init
 from support.rules import program
 
@@ -37,7 +39,8 @@ def test_every_kind_of_problem_is_proved() -> None:
     for each in Path(__file__).parent.glob("test_*.py"):
         import_module(f"{__package__}.{each.stem}")
 
-    assert proved == {kind.code for kind in catalogue.KINDS}
+    made = {code for state in STATES.values() for code in state.said} | {case.code for case in CASES.values()}
+    assert proved | made == {kind.code for kind in catalogue.KINDS}
 
 
 @pytest.fixture
@@ -152,7 +155,7 @@ class TestListeners:
 
         assert list(found) == ["no-listener"]
         assert found["no-listener"] == [
-            f"nobody listens on tcp {port}; {family.value} nat (nft): {chain} 1: "
+            f"nothing listens on tcp {port}; {family.value} nat (nft): {chain} 1: "
             f"-p tcp -j REDIRECT --to-ports {port}  [1 packet]"
             for port, chain in ((15001, "ISTIO_REDIRECT"), (15006, "ISTIO_IN_REDIRECT"))
             for family in Family
@@ -173,7 +176,7 @@ class TestListeners:
         dns.start(PROXY, *(Endpoint(host, port) for host in ANY.values() for port in (OUTBOUND, INBOUND)))
 
         assert dns.findings() == {
-            "no-dns-listener": ["nobody listens on udp 15053", "nobody listens on tcp 15053"],
+            "no-dns-listener": ["nothing listens on udp 15053", "nothing listens on tcp 15053"],
         }
 
     @proves(catalogue.RESERVED_PORT)
@@ -204,13 +207,12 @@ class TestProcesses:
         assert healthy.findings() == {"exempt-process": [f"pid {job.pid} (job): uid 1337, gid 1337"]}
 
     @proves(catalogue.PROXY_NOT_EXEMPT)
-    @pytest.mark.parametrize("name", ["envoy", "other"])
-    def test_a_proxy_with_other_ids_is_named(self, healthy: Sidecar, name: str) -> None:
-        """By its name, or because it listens where the rules lead."""
+    def test_a_proxy_with_other_ids_is_named(self, healthy: Sidecar) -> None:
+        """By its name; what listens where the rules lead and is called otherwise may be no proxy at all."""
         healthy.proxy.kill()
-        proxy = healthy.start_proxy(ROOT, name=name)
+        proxy = healthy.start_proxy(ROOT)
 
-        assert healthy.findings() == {"proxy-not-exempt": [f"pid {proxy.pid} ({name}): uid 0, gid 0"]}
+        assert healthy.findings() == {"proxy-not-exempt": [f"pid {proxy.pid} (envoy): uid 0, gid 0"]}
 
 
 class TestHalfApplied:
@@ -371,7 +373,7 @@ class TestRules:
             "foreign-ahead": [
                 "ipv4 nat (nft): SERVICES 1: -d 10.96.0.1/32 -j ACCEPT  [0 packets]: "
                 "direct, not proxied to port 15001: istio-init trace outbound tcp 10.96.0.1:80 "
-                "--src 10.77.0.2:40000 --interface eth0 --uid 1000 --gid 1000"
+                f"--src 10.77.0.2:40000 --interface eth0 --uid 1000 --gid 1000 --netns {healthy.inside.name}"
             ]
         }
 
@@ -617,5 +619,6 @@ def test_findings_come_with_severity_reason_and_remedy_the_worst_first(healthy: 
     kinds = {kind.code: kind for kind in catalogue.KINDS}
     for finding in found:
         kind = kinds[finding["code"]]
-        assert (finding["title"], finding["why"], finding["fix"]) == (kind.title, kind.why, kind.fix)
+        assert (finding["title"], finding["why"]) == (kind.title, kind.why)
+        assert finding["fix"]
     assert json.dumps(found)

@@ -17,7 +17,7 @@ from istio_init.testing.pods import Pod
 from . import natives
 from .proof import proves
 from .sidecar import Sidecar
-from .test_stores import V4, V6, bare, explain, load, route, write_ambient
+from .test_stores import V4, V6, bare, explain, load, route, write_ambient, ztunnel
 
 DUAL = "--dual-stack"
 SERVERS = ("10.77.0.1", "fd00:77::1")
@@ -181,7 +181,7 @@ def shown(pod: Sidecar, line: str) -> str:
     """What the example of a line of evidence says when it is pasted."""
     _, _, arguments = line.partition(": istio-init trace ")
     assert arguments, line
-    said = istio_init("trace", "--netns", pod.inside.name, *shlex.split(arguments))
+    said = istio_init("trace", *shlex.split(arguments))
     return said.stdout
 
 
@@ -379,7 +379,8 @@ class TestAmbient:
             else:
                 write_ambient(made.inside, request.param, AmbientConfig(ipv6=False))
             route(made.inside, "0x111/0xfff", 100)
-            yield made.inside
+            with ztunnel(made.inside):
+                yield made.inside
 
     def test_a_native_rule_that_takes_traffic_away_is_told(self, pod: Namespace) -> None:
         load(pod, NATIVE_DNAT)

@@ -91,7 +91,7 @@ CASES = {
         TIMED_OUT,
         "dropped: the policy of filter OUTPUT drops what no rule ends",
     ),
-    "a redirection to a port where nobody listens": Case(
+    "a redirection to a port where nothing listens": Case(
         ("iptables -t nat -R ISTIO_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15999",),
         "an application",
         "192.0.2.253:80/tcp",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings import dropped, fate, namespace, rules, stores
+from istio_init.inspector.findings import applications, dropped, fate, listening, namespace, rules, stores
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
     namespace.mesh_bypassed,
     namespace.loopback_down,
-    namespace.no_listener,
+    listening.no_listener,
+    listening.not_transparent,
+    applications.not_the_proxy,
+    applications.ports_swapped,
     rules.half_applied,
     stores.both_backends,
     stores.both_modes,
     rules.duplicates,
     fate.captured_otherwise,
     dropped.captured_dropped,
+    dropped.all_excluded,
     rules.shadowed,
     rules.ports_narrow_nothing,
     rules.exclude_without_all,
@@ -28,9 +32,13 @@ CHECKS = (
     namespace.proxy_not_exempt,
     namespace.reserved_port,
     namespace.loopback_only,
+    applications.uncaptured_port,
+    applications.no_such_interface,
+    applications.bridged_containers,
     namespace.ipv6_not_captured,
     namespace.ipv6_not_ready,
     namespace.tproxy_routing,
+    namespace.ambient_routing,
     namespace.dns,
     namespace.host_namespace,
     namespace.conntrack_full,
@@ -38,10 +46,11 @@ CHECKS = (
     namespace.zero_counters,
 )
 
-_ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+SEVERITIES = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+"""The worst first."""
 
 
 def findings(view: View) -> tuple[Finding, ...]:
     """Everything that is wrong, the worst first."""
     found = [finding for check in CHECKS for finding in check(view)]
-    return tuple(sorted(found, key=lambda finding: _ORDER.index(finding.kind.severity)))
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

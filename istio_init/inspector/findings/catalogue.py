@@ -5,69 +5,109 @@ from __future__ import annotations
 from istio_init.inspector.findings.model import FindingKind, Severity
 
 # fmt: off
+_AGAIN = (
+    "Have the pod programmed again: restart it. In an ambient mesh the istio-cni agent on its node does it. For a "
+    "sidecar explain prints the command that does it in place where it knows the arguments: with --expect ARGS, or "
+    "from rules that are whole."
+)
+
 _ERROR, _WARNING, _INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 MESH_BYPASSED = FindingKind(
     "mesh-bypassed", _ERROR, "A proxy listens, but no rule sends it traffic",
     "All traffic bypasses the proxy: no mutual TLS, no policy, no telemetry.",
-    "Program the namespace: istio-init apply --pid PID. In a cluster, see why the istio-init container did not run.",
+    "See why nothing programmed the pod: the log of its istio-init container, or of the CNI agent on its node. "
+    f"{_AGAIN}",
 )
 LOOPBACK_DOWN = FindingKind(
     "loopback-down", _ERROR, "The loopback interface is down",
     "What is redirected outbound goes over lo, and so does the proxy's way to the application: neither arrives.",
-    "Set it up: ip link set lo up.",
+    "Set it up; explain prints the command.",
 )
 NO_LISTENER = FindingKind(
-    "no-listener", _ERROR, "Traffic is redirected to a port on which nobody listens",
+    "no-listener", _ERROR, "Traffic is redirected to a port on which nothing listens",
     "Redirected connections are refused: the pod is cut off in that direction.",
-    "Start the proxy, or look at why it died; without a proxy, remove the rules: istio-init clean.",
+    "Start the proxy, or look at why it died: the state and the log of its container, of ztunnel in an ambient mesh.",
+)
+NOT_TRANSPARENT = FindingKind(
+    "not-transparent", _ERROR, "TPROXY hands connections to a socket that is not transparent",
+    "The kernel drops every inbound connection: without IP_TRANSPARENT the socket is not looked at.",
+    "Have the proxy run in TPROXY mode, too, and with the capability NET_ADMIN: "
+    "sidecar.istio.io/interceptionMode: TPROXY, or ISTIO_META_INTERCEPTION_MODE in its environment.",
+)
+NOT_THE_PROXY = FindingKind(
+    "not-the-proxy", _ERROR, "Another program listens on the proxy's port",
+    "It gets the connections that are redirected to the proxy, and its own are captured, too.",
+    "Let it listen elsewhere; Istio keeps 15000 to 15090. Where it is the proxy, run it as user 1337, or have the pod "
+    "programmed with its user as --proxy-uid.",
+)
+PORTS_SWAPPED = FindingKind(
+    "ports-swapped", _ERROR, "The proxy's ports are swapped",
+    "Outbound connections come to its inbound listener, and inbound ones to its outbound listener: both fail.",
+    "Envoy listens on 15001 for outbound and on 15006 for inbound connections: -p 15001 -z 15006.",
+)
+UNCAPTURED_PORT = FindingKind(
+    "uncaptured-port", _INFO, "An application's port is not captured",
+    "Connections to it bypass the proxy; an error where those to all of the pod's ports do.",
+    "Where it is not meant, take it out of the excluded inbound ports, or into the included ones: annotations "
+    "traffic.sidecar.istio.io/excludeInboundPorts and includeInboundPorts.",
+)
+NO_SUCH_INTERFACE = FindingKind(
+    "no-such-interface", _WARNING, "The configuration names an interface that the pod has not",
+    "The exception that it stands for has no effect. There is one of nearly that name: probably a slip.",
+    "Correct the name, and have the pod programmed again.",
+)
+BRIDGED_CONTAINERS = FindingKind(
+    "bridged-containers", _WARNING, "Traffic of containers in the pod counts as inbound",
+    "What they send comes in by their bridge, goes to the proxy's inbound listener, and mostly fails.",
+    "Name the bridge in the annotation istio.io/reroute-virtual-interfaces (--kube-virt-interfaces), so that what "
+    "comes in by it counts as outbound, and restart the pod.",
 )
 HALF_APPLIED = FindingKind(
     "half-applied", _ERROR, "The redirection is incomplete",
     "Chains without their jump do nothing, and a family or table without its rules lets traffic escape.",
-    "Apply again: istio-init apply completes what is missing. Where the rule was never wanted, what implies it is too "
-    "much: --expect ARGS tells.",
+    _AGAIN,
 )
 BOTH_BACKENDS = FindingKind(
     "both-backends", _ERROR, "More than one rule store holds the redirection",
     "The kernel evaluates all of them, so a packet meets the rules twice; a change made to one has half an effect.",
-    "Apply again: istio-init apply leaves the rules in one store alone.",
+    _AGAIN,
 )
 BOTH_MODES = FindingKind(
     "both-modes", _ERROR, "Rules of a sidecar and of an ambient mesh are there",
     "Each takes connections that the other was to have: what proxies what depends on the order of the rules.",
-    "Find out which mesh the pod is in, and remove the other's rules: istio-init clean, or leave the ambient mesh with "
-    "the label istio.io/dataplane-mode=none.",
+    "Find out which mesh the pod is in: the label istio.io/dataplane-mode=none keeps it out of the ambient mesh, "
+    "sidecar.istio.io/inject=false without a sidecar.",
 )
 DUPLICATE_RULE = FindingKind(
     "duplicate-rule", _WARNING, "A rule stands twice in its chain",
     "The second has no effect, but after one of the two is removed, the rule still applies.",
-    "Apply again, or remove what is doubled in the configuration.",
+    "Remove what is doubled in the configuration; where nothing is, it goes when the pod is restarted.",
 )
 FOREIGN_AHEAD = FindingKind(
-    "foreign-ahead", _ERROR, "A rule of somebody else takes traffic away from the redirection",
+    "foreign-ahead", _ERROR, "A foreign rule takes traffic away from the redirection",
     "What it matches never reaches the proxy, or reaches it and should not.",
     "Find out who added it (its comment often tells) and have it narrowed, removed, or evaluated later.",
 )
 CAPTURED_DROPPED = FindingKind(
     "captured-dropped", _ERROR, "All connections of a kind are dropped or rejected",
     "They time out or are refused, though the redirection itself is right.",
-    "Have the rule, the policy or the route let pass what comes to the proxy's ports; istio-init trace shows its way.",
+    "Have the rule, the policy or the route let pass what comes to the proxy's ports; the trace shows its way.",
 )
 CAPTURED_OTHERWISE = FindingKind(
     "captured-otherwise", _ERROR, "Connections go another way than the configuration behind the rules sends them",
     "They bypass the proxy, come to the wrong port, or loop.",
-    "Apply again: istio-init apply puts every rule in its place. What was changed is under Drift with --expect ARGS.",
+    f"{_AGAIN} What was changed is under Drift with --expect.",
 )
 UNDECIDED_RULE = FindingKind(
     "undecided-rule", _WARNING, "It is undecidable whether a rule takes captured traffic away",
     "It depends on something that only the kernel knows, and what it matches may never reach the proxy.",
-    "Try it: istio-init trace --live sends such a connection, istio-init verify the ordinary ones.",
+    "Try it: verify sends ordinary connections, and the trace with --live this one.",
 )
 NOT_ALL_FOLLOWED = FindingKind(
     "not-all-followed", _INFO, "Not all connections could be followed through the rules",
     "There are too many rules for that: some connection may fare otherwise than those that were traced.",
-    "Ask about connections that matter: istio-init trace; istio-init map and diff take the time to look at all.",
+    "Trace connections that matter; the map takes the time to look at all.",
 )
 SHADOWED_RULE = FindingKind(
     "shadowed-rule", _WARNING, "A rule can never match: an earlier one takes all its packets",
@@ -85,24 +125,29 @@ EXCLUDE_WITHOUT_ALL = FindingKind(
     "Include all inbound ports with *, or leave the excluded ones out.",
 )
 NO_INBOUND_CAPTURE = FindingKind(
-    "no-inbound-capture", _WARNING, "Outbound traffic is captured, inbound is not",
+    "no-inbound-capture", _ERROR, "Outbound traffic is captured, inbound is not",
     "Connections to the pod reach the application without the proxy. An empty value that swallows a flag does this.",
-    "Include inbound ports: -b '*'. If it is meant, ignore this.",
+    "Include inbound ports: -b '*'. Where it is meant, say so with --expect, or --ignore no-inbound-capture.",
 )
 NO_OUTBOUND_CAPTURE = FindingKind(
-    "no-outbound-capture", _WARNING, "Inbound traffic is captured, outbound is not",
+    "no-outbound-capture", _ERROR, "Inbound traffic is captured, outbound is not",
     "Connections of the application leave without the proxy. A rule that was lost does this as well as an empty value.",
-    "Include outbound ranges: -i '*'. If it is meant, ignore this.",
+    "Include outbound ranges: -i '*'. Where it is meant, say so with --expect, or --ignore no-outbound-capture.",
+)
+ALL_EXCLUDED = FindingKind(
+    "all-excluded", _ERROR, "All connections of a direction are excluded from capture",
+    "They bypass the proxy: no mutual TLS, no policy, no telemetry.",
+    "Narrow the exclusion. Where it is meant, say so with --expect, or --ignore all-excluded.",
 )
 MODE_LEFTOVERS = FindingKind(
     "mode-leftovers", _ERROR, "Rules of both interception modes are there",
     "An inbound connection is taken by one mode and treated by the rules of the other.",
-    "Apply again: istio-init apply removes the other mode's rules and routing.",
+    _AGAIN,
 )
 GUARDRAILS = FindingKind(
     "guardrails", _ERROR, "DROP rules that guard a reconcile were left behind",
     "All TCP and UDP traffic is dropped: an interrupted run of the reference tool cut the pod off.",
-    "Remove them: iptables -D INPUT -p tcp -j DROP, and so on for INPUT, FORWARD, OUTPUT, tcp, udp and both families.",
+    "Remove them, once no such run is at work; explain prints the command. Nothing else in these chains is touched.",
 )
 EXEMPT_PROCESS = FindingKind(
     "exempt-process", _WARNING, "A process that is not the proxy runs with the proxy's user or group",
@@ -112,7 +157,7 @@ EXEMPT_PROCESS = FindingKind(
 PROXY_NOT_EXEMPT = FindingKind(
     "proxy-not-exempt", _ERROR, "The proxy does not run with an exempt user or group",
     "Its own connections are redirected back to it: a loop.",
-    "Run it as user 1337, or name its user with --proxy-uid.",
+    "Run it as user 1337, or have the pod programmed with its user as --proxy-uid.",
 )
 RESERVED_PORT = FindingKind(
     "reserved-port", _WARNING, "An application listens on a port that is the proxy's",
@@ -125,54 +170,56 @@ LOOPBACK_ONLY = FindingKind(
     "Let it listen on the pod's address or on all, unless it is for the pod alone.",
 )
 IPV6_NOT_CAPTURED = FindingKind(
-    "ipv6-not-captured", _WARNING, "The pod has an IPv6 address, and IPv6 is not captured",
+    "ipv6-not-captured", _ERROR, "The pod has an IPv6 address, and IPv6 is not captured",
     "Traffic over IPv6 bypasses the proxy in both directions.",
-    "Apply with --dual-stack, or take the address away.",
+    "Have the pod programmed with --dual-stack, once its proxy listens on IPv6, too; or take the address away.",
 )
 IPV6_NOT_READY = FindingKind(
     "ipv6-not-ready", _ERROR, "IPv6 is captured, but the proxy cannot pass inbound connections on",
     "It binds ::6 as the source of connections to the application; without that address on lo they fail.",
-    "Apply again; where IPv6 is off on lo, turn it on: sysctl net.ipv6.conf.lo.disable_ipv6=0.",
+    "Turn IPv6 on where it is off on lo, and have the pod programmed again.",
 )
 TPROXY_ROUTING = FindingKind(
-    "tproxy-routing", _ERROR, "The routing that TPROXY needs is missing or doubled",
-    "Packets with the mark must be delivered locally; otherwise answers do not reach the proxy.",
-    "Apply again: istio-init apply puts one rule and one route for each family.",
+    "tproxy-routing", _ERROR, "The routing that marked packets need is missing or doubled",
+    "Packets with the mark must be delivered locally, in TPROXY mode and in an ambient mesh; otherwise answers do not "
+    "reach the proxy.",
+    _AGAIN,
 )
 DNS_SERVERS_DIFFER = FindingKind(
     "dns-servers-differ", _WARNING, "DNS is captured for other servers than resolv.conf names",
     "Queries to the servers in use bypass the proxy's DNS.",
-    "Apply again after resolv.conf changed, or capture all servers: --capture-all-dns.",
+    f"{_AGAIN} With --capture-all-dns the servers' addresses do not matter.",
 )
 NO_DNS_LISTENER = FindingKind(
-    "no-dns-listener", _ERROR, "DNS is captured, but nobody listens on 15053",
+    "no-dns-listener", _ERROR, "DNS is captured, but nothing listens on 15053",
     "Name lookups fail.",
-    "Turn on the proxy's DNS (ISTIO_META_DNS_CAPTURE in the proxy's environment), or apply without --redirect-dns.",
+    "Turn on the proxy's DNS (ISTIO_META_DNS_CAPTURE in its environment), or have the pod programmed without "
+    "--redirect-dns.",
 )
 HOST_NAMESPACE = FindingKind(
     "host-namespace", _ERROR, "The host's own namespace holds the redirection",
     "The machine's traffic is redirected to a proxy: mostly it is off the network.",
-    "Unless it is a virtual machine of the mesh: istio-init clean --allow-host-network.",
+    "Unless it is a virtual machine of the mesh, remove the rules.",
 )
 CONNTRACK_FULL = FindingKind(
     "conntrack-full", _WARNING, "The connection tracking table is nearly full",
     "When it is full new connections are dropped, and redirection needs tracking.",
-    "Raise net.netfilter.nf_conntrack_max, or find what opens so many connections: conntrack -L.",
+    "Raise net.netfilter.nf_conntrack_max, or find what opens so many connections.",
 )
 INVALID_PACKETS = FindingKind(
     "invalid-packets", _INFO, "Invalid packets were counted, and they are not dropped",
     "The pod answers a packet that belongs to no known connection with a reset, which can end a live connection.",
-    "Apply with --drop-invalid.",
+    "Have the pod programmed with --drop-invalid.",
 )
 UNFAITHFUL_READER = FindingKind(
     "unfaithful-reader", _WARNING, "Some rules could not be read faithfully",
     "What is shown may lack a match, and what is not shown may take traffic away.",
-    "Look with nft list ruleset, or install a newer iptables and nft.",
+    "Look with nft, or install a newer iptables and nft.",
 )
 ZERO_COUNTERS = FindingKind(
     "zero-counters", _WARNING, "The redirection has seen no packet, though the namespace has connections",
     "Either they are older than the rules, or traffic takes another way.",
-    "Restart the application's connections, and look at whether the counters move: istio-init explain --watch 2.",
+    "Restart the application's connections, and look at whether the counters move.",
 )
 
 # fmt: on

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from istio_init.config.model import ALL
 from istio_init.dialects.iptables.rules import is_builtin
 from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.evaluated import Evaluated
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import first_route
 from istio_init.inspector.findings.rules import GUARDRAIL_RULES
@@ -17,7 +18,7 @@ from istio_init.trace.result import Hop, Kind, Outcome, RoutingDecider
 from istio_init.trace.routing import DEFAULT_RULES
 from istio_init.trace.tracer import Tracer
 from istio_init.wording.outcomes import word
-from istio_init.wording.packets import packet_arguments
+from istio_init.wording.packets import trace_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,27 @@ def captured_dropped(view: View) -> Iterator[Finding]:
     }
     if found:
         yield Finding(catalogue.CAPTURED_DROPPED, tuple(found))
+
+
+def all_excluded(view: View) -> Iterator[Finding]:
+    """Ordinary connections of a direction all of which the configuration itself leaves to go past the proxy."""
+    config = view.inferred.config if view.inferred is not None else None
+    if config is None or view.is_older or config.outbound_ports or config.owner_groups is not ALL:
+        return
+    if view.expected is not None and view.expected == config:
+        return
+    evaluated = Evaluated(view)
+    captures = {"outbound connections": config.outbound_ranges != (), "inbound connections": config.inbound_ports != ()}
+    meant, found = Tracer(evaluated.meant, evaluated.host), []
+    for family in view.meant:
+        for group in ordinary(view, family, evaluated.host):
+            traces = [meant.trace(packet) for packet in group.packets] if captures.get(group.name) else []
+            if traces and all(each.delivered.kind is Kind.DIRECT for each in traces):
+                shown = trace_command(traces[0].packet, view.snapshot.target)
+                where = evaluated.where(traces[0].delivered_by, family)
+                found.append(Shown(f"{where}: {group.name} direct", shown))
+    if found:
+        yield Finding(catalogue.ALL_EXCLUDED, tuple(found))
 
 
 def _quiet(evaluated: Evaluated) -> Host:
@@ -118,7 +140,8 @@ class _Look:
             return None
         packet, outcome, decider = found[0]
         where = self.evaluated.where(decider, packet.family)
-        return f"{where}: {group.name} {word(outcome).value}: istio-init trace {packet_arguments(packet)}"
+        shown = trace_command(packet, self.evaluated.view.snapshot.target)
+        return Shown(f"{where}: {group.name} {word(outcome).value}", shown)
 
     def _is_guardrail(self, decider: Decider | None) -> bool:
         """Whether it is one of the drops for which there is a finding of their own."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.ahead import ENTRIES, Aimed, ahead, count, is_behind
 from istio_init.inspector.findings.evaluated import Evaluated
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import Possible
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
 from istio_init.inspector.reader import proxy_ports
+from istio_init.mesh.neighbours import OWN, neighbour_of
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import TCP
@@ -20,7 +21,7 @@ from istio_init.trace.result import Hop, Kind, Outcome, PolicyDecider, Trace
 from istio_init.trace.tracer import Tracer
 from istio_init.value import Value
 from istio_init.wording.outcomes import Word, outcome_words, word
-from istio_init.wording.packets import packet_arguments
+from istio_init.wording.packets import trace_command
 from istio_init.wording.traces import causes_words
 
 TYPE_CHECKING = False
@@ -75,7 +76,7 @@ def captured_otherwise(view: View) -> Iterator[Finding]:
         whose = "undecidable" if not is_told else "foreign" if stray.is_foreign else "ours"
         is_open = not is_told and stray.decider is None
         where = stray.family.value if is_open else search.evaluated.where(stray.decider, stray.family)
-        lines[whose].setdefault(where, f"{where}: {_words(view, stray)}")
+        lines[whose].setdefault(where, _shown(view, stray, where))
     if lines["ours"] and (any(half_applied(view)) or any(mode_leftovers(view))):
         lines["ours"] = {}  # They say what is behind it.
     kinds = (("foreign", catalogue.FOREIGN_AHEAD), ("ours", catalogue.CAPTURED_OTHERWISE))
@@ -91,12 +92,13 @@ def strays(view: View) -> list[Stray]:
     return _Search(view).strays()
 
 
-def _words(view: View, stray: Stray) -> str:
+def _shown(view: View, stray: Stray, where: str) -> str:
     trace, ports = stray.trace, proxy_ports(view)
     said = outcome_words(trace.delivered, ports)
     if trace.delivered.kind is Kind.UNKNOWN:
         said = f"{said} ({causes_words(trace.causes)})"
-    return f"{said}, not {outcome_words(stray.meant, ports)}: istio-init trace {packet_arguments(trace.packet)}"
+    shown = trace_command(trace.packet, view.snapshot.target)
+    return Shown(f"{where}: {said}, not {outcome_words(stray.meant, ports)}", shown)
 
 
 def _sampled_words(sampled: Sampled) -> str:
@@ -184,6 +186,8 @@ class _Search:
 
     def _judged(self, packet: Packet, wanted: Tracer) -> Stray | None:
         """What goes astray with a connection, if that concerns the mesh."""
+        if self._passes_through(packet):
+            return None
         expected, trace = wanted.trace(packet), self.live.trace(packet)
         meant = expected.delivered
         if _is_same(trace.delivered, meant) or not self._matters(meant, trace):
@@ -194,7 +198,23 @@ class _Search:
         is_foreign = _is_same(self.alone.trace(packet).delivered, meant)
         if is_foreign and trace.delivered.kind is not Kind.UNKNOWN and not self._is_others(decider):
             decider = self._last_of_others(trace) or decider
+        if isinstance(decider, Hop) and _is_own(decider, packet):
+            return None
         return Stray(packet.family, meant, trace, is_foreign, decider)
+
+    def _passes_through(self, packet: Packet) -> bool:
+        """Whether it comes in for another host, by an interface whose traffic is not to be captured as outbound.
+
+        A pod that forwards has such connections, and what a neighbour does to them takes nothing from the mesh.
+        """
+        found, host = self.view.inferred or self.view.ambient, self.evaluated.host
+        if packet.direction is not Direction.INBOUND or found is None or not self.view.snapshot.is_live:
+            return False
+        is_virtual = any(
+            packet.interface.startswith(name[:-1]) if name.endswith("+") else packet.interface == name
+            for name in found.config.virtual_interfaces
+        )
+        return not is_virtual and bool(host.addresses) and packet.destination not in host.addresses
 
     def _matters(self, meant: Outcome, trace: Trace) -> bool:
         """Whether it concerns the mesh: what is captured ends elsewhere, or what is not is captured.
@@ -256,6 +276,12 @@ class _Search:
 def _is_same(one: Outcome, other: Outcome) -> bool:
     """Whether both have the same effect on a connection; older releases handed over by TPROXY what today's redirect."""
     return one == other or (one.kind in CAPTURED and other.kind in CAPTURED and one.port == other.port)
+
+
+def _is_own(decider: Hop, packet: Packet) -> bool:
+    """Whether a neighbour's rule takes what is the neighbour's own."""
+    neighbour = neighbour_of(decider.rule.origin)
+    return neighbour is not None and OWN.get(neighbour) == str(packet.destination)
 
 
 def _is_dnat(statement: Statement) -> bool:

@@ -14,6 +14,7 @@ from istio_init.inspector.holdings import holding_of
 from istio_init.inspector.release import is_older
 from istio_init.mesh.mode import Mode, mode_of
 from istio_init.mesh.native import AMBIENT, SIDECAR, Spot
+from istio_init.mesh.neighbours import neighbours
 from istio_init.mesh.policy import ambient, merged, native, sidecar
 from istio_init.mesh.roles.recognise import is_istio_chain
 from istio_init.netfilter.family import Family
@@ -24,12 +25,14 @@ from istio_init.wording.words import packets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Self
 
     from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.infer_ambient import InferredAmbient
+    from istio_init.mesh.neighbours import Neighbour
 
 
 class Severity(Enum):
@@ -41,7 +44,10 @@ class Severity(Enum):
 
 
 class FindingKind(Value):
-    """A kind of problem: its stable code, and what is said of it whatever the evidence."""
+    """A kind of problem: its stable code, and what is said of it whatever the evidence.
+
+    ``fix`` is what to do where nothing more is known of the pod: `istio_init.inspector.remedies` says it of one.
+    """
 
     code: str
     severity: Severity
@@ -50,11 +56,37 @@ class FindingKind(Value):
     fix: str
 
 
+class Shown(str):
+    """Evidence with a command that shows it: both are the text, and ``said`` and ``command`` each by itself."""
+
+    said: str
+    command: str
+
+    def __new__(cls, said: str, command: str) -> Self:
+        """The text of both."""
+        made = super().__new__(cls, f"{said}: {command}")
+        made.said, made.command = said, command
+        return made
+
+
 class Finding(Value):
     """A problem that was found, with the actual rules, processes, addresses and counters that show it."""
 
     kind: FindingKind
     evidence: tuple[str, ...]
+    fix: str = ""
+    """What to do in this pod."""
+
+    commands: tuple[str, ...] = ()
+    """What of that is a command: whole, on one line, for this namespace, and safe in a pod of this kind."""
+
+    worse: Severity | None = None
+    """Its severity where the traffic that is lost or escapes makes it another than its kind's."""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is here."""
+        return self.kind.severity if self.worse is None else self.worse
 
 
 class RuleAt(Value):
@@ -97,6 +129,11 @@ class View:
     def places(self) -> list[RuleAt]:
         """Every rule of iptables' stores and of Istio's native tables, where it stands."""
         return list(_places(self.snapshot))
+
+    @property
+    def meshes(self) -> tuple[Neighbour, ...]:
+        """Other meshes whose rules are here."""
+        return tuple(each for each in neighbours(self.snapshot.netfilter.tables) if each.is_mesh)
 
     @property
     def inferred(self) -> Inferred | None:

@@ -6,8 +6,10 @@ from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.listening import hears
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
 from istio_init.trace.describe import is_usable
@@ -30,10 +32,10 @@ NEARLY_FULL = 0.9
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
-    """Somebody listens on the proxy's ports, and no rule of ours is there."""
-    if view.holdings or view.snapshot.partial or not view.snapshot.is_live:
+    """Something listens on the proxy's ports, and no rule of ours is there."""
+    if view.holdings or view.snapshot.partial or not view.snapshot.is_live or view.meshes:
         return
-    listeners = _tcp(view, PROXY_PORTS)
+    listeners = tcp_on(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
     if both or any(each.uid == PROXY_ID or (each.process and each.process.name in PROXY_NAMES) for each in listeners):
         yield Finding(catalogue.MESH_BYPASSED, limited(list(map(str, listeners))))
@@ -45,38 +47,6 @@ def loopback_down(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.LOOPBACK_DOWN, ("lo is down",))
 
 
-def no_listener(view: View) -> Iterator[Finding]:
-    """A port that rules redirect to has no TCP listener in the family."""
-    config = view.inferred.config if view.inferred else None
-    if config is None or not view.snapshot.is_live:
-        return
-    wanted = []
-    if config.outbound_ranges != () or config.outbound_ports:
-        wanted.append((config.proxy_port, Role.OUTBOUND_REDIRECT))
-    if config.inbound_ports != ():
-        wanted.append((config.inbound_capture_port, Role.INBOUND_REDIRECT))
-    missing = [
-        f"nobody listens on tcp {port}; {f'{place.family.value}, {place}' if place.native else place}"
-        for port, role in wanted
-        for place in view.with_role(role)
-        if not any(_hears(each, place.family, role) for each in _tcp(view, (port,)))
-    ]
-    if missing:
-        yield Finding(catalogue.NO_LISTENER, limited(missing))
-
-
-def _hears(listener: Listener, family: Family, role: Role) -> bool:
-    """Whether redirected connections of a family can reach a listener; one on :: mostly hears both.
-
-    Outbound ones come to the loopback address, inbound ones to that of the interface (nf_nat_redirect).
-    """
-    if listener.address.is_unspecified:
-        return family is Family.IPV4 or listener.address.version == 6
-    if listener.address.version != (4 if family is Family.IPV4 else 6):
-        return False
-    return listener.address.is_loopback is (role is not Role.INBOUND_REDIRECT)
-
-
 def exempt_process(view: View) -> Iterator[Finding]:
     """A process that is no proxy with the proxy's user or group."""
     config = view.inferred.config if view.inferred else None
@@ -85,7 +55,7 @@ def exempt_process(view: View) -> Iterator[Finding]:
     found = [
         f"pid {each.pid} ({each.name}): uid {each.uid}, gid {each.gid}"
         for each in view.snapshot.processes
-        if not _is_proxy(view, each) and _is_exempt(config, each)
+        if not is_proxy(view, each) and is_exempt(config, each)
     ]
     if found:
         yield Finding(catalogue.EXEMPT_PROCESS, limited(found))
@@ -99,7 +69,7 @@ def proxy_not_exempt(view: View) -> Iterator[Finding]:
     found = [
         f"pid {each.pid} ({each.name}): uid {each.uid}, gid {each.gid}"
         for each in view.snapshot.processes
-        if each.name != "pilot-agent" and _is_proxy(view, each) and not _is_exempt(config, each)
+        if each.name in PROXY_NAMES - {"pilot-agent"} and not is_exempt(config, each)
     ]
     if found:
         yield Finding(catalogue.PROXY_NOT_EXEMPT, limited(found))
@@ -112,7 +82,7 @@ def reserved_port(view: View) -> Iterator[Finding]:
     found = [
         str(each)
         for each in view.snapshot.listeners
-        if each.port in RESERVED and each.process is not None and not _is_proxy(view, each.process)
+        if each.port in RESERVED and each.process is not None and not is_proxy(view, each.process)
     ]
     if found:
         yield Finding(catalogue.RESERVED_PORT, limited(found))
@@ -131,7 +101,7 @@ def loopback_only(view: View) -> Iterator[Finding]:
         and each.port not in reachable
         and each.port not in RESERVED
         and each.process is not None
-        and not _is_proxy(view, each.process)
+        and not is_proxy(view, each.process)
     ]
     if found:
         yield Finding(catalogue.LOOPBACK_ONLY, limited(found))
@@ -186,6 +156,21 @@ def tproxy_routing(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
 
 
+def ambient_routing(view: View) -> Iterator[Finding]:
+    """The routing rule for the mark of what belongs to ztunnel's connections is missing."""
+    if view.ambient is None or not view.snapshot.is_live:
+        return
+    versions = {address.version for address in view.snapshot.addresses if is_usable(address)}
+    evidence = [
+        f"{wanted.family.value}: no routing rule for mark {wanted.selector}"
+        for wanted in ambient.routing(view.ambient.config).mark_routes
+        if not view.snapshot.routing.holds(wanted.replace(preference=None))
+        and (4 if wanted.family is Family.IPV4 else 6) in versions
+    ]
+    if evidence:
+        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
+
+
 def dns(view: View) -> Iterator[Finding]:
     """Servers that are not captured, and a DNS listener that is not there."""
     inferred = view.inferred
@@ -202,10 +187,10 @@ def dns(view: View) -> Iterator[Finding]:
             ),
         )
     missing = [
-        f"nobody listens on {protocol} {DNS_CAPTURE_PORT}"
+        f"nothing listens on {protocol} {DNS_CAPTURE_PORT}"
         for protocol in ("udp", "tcp")
         if not any(
-            each.protocol == protocol and each.port == DNS_CAPTURE_PORT and _hears(each, family, Role.DNS_REDIRECT)
+            each.protocol == protocol and each.port == DNS_CAPTURE_PORT and hears(view, each, family)
             for each in view.snapshot.listeners
             for family in Family
         )
@@ -244,20 +229,22 @@ def zero_counters(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.ZERO_COUNTERS, limited(evidence))
 
 
-def _tcp(view: View, ports: tuple[int, ...]) -> list[Listener]:
+def tcp_on(view: View, ports: tuple[int, ...]) -> list[Listener]:
+    """TCP listeners on some ports."""
     return [each for each in view.snapshot.listeners if each.protocol == "tcp" and each.port in ports]
 
 
-def _is_proxy(view: View, process: Process) -> bool:
+def is_proxy(view: View, process: Process) -> bool:
     """By its name, or because it listens where the rules redirect to."""
     if process.name in PROXY_NAMES:
         return True
     config = view.inferred.config if view.inferred else None
     ports = (config.proxy_port, config.inbound_capture_port) if config else PROXY_PORTS
-    return any(each.process == process for each in _tcp(view, ports))
+    return any(each.process == process for each in tcp_on(view, ports))
 
 
-def _is_exempt(config: Config, process: Process) -> bool:
+def is_exempt(config: Config, process: Process) -> bool:
+    """Whether the rules take a process's traffic for the proxy's."""
     return _in(config.proxy_uids, process.uid) or _in(config.proxy_gids, process.gid)
 
 

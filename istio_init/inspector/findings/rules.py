@@ -34,6 +34,11 @@ SHOWN = 8
 
 def half_applied(view: View) -> Iterator[Finding]:
     """Rules that the configuration behind the others calls for are missing."""
+    if view.ambient is not None:
+        lost = [] if view.ambient.exact or view.is_older else missing(view)
+        if lost:
+            yield Finding(catalogue.HALF_APPLIED, limited(lost))
+        return
     if view.inferred is None:
         chains = [
             f"{family.value} {table.value} ({view.backend.value}): {chain.name} has {_state(chain)}"
@@ -42,7 +47,7 @@ def half_applied(view: View) -> Iterator[Finding]:
             if chain.name == "ISTIO_REDIRECT" or (is_istio_chain(chain.name) and not chain.entries)
             if family not in view.snapshot.partial
         ]
-        if chains and not view.ambient:
+        if chains:
             yield Finding(catalogue.HALF_APPLIED, limited(chains))
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
@@ -165,14 +170,17 @@ def _listed(ports: tuple[PortRange, ...]) -> str:
 def no_inbound_capture(view: View) -> Iterator[Finding]:
     """Outbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
-    if outbound and not inbound and not view.snapshot.partial:
+    is_meant = isinstance(view.expected, Config) and view.expected.inbound_ports == ()
+    if outbound and not inbound and not view.snapshot.partial and not is_meant:
         yield Finding(catalogue.NO_INBOUND_CAPTURE, limited(list(map(str, outbound))))
 
 
 def no_outbound_capture(view: View) -> Iterator[Finding]:
     """Inbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
-    if inbound and not outbound and not view.snapshot.partial:
+    asked = view.expected
+    is_meant = isinstance(asked, Config) and asked.outbound_ranges == () and not asked.outbound_ports
+    if inbound and not outbound and not view.snapshot.partial and not is_meant:
         yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited(list(map(str, inbound))))
 
 

@@ -1,0 +1,108 @@
+"""What the pod's own programs and interfaces have to do with what is captured."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from istio_init.config.model import ALL
+from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.model import Finding, Severity, View
+from istio_init.inspector.findings.namespace import PROXY_NAMES, RESERVED, is_exempt, tcp_on
+from istio_init.inspector.findings.rules import limited
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.config.model import Config
+
+BRIDGES = ("docker", "br-", "cni", "podman", "virbr", "lxcbr", "cbr")
+"""How the names of bridges begin that connect containers within a pod."""
+
+
+def not_the_proxy(view: View) -> Iterator[Finding]:
+    """Another program on a port that traffic is redirected to."""
+    config = view.inferred.config if view.inferred else None
+    if config is None:
+        return
+    found = [
+        str(each)
+        for each in tcp_on(view, (config.proxy_port, config.inbound_capture_port))
+        if each.process is not None and each.process.name not in PROXY_NAMES and not is_exempt(config, each.process)
+    ]
+    if found:
+        yield Finding(catalogue.NOT_THE_PROXY, limited(found))
+
+
+def ports_swapped(view: View) -> Iterator[Finding]:
+    """What goes out is sent to the inbound listener, and what comes in to the outbound one."""
+    config = view.inferred.config if view.inferred else None
+    if config is not None and (config.proxy_port, config.inbound_capture_port) == (15006, 15001):
+        yield Finding(catalogue.PORTS_SWAPPED, ("outbound goes to 15006, inbound to 15001",))
+
+
+def uncaptured_port(view: View) -> Iterator[Finding]:
+    """A port of an application whose connections the configuration leaves to bypass the proxy."""
+    config = view.inferred.config if view.inferred else None
+    if config is None or config.inbound_ports == () or (view.expected is not None and view.expected == config):
+        return
+    served = {
+        each.port: each
+        for each in view.snapshot.listeners
+        if each.protocol == "tcp"
+        and not each.address.is_loopback
+        and each.port not in RESERVED
+        and each.process is not None
+        and each.process.name not in PROXY_NAMES
+        and not is_exempt(config, each.process)
+    }
+    found = [f"{each}: {_why(config, port)}" for port, each in served.items() if not _is_captured(config, port)]
+    if found:
+        all_of_them = len(found) == len(served)
+        yield Finding(catalogue.UNCAPTURED_PORT, limited(found), worse=Severity.ERROR if all_of_them else None)
+
+
+def _is_captured(config: Config, port: int) -> bool:
+    if config.inbound_ports is not ALL:
+        return any(each.first <= port <= each.last for each in config.inbound_ports)
+    return not any(each.first <= port <= each.last for each in config.inbound_exclude_ports)
+
+
+def _why(config: Config, port: int) -> str:
+    return f"{port} is excluded" if config.inbound_ports is ALL else f"{port} is not among the included ports"
+
+
+def no_such_interface(view: View) -> Iterator[Finding]:
+    """An interface that the configuration names and the pod has not, but one of nearly that name."""
+    config = view.inferred or view.ambient
+    if config is None or not view.snapshot.is_live:
+        return
+    named = (*getattr(config.config, "exclude_interfaces", ()), *config.config.virtual_interfaces)
+    known = [each.name for each in view.snapshot.interfaces if each.name != "lo"]
+    found = []
+    for name in named:
+        if name.endswith("+") or name in (*known, "lo"):
+            continue
+        near = get_close_matches(name, [each for each in known if each not in named], 1, 0.7)
+        if near:
+            found.append(f"{name}: there is none, but {near[0]}")
+    if found:
+        yield Finding(catalogue.NO_SUCH_INTERFACE, limited(found))
+
+
+def bridged_containers(view: View) -> Iterator[Finding]:
+    """Bridges of containers in the pod, what comes in by which counts as inbound."""
+    found = view.inferred or view.ambient
+    if found is None or not view.snapshot.is_live:
+        return
+    config = found.config
+    captures = getattr(config, "inbound_ports", ALL) != () and not getattr(config, "bypass_inbound_capture", False)
+    named = (*getattr(config, "exclude_interfaces", ()), *config.virtual_interfaces)
+    bridges = [
+        each.name
+        for each in view.snapshot.interfaces
+        if each.name.startswith(BRIDGES)
+        and not any(name == each.name or (name.endswith("+") and each.name.startswith(name[:-1])) for name in named)
+    ]
+    if captures and bridges:
+        yield Finding(catalogue.BRIDGED_CONTAINERS, limited([f"interface {name}" for name in bridges]))

@@ -1,0 +1,215 @@
+"""What to do about a finding in one pod, with commands that are safe in a pod of its kind.
+
+A command is whole, names the namespace, and has the arguments that were asked for: those of ``--expect``, or those
+behind rules that are whole. None is made up from damaged rules, and none takes away the rules of another mode or mesh.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from istio_init.config.ambient import AmbientConfig
+from istio_init.config.model import Config
+from istio_init.dialects.rule_store import RuleStore
+from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_arguments
+from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.model import View
+from istio_init.inspector.findings.namespace import PROXY_ID
+from istio_init.mesh.roles.recognise import MeshKind, kinds
+from istio_init.wording.commands import inside, ours
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from istio_init.inspector.findings.model import Finding
+
+    Said = tuple[str, tuple[str, ...]]
+
+
+class Pod(Enum):
+    """What programs a pod, as far as its rules and sockets tell. A sidecar's pod is by initContainer or CNI plugin."""
+
+    SIDECAR = "sidecar"
+    AMBIENT = "ambient"
+    BOTH = "both"
+    OTHER_MESH = "other mesh"
+    UNKNOWN = "unknown"
+
+
+AGAIN = {
+    Pod.SIDECAR: "Restart the pod: its istio-init container, or the CNI plugin, programs it again.",
+    Pod.AMBIENT: "Restart the pod, or the istio-cni agent on its node: the agent programs it again. Never program it "
+    "as a sidecar: ztunnel would loop.",
+    Pod.BOTH: "Restart the pod: what it belongs to is programmed again, and the other's rules are gone. Until then "
+    "neither apply nor clean is safe here.",
+    Pod.UNKNOWN: "Restart the pod: what programs it at its start does so again.",
+}
+"""How a pod is programmed again by whatever does that."""
+
+ASK = "With the arguments that it was injected with in --expect, explain prints the command that does it in place."
+OR_HERE = "Or program it in place, with this command."
+
+BY_APPLY = (
+    catalogue.MESH_BYPASSED,
+    catalogue.HALF_APPLIED,
+    catalogue.BOTH_BACKENDS,
+    catalogue.CAPTURED_OTHERWISE,
+    catalogue.MODE_LEFTOVERS,
+    catalogue.TPROXY_ROUTING,
+    catalogue.IPV6_NOT_READY,
+    catalogue.DNS_SERVERS_DIFFER,
+)
+"""What is cured where the pod is programmed again."""
+
+NO_GUARDRAILS = (
+    "for tool in iptables ip6tables; do for chain in INPUT FORWARD OUTPUT; do for protocol in tcp udp; do "
+    "$tool -D $chain -p $protocol -j DROP; done; done; done"
+)
+
+
+class Remedies:
+    """The remedies of one namespace's findings."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.target = view.snapshot.target
+        self.meshes = view.meshes
+        self.pod = pod_of(view)
+        self._special: dict[str, Callable[[str], Said]] = {
+            catalogue.LOOPBACK_DOWN.code: self._loopback,
+            catalogue.GUARDRAILS.code: self._guardrails,
+            catalogue.IPV6_NOT_CAPTURED.code: self._dual_stack,
+            catalogue.IPV6_NOT_READY.code: self._ipv6,
+            catalogue.INVALID_PACKETS.code: self._drop_invalid,
+            catalogue.UNDECIDED_RULE.code: lambda fix: (fix, self._of_ours("verify")),
+            catalogue.NOT_ALL_FOLLOWED.code: lambda fix: (fix, self._of_ours("map")),
+            catalogue.UNFAITHFUL_READER.code: lambda fix: (fix, self._inside("nft", "list", "ruleset")),
+            catalogue.ZERO_COUNTERS.code: lambda fix: (fix, self._of_ours("explain", "--watch", "2")),
+            catalogue.BOTH_MODES.code: lambda fix: (f"{fix} {AGAIN[Pod.BOTH]}", ()),
+            catalogue.HOST_NAMESPACE.code: self._host,
+        }
+
+    def of(self, finding: Finding) -> Finding:
+        """The finding, with what to do about it here."""
+        fix, commands = self._said(finding)
+        return finding.replace(fix=fix, commands=commands)
+
+    def apply(self, config: Config | None = None) -> str | None:
+        """The command that programs this pod as it was asked for; None where no such command is safe, or known.
+
+        ``config`` is another sidecar's configuration to be programmed.
+        """
+        view = self.view
+        if not view.snapshot.is_live or self.meshes or self.pod is Pod.BOTH:
+            return None
+        native = ("--native-nftables",) if view.main is not None and view.backend is RuleStore.NATIVE else ()
+        host = ("--allow-host-network",) if view.snapshot.is_host else ()
+        found: Arguments | None = None
+        if self.pod is not Pod.AMBIENT:
+            expected = view.expected
+            asked = config or (expected if isinstance(expected, Config) else None) or self._whole()
+            found = apply_arguments(asked) if asked is not None else None
+        elif isinstance(view.expected, AmbientConfig):
+            found = ambient_arguments(view.expected)
+        elif (ambient := view.ambient) is not None and all(each.ambient == ambient for each in view.holdings):
+            found = ambient_arguments(ambient.config) if ambient.exact else None
+        if found is None:
+            return None
+        command = ours("apply", *self.target, *host, *native, *found.argv)
+        return " ".join([*(found.replace(argv=()).words()), command])
+
+    def _said(self, finding: Finding) -> Said:
+        kind = finding.kind
+        if self.meshes and kind in BY_APPLY:
+            names = " and ".join(each.name for each in self.meshes)
+            return f"Find out which mesh the pod is in: {names} programmed it, too. A pod can be in one alone.", ()
+        special = self._special.get(kind.code)
+        if special is not None:
+            return special(kind.fix)
+        return self._again() if kind in BY_APPLY else (kind.fix, ())
+
+    def _again(self) -> Said:
+        again, command = AGAIN.get(self.pod, AGAIN[Pod.UNKNOWN]), self.apply()
+        if command is not None:
+            return f"{again} {OR_HERE}", (command,)
+        can_ask = self.pod in (Pod.SIDECAR, Pod.UNKNOWN) and self.view.snapshot.is_live and self.view.expected is None
+        return f"{again} {ASK}" if can_ask else again, ()
+
+    def _whole(self) -> Config | None:
+        """The configuration behind the rules, where they are just what it gives in every store that holds some."""
+        view = self.view
+        if view.inferred is None or not view.inferred.exact or view.is_older:
+            return None
+        found = [each.sidecar for each in view.holdings]
+        return view.inferred.config if all(each == view.inferred for each in found) else None
+
+    def _of_ours(self, *words: str) -> tuple[str, ...]:
+        is_asked = self.target[:1] != ("--expect",) and (self.view.snapshot.is_live or words[0] == "map")
+        return (ours(*words, target=self.target),) if is_asked else ()
+
+    def _inside(self, *words: str) -> tuple[str, ...]:
+        return (inside(self.target, *words),) if self.view.snapshot.is_live else ()
+
+    def _loopback(self, fix: str) -> Said:
+        return fix, self._inside("ip", "link", "set", "lo", "up")
+
+    def _guardrails(self, fix: str) -> Said:
+        return fix, self._inside("sh", "-c", NO_GUARDRAILS)
+
+    def _ipv6(self, fix: str) -> Said:
+        again, commands = self._again()
+        if self.view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"):
+            commands = (*self._inside("sysctl", "-w", "net.ipv6.conf.lo.disable_ipv6=0"), *commands)
+            return f"{fix} {again}", commands
+        return again, commands
+
+    def _dual_stack(self, fix: str) -> Said:
+        config = self._whole()
+        if config is None or not self._hears_ipv6(config):
+            return fix, ()
+        return fix, tuple(filter(None, [self.apply(config.replace(dual_stack=True))]))
+
+    def _hears_ipv6(self, config: Config) -> bool:
+        """Whether what is captured would be taken: else it was direct, and would be refused."""
+        wanted = {config.proxy_port, config.inbound_capture_port}
+        heard = {
+            each.port
+            for each in self.view.snapshot.listeners
+            if each.protocol == "tcp" and each.address.version == 6 and each.address.is_unspecified
+        }
+        return wanted <= heard
+
+    def _drop_invalid(self, fix: str) -> Said:
+        config = self._whole()
+        if config is None or self.view.expected is not None:
+            return fix, ()
+        return fix, tuple(filter(None, [self.apply(config.replace(drop_invalid=True))]))
+
+    def _host(self, fix: str) -> Said:
+        listens = any(each.port in (15001, 15006) for each in self.view.snapshot.listeners)
+        if listens or self.pod is not Pod.SIDECAR or not self.view.snapshot.is_live or self.meshes:
+            return fix, ()
+        return fix, (ours("clean", "--sidecar", "--allow-host-network", target=self.target),)
+
+
+def pod_of(view: View) -> Pod:
+    """What programs the pod."""
+    found = {kind for each in view.holdings for rules in each.rules.values() for kind in kinds(rules)}
+    if _has_ztunnel(view):
+        found.add(MeshKind.AMBIENT)
+    if len(found) == 2:
+        return Pod.BOTH
+    if found:
+        return Pod.AMBIENT if MeshKind.AMBIENT in found else Pod.SIDECAR
+    return Pod.OTHER_MESH if view.meshes else Pod.UNKNOWN
+
+
+def _has_ztunnel(view: View) -> bool:
+    """Whether the sockets are there that ztunnel, which runs elsewhere on the node, opens in a pod of its mesh."""
+    outside = {
+        each.port
+        for each in view.snapshot.listeners
+        if each.protocol == "tcp" and each.process is None and each.uid != PROXY_ID
+    }
+    return {15001, 15008} <= outside
