@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import click
-
+from istio_init.cli.lines import say
 from istio_init.errors import IstioInitError
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
@@ -74,9 +73,9 @@ def program_each(
         codes.add(result.exit_code)
         objects.append(result.as_json)
         for text, colour, is_error in result.lines if form == "text" else ():
-            click.secho(text, fg=colour, err=is_error)
+            say(text, fg=colour, err=is_error)
     if form == "json":
-        click.echo(json.dumps({"schema": 1, "command": command, "results": objects}, indent=2))
+        say(json.dumps({"schema": 1, "command": command, "results": objects}, indent=2))
     return codes.pop() if len(codes) == 1 else 1
 
 

@@ -11,6 +11,7 @@ import click
 from istio_init.cli.console import show
 from istio_init.cli.expect import expected_config
 from istio_init.cli.interval import watch_seconds
+from istio_init.cli.lines import hand_over, say
 from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.model import Config
@@ -89,7 +90,7 @@ def _expected(line: str | None, path: Path | None) -> Config | None:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expected_config(text, FileNames())
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
     return config
 
 
@@ -99,7 +100,7 @@ def _show(explanation: Explanation, form: str, *, check: bool) -> int:
 
         show(explanation_text(explanation), plain_width=PLAIN_WIDTH)
     else:
-        click.echo(_formatted(explanation, form).encode(errors="surrogateescape"), nl=False)
+        hand_over(_formatted(explanation, form))
     if check and not explanation.is_broken:
         refuse_unread(explanation.snapshot)
     return PROBLEMS_FOUND if check and explanation.is_broken else 0

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from istio_init.cli.lines import say
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
@@ -57,9 +58,9 @@ def map_command(
             else:
                 _print(source, family, direction, found)
     if form == "json":
-        click.echo(json.dumps({"schema": 1, "classes": objects, "caveats": list(source.caveats)}, indent=2))
+        say(json.dumps({"schema": 1, "classes": objects, "caveats": list(source.caveats)}, indent=2))
     for caveat in source.caveats if form == "text" else ():
-        click.echo(f"not certain: {caveat}")
+        say(f"not certain: {caveat}")
     return 0
 
 
@@ -95,17 +96,17 @@ class _Shown(Value):
 
 
 def _print(source: Source, family: Family, direction: Direction, found: list[_Shown]) -> None:
-    click.secho(f"{direction.value}, {family.value}", bold=True)
+    say(f"{direction.value}, {family.value}", bold=True)
     for each in found:
         outcome = each.found.outcome
         why = decider_words(each.found.decider)
         if outcome.kind is Kind.UNKNOWN:
             why = f"depends on {causes_words(each.found.causes)}"
-        click.echo(f"  {outcome_words(outcome, source.reader.proxy_ports)}: {why}")
+        say(f"  {outcome_words(outcome, source.reader.proxy_ports)}: {why}")
         for line in each.lines:
-            click.echo(f"    {line}")
+            say(f"    {line}")
     if not found:
-        click.echo("  none")
+        say("  none")
 
 
 def _json(source: Source, family: Family, direction: Direction, shown: _Shown) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from istio_init.cli.interval import watch_seconds
+from istio_init.cli.lines import say
 from istio_init.cli.node import scan
 from istio_init.errors import IstioInitError
 from istio_init.report.ps_row import PsRow
@@ -65,7 +66,7 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
             took = time.monotonic() - start
             collector.update(rows, took, time.time())
             for line in changes(before, rows):
-                click.echo(line, err=True)
+                say(line, err=True)
             before = rows
             # As long as the look took at least, so that nobody waits for answers on a node with much to look at.
             _answer(server, until=start + max(every, 2 * took))

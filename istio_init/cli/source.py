@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.expect import expected_config
+from istio_init.cli.lines import say
 from istio_init.dialects.iptables.rules import as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
 from istio_init.dialects.rule_store import RuleStore
@@ -112,11 +113,11 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
     """
     config, warnings = expected_config(line, FileNames())
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
     meaning = settle(config, servers, ipv6=config.dual_stack)
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warning = "no name server is known here, so --redirect-dns captures none"
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
     built = sidecar.rules(meaning.config, meaning.around)
     rules = {(RuleStore.NFT, family): as_in_kernel(with_texts(each)) for family, each in built.items()}
     netfilter = model(rules, None)
@@ -164,7 +165,7 @@ def source_from(snapshot: Snapshot) -> Source:
         refuse_unread(snapshot)
     caveats = tuple(_caveats(snapshot))
     for caveat in caveats:
-        click.secho(f"warning: {caveat}", fg="yellow", err=True)
+        say(f"warning: {caveat}", fg="yellow", err=True)
     return Source(snapshot, snapshot.netfilter, snapshot.host, reader_of(View(snapshot)), caveats)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from istio_init.cli.lines import say
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
 from istio_init.cli.targets import with_options
@@ -76,17 +77,17 @@ def trace(
         for packet, assumed in batch(path, source):
             found, depends = asked.trace(packet, assumed)
             if form == "json":
-                click.echo(json.dumps(trace_json(found, source.reader, depends, source.caveats)))
+                say(json.dumps(trace_json(found, source.reader, depends, source.caveats)))
             else:
-                click.echo(verdict_line(found, source.reader, depends, source.caveats))
+                say(verdict_line(found, source.reader, depends, source.caveats))
         return 0
     assert direction is not None and protocol is not None and destination is not None
     packet, assumed = described(direction, protocol, destination, given, source)
     found, depends = asked.trace(packet, assumed)
     if form == "json":
-        click.echo(json.dumps(trace_json(found, source.reader, depends, source.caveats), indent=2))
+        say(json.dumps(trace_json(found, source.reader, depends, source.caveats), indent=2))
     else:
-        click.echo("\n".join(trace_lines(found, source.reader, depends, source.caveats)))
+        say("\n".join(trace_lines(found, source.reader, depends, source.caveats)))
     return 0
 
 

@@ -8,6 +8,7 @@ import click
 
 from istio_init.cli.expect import expected_config
 from istio_init.cli.leaving import leaving_in_order
+from istio_init.cli.lines import say
 from istio_init.cli.source import place_of, snapshot_in
 from istio_init.cli.targets import ALLOW_HOST, allows_host
 from istio_init.config import values
@@ -61,7 +62,7 @@ def verify(
     if expect is not None:
         config, warnings = expected_config(expect, FileNames())
         for warning in warnings:
-            click.secho(f"warning: {warning}", fg="yellow", err=True)
+            say(f"warning: {warning}", fg="yellow", err=True)
     place = place_of(pid, netns, target)
     try:
         if not allows_host(allow_host_network):
@@ -119,7 +120,7 @@ def _inferred(snapshot: Snapshot) -> Intent:
 
 def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float) -> Report:
     def announce(text: str) -> None:
-        click.echo(f"{place.label}: {text}", err=True)
+        say(f"{place.label}: {text}", err=True)
 
     report = validate(intent.config, intent.around, snapshot, timeout=seconds, announce=announce)
     return report.replace(notes=(*intent.notes, *report.notes), problems=(*intent.problems, *report.problems))
@@ -127,10 +128,10 @@ def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float)
 
 def _show(label: str, intent: Intent, report: Report, form: str) -> None:
     if form == "json":
-        click.echo(json.dumps(verify_json(label, intent, report), indent=2))
+        say(json.dumps(verify_json(label, intent, report), indent=2))
         return
     for text, colour in verify_lines(label, intent, report):
-        click.secho(text, fg=colour)
+        say(text, fg=colour)
 
 
 def _status(report: Report) -> int:

@@ -19,6 +19,7 @@ from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
 from istio_init.stores.failure import LOCK_HELD_STATUS, failure
+from istio_init.stores.genuine import genuine
 from istio_init.system import process
 from istio_init.system.process import Completed
 from istio_init.system.xtables import existing_tables
@@ -73,6 +74,9 @@ class IptablesLegacy:
         return tuple(family for family in Family if existing_tables(family))
 
     def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
+        return genuine(lambda: self._read(family, known, counters=counters), self.name, known)
+
+    def _read(self, family: Family, known: Mapping[str, Rule] | None, *, counters: bool) -> RuleSet:
         tables = existing_tables(family)
         if not tables:
             return RuleSet(family)
