@@ -90,9 +90,13 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
             what = f"the local default route cannot be removed from table {route.table}"
             _change(what, _route, "del", route)
             removed.add(place)
-        # It goes by its preference: one that another program made has none that we would give it.
-        for rule in filter(route.is_met_by, map(_route_of, netlink.mark_rules())):
-            _change(f"the routing rule for mark {route.selector} cannot be removed", _rule, "del", rule)
+        for rule in netlink.mark_rules():
+            if route.is_met_by(_route_of(rule)):
+                try:
+                    netlink.delete_mark_rule(rule)
+                except OSError as error:
+                    what = f"the routing rule for mark {route.selector} cannot be removed: {error.strerror}"
+                    raise ToolError(what, fix=_explain(error.errno or 0)) from error
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
         _change("::6/128 cannot be removed from lo", _passthrough, "del")
 
