@@ -94,24 +94,34 @@ class FamilyPlan(Value):
     only_adds: bool = True
     """Every live rule of ours is wanted and in the wanted order; what is missing is added."""
 
+    def in_turn(self) -> tuple[tuple[TableEdit, ...], ...]:
+        """The edits, apart where capture moves between nat and mangle: a packet could meet neither, on its way."""
+        moving = {change.kind for change in self.changes if change.table in _CAPTURING}
+        if {Kind.ADD, Kind.REMOVE} <= moving and {edit.table for edit in self.edits} >= _CAPTURING:
+            return tuple([(edit,) for edit in self.edits])
+        return (self.edits,) if self.edits else ()
+
+
+_CAPTURING = {Table.NAT, Table.MANGLE}
+
 
 class BackendPlan(Value):
     """What is done to the rules of one backend.
 
-    ``script`` is what nft reads, in one transaction, and ``changes`` is what it means: of rules that hold for both
-    families at once.
+    ``scripts`` is what nft reads, each in one transaction, and ``changes`` is what they mean: of rules that hold for
+    both families at once. Between two of them, no packet may be left on its way.
     """
 
     backend: str
     families: tuple[FamilyPlan, ...] = ()
-    script: str = ""
+    scripts: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     script_only_adds: bool = True
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be written."""
-        return not self.script and not any(family.edits for family in self.families)
+        return not self.scripts and not any(family.edits for family in self.families)
 
     @property
     def only_adds(self) -> bool:

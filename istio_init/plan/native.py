@@ -1,4 +1,8 @@
-"""The way from live tables of native nftables to wanted ones: tables that are not as wanted are replaced, at once."""
+"""The way from live tables of native nftables to wanted ones: tables that are not as wanted are replaced.
+
+It is one transaction, or two where inbound capture moves between nat and mangle: a packet that meets the rules of
+before in mangle and those of after in nat would be captured by neither.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from istio_init.dialects.nft.element_ranges import intervals, plain
 from istio_init.dialects.nft.script import element_text, replacing
 from istio_init.dialects.nft.text import rule_text
 from istio_init.dialects.role import Role
+from istio_init.mesh.native_names import SIDECAR, native_name
 from istio_init.plan.model import NATIVE, BackendPlan, Change, FamilyPlan, Kind
 from istio_init.plan.sequence import common_pairs
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_ELEMENTS = 8
 """So many elements of a set are shown where a rule looks something up in it."""
 
+_TPROXY = native_name("ISTIO_TPROXY")
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 _ROLES = {role.value: role for role in Role}
 
@@ -37,16 +43,30 @@ def native_plan(
     What the run itself has written need only resemble what is wanted.
     """
     is_wanted = (resembles if is_written else holds)(live, wanted)
-    script = "" if is_wanted and not rewrite else replacing(live, wanted)
+    scripts = () if is_wanted and not rewrite else _transactions(live, wanted)
     changes = () if is_wanted and is_written else tuple(_changes(live, wanted))
-    return BackendPlan(NATIVE, tuple([FamilyPlan(each) for each in families]), script, changes, is_wanted or not live)
+    return BackendPlan(NATIVE, tuple([FamilyPlan(each) for each in families]), scripts, changes, is_wanted or not live)
 
 
-def restoring(live: tuple[Table, ...], before: tuple[Table, ...]) -> str:
-    """What nft reads to put back the tables that are not as before; empty where all are."""
+def restoring(live: tuple[Table, ...], before: tuple[Table, ...]) -> tuple[str, ...]:
+    """What nft reads, a transaction each, to put back the tables that are not as before; empty where all are."""
     same = {each.name for each in live if any(each.name == other.name and holds([each], [other]) for other in before)}
     now, then = ([each for each in tables if each.name not in same] for tables in (live, before))
-    return replacing(now, then) if now or then else ""
+    return _transactions(now, then) if now or then else ()
+
+
+def _transactions(live: Iterable[Table], wanted: Iterable[Table]) -> tuple[str, ...]:
+    before, after = ({table.name: table for table in tables} for tables in (live, wanted))
+    mangle, nat = f"{SIDECAR}mangle", f"{SIDECAR}nat"
+    if nat not in before or nat not in after or _captures_in(before.get(mangle)) == _captures_in(after.get(mangle)):
+        return (replacing(before.values(), after.values()),)
+    late = nat if _captures_in(after.get(mangle)) else mangle
+    last = [[tables.pop(late)] if late in tables else [] for tables in (before, after)]
+    return replacing(before.values(), after.values()), replacing(*last)
+
+
+def _captures_in(table: Table | None) -> bool:
+    return table is not None and any(chain.name == _TPROXY for chain in table.chains)
 
 
 def holds(live: Iterable[Table], wanted: Iterable[Table]) -> bool:

@@ -23,7 +23,7 @@ def handover(plan: Plan) -> str:
 
 
 def _rules(plan: BackendPlan) -> list[str]:
-    lines = ["nft -f - <<'END'", *plan.script.splitlines(), "END"] if plan.script else []
+    lines = [line for script in plan.scripts for line in ("nft -f - <<'END'", *script.splitlines(), "END")]
     for family in plan.families:
         if family.edits:
             lines += _here(f"{PROGRAM[family.family]}-{plan.backend}-restore --noflush", render_restore(family.edits))

@@ -15,7 +15,7 @@ from istio_init.plan.model import NATIVE
 from istio_init.stores.detect import backends, choose
 from istio_init.stores.nftables import Nftables
 from istio_init.stores.wanted import Wanted
-from istio_init.system import netlink, routing
+from istio_init.system import netlink, packets, routing
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -159,16 +159,27 @@ class Session:
         """Write a plan that was made from ``live``."""
         routing.add(plan.add_routing, live.routing)
         routing.remove(plan.remove_routing, live.routing)
-        for each in (plan.rules, *plan.other_backends):
-            self._commit_rules(each)
+        self._commit_rules(plan.rules)
+        for each in plan.other_backends:
+            if not each.is_empty:
+                packets.wait()
+                self._commit_rules(each)
 
     def _commit_rules(self, plan: BackendPlan) -> None:
-        if plan.script:
-            self.native.commit(plan.script)
+        if plan.scripts:
+            self._commit_scripts(plan.scripts)
             self.has_written_tables = True
         for family in plan.families:
-            if family.edits:
-                self.by_name[plan.backend].commit(family.family, family.edits)
+            for number, edits in enumerate(family.in_turn()):
+                if number:
+                    packets.wait()
+                self.by_name[plan.backend].commit(family.family, edits)
+
+    def _commit_scripts(self, scripts: tuple[str, ...]) -> None:
+        for number, script in enumerate(scripts):
+            if number:
+                packets.wait()
+            self.native.commit(script)
 
     def take_over(self) -> bool:
         """Have TPROXY rules pass from another store to the chosen one without harm, if that is what is to be done.
@@ -189,8 +200,8 @@ class Session:
             ours = overlap.narrow_rules(ours_alone(rules, self.also))
             if name in others and (edits := diff(rules, ours, also=self.also).edits):
                 self.by_name[name].commit(family, edits)
-        if NATIVE in others and (script := restoring(live.native, overlap.narrow_tables(live.native))):
-            self.native.commit(script)
+        if NATIVE in others:
+            self._commit_scripts(restoring(live.native, overlap.narrow_tables(live.native)))
         narrow = Wanted(
             overlap.narrow_clauses(wanted.clauses), wanted.families, wanted.routing, wanted.config, wanted.kind
         )
@@ -212,8 +223,7 @@ class Session:
         if now.native or self.before.native:
             from istio_init.plan.native import restoring
 
-            if script := restoring(now.native, self.before.native):
-                self.native.commit(script)
+            self._commit_scripts(restoring(now.native, self.before.native))
         routing.put_back(self.before.routing, now.routing)
         if lost:
             raise ToolError("\n".join(["rules whose text could be misread are not written:", *map(repr, lost)]))

@@ -30,7 +30,7 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod
 from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, Listener, connect, family_of
 
-SWITCHES = 200
+SWITCHES = 100
 CAPTURED, ESCAPED = b"captured", b"escaped"
 OUTBOUND, INBOUND = 15001, 15006
 SERVER, APPLICATION = 80, 8080
@@ -42,6 +42,9 @@ MINIMUM = 1000
 SOURCE_PORTS = range(1025, 65536)
 """Those of clients, one after the other: one used again soon may meet its last connection in the tracker, and what
 belongs to an established connection goes past TPROXY, whatever the rules were in the meantime."""
+
+ENDING = ("fin_wait", "close_wait", "last_ack", "time_wait", "close")
+"""States of a connection that the tracker is to forget soon, for the same reason."""
 
 PATIENCE = 10
 """How nice traffic is: at equal priority it holds every switch up, and there are fewer switches to meet."""
@@ -216,10 +219,14 @@ def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 def switch_under_traffic(
-    pod: Pod, means: str, configurations: tuple[Configuration, ...], *, transparent: bool
+    pod: Pod, means: str, configurations: tuple[Configuration, ...], *, transparent: bool, switches: int = SWITCHES
 ) -> Traffic:
     """Switch to and fro while clients of both families connect; what they met."""
-    families, switches = (tuple(Family), SWITCHES) if means != "legacy" else ((Family.IPV4,), SWITCHES // 25)
+    families = tuple(Family)
+    if means == "legacy":
+        families, switches = (Family.IPV4,), switches // 25
+    for state in ENDING:
+        pod.inside.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_tcp_timeout_{state}=2")
     with Clients(pod, families, transparent=transparent) as clients:
         clients.answer_where_escaped()
         clients.answer_where_captured()
@@ -265,3 +272,22 @@ def test_the_clients_would_notice_if_rules_were_gone_for_a_moment(pod: Pod) -> N
     for met in traffic:
         assert met[ESCAPED.decode()] > 0
         assert met[CAPTURED.decode()] > 0
+
+
+SLOW_RULES = 30_000
+"""So many rules between mangle and nat that a packet is on its way for a good part of a switch."""
+
+
+def slow_down(pod: Pod) -> None:
+    """Give the pod a table of somebody else's that each of its packets takes a while to pass."""
+    rules = "".join(f"ip protocol tcp ip saddr 203.0.113.{number & 255} counter\n" for number in range(SLOW_RULES))
+    table = f"table inet slow {{ chain prerouting {{ type filter hook prerouting priority -120;\n{rules}}}\n}}\n"
+    pod.inside.run("nft", "-f", "-", stdin=table)
+
+
+@pytest.mark.parametrize("means", ["nft", "native"])
+def test_no_packet_escapes_that_is_on_its_way_during_a_switch(pod: Pod, means: str) -> None:
+    slow_down(pod)
+    traffic = switch_under_traffic(pod, means, BETWEEN_MODES, transparent=True, switches=40)
+    assert ESCAPED.decode() not in traffic.inbound
+    assert traffic.inbound[CAPTURED.decode()] > 100
