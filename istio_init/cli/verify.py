@@ -38,6 +38,9 @@ UNPRIVILEGED = 5
 @click.option(
     "--allow-host-network", is_flag=True, help=f"Allow the host's own namespace, without inbound probes. [{ALLOW_HOST}]"
 )
+@click.option(
+    "--allow-unprobed", is_flag=True, help="Be content where inbound or outbound capture cannot be probed, not both."
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def verify(
     target: str | None,
@@ -46,6 +49,7 @@ def verify(
     expect: str | None,
     timeout: str,
     allow_host_network: bool,
+    allow_unprobed: bool,
     form: str,
 ) -> int:
     """Prove with real connections that traffic flows as it has to.
@@ -53,7 +57,8 @@ def verify(
     Connects from inside the namespace as an application and as the proxy, and
     from a second, temporary namespace to it. Short-lived listeners on the
     proxy's ports tell where each connection came out. What cannot be probed is
-    listed with the reason. Exit status 126 where a probe fails.
+    listed with the reason. Exit status 126 where a probe fails, or where traffic
+    of a direction has to come to the proxy and none could be probed.
     """
     if len([each for each in (target, pid, netns) if each is not None]) > 1:
         raise click.UsageError("give one of --pid, --netns, a container id or an address")
@@ -73,6 +78,7 @@ def verify(
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
     finally:
         place.close()
+    report = report.replace(accepts_unprobed=allow_unprobed or allows_host(allow_host_network))
     _show(snapshot.label, intent, report, form)
     return _status(report)
 

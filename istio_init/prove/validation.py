@@ -26,7 +26,7 @@ from istio_init.system.neighbour import Neighbour
 from istio_init.system.privileges import capabilities
 from istio_init.system.probing import Run
 from istio_init.system.sockets import sockets
-from istio_init.system.spots import NO_PORT, Ground, Ids, IPAddress, Probe, Side, Spot
+from istio_init.system.spots import NO_PORT, Ground, Ids, IPAddress, Probe, Seen, Side, Spot
 from istio_init.trace.describe import is_usable
 from istio_init.visible import visible
 
@@ -114,7 +114,7 @@ def _carry_out(
         neighbour = _neighbour(chosen.ground, announce, stack)
         waiting = spots(chosen.probes, config, _proxy(config, facts))
         run = Run(chosen.probes, waiting, neighbour)
-        seen = run.probe(timeout)
+        seen = _probed(run, neighbour, timeout)
         host = _host(snapshot, [spot for spot in waiting if spot not in run.taken | run.busy])
     live = Live(snapshot, host, ports_of(config))
     verdicts: list[Verdict] = []
@@ -138,8 +138,28 @@ def _carry_out(
         tuple(doubts),
         tuple(problems),
         lacks_privileges=lacks,
-        wants_capture=_wants_capture(config),
+        wanted=_wanted(config),
     )
+
+
+def _probed(run: Run, neighbour: Neighbour | None, timeout: float) -> list[Seen]:
+    """What was seen of each probe, if their interface was there all the time.
+
+    Raises:
+        NeighbourError: somebody renamed, moved or deleted it.
+    """
+    seen: list[Seen] | None = None
+    failure: OSError | None = None
+    try:
+        seen = run.probe(timeout)
+    except OSError as error:
+        failure = error
+    if neighbour is not None and not neighbour.is_joined():
+        what = f"the interface {neighbour.ground.interface} was renamed, moved, changed or deleted meanwhile"
+        raise NeighbourError(what)
+    if seen is None:
+        raise ToolError(f"the probes cannot be sent: {failure.strerror if failure else ''}") from failure
+    return seen
 
 
 def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
@@ -152,9 +172,10 @@ def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
             yield f"something listens on port {other}, but nothing on {port}, where {direction} connections arrive"
 
 
-def _wants_capture(config: Config) -> bool:
-    """Whether anything has to come to the proxy that a probe could show."""
-    return bool(config.inbound_ports or config.outbound_ranges or config.outbound_ports or config.redirect_dns)
+def _wanted(config: Config) -> frozenset[str]:
+    """The groups of probes of which some have to come to the proxy."""
+    outbound = "outbound" if config.outbound_ranges or config.outbound_ports else "dns" if config.redirect_dns else None
+    return frozenset(each for each in (outbound, "inbound" if config.inbound_ports else None) if each is not None)
 
 
 def _proxy(config: Config, facts: Facts) -> Ids | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.quoting import is_one_name
 from istio_init.dialects.iptables.save import SaveError
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ToolError
@@ -66,7 +67,7 @@ def _differences(rules: RuleSet, store: RuleStore) -> Iterator[str]:
 
 def _difference(read: Mapping[str, int], told: Told) -> str | None:
     for name in told.interfaces:
-        if any(character <= " " or character == "\x7f" for character in name):
+        if not is_one_name(name):
             return f"a rule tests the interface {name!r}"
     for name, count in told.chains.items():
         if name not in read:

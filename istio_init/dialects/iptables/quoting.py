@@ -61,9 +61,9 @@ def _closing(text: str, start: int) -> int:
     return -1
 
 
-def is_one_line(text: str) -> bool:
-    """Whether a program that reads rules takes the text for one line, and nothing in it for a control character."""
-    return text.isprintable() or not any(character < " " or character == "\x7f" for character in text)
+def is_one_name(text: str) -> bool:
+    """Whether nothing in a name is what separates words and lines, which no name of an interface holds either."""
+    return not any(each in text for each in "\t\n\v\f\r ")
 
 
 def is_word(name: str) -> bool:
@@ -93,6 +93,6 @@ def doubt(text: str) -> str | None:
                 return f"{word} stands there twice"
             seen.add(word)
     outside = " ".join(word for word in rest if word[:1] != '"') if '"' in text else text
-    if not is_one_line(outside.replace("\t", " ")):
-        return "a control character stands in a name"
+    if any(each in outside for each in "\n\v\f\r"):
+        return "a line break stands in a name"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.iptables.quoting import doubt, ends_open, is_one_line
+from istio_init.dialects.iptables.quoting import doubt, ends_open, is_one_name
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.rules import Chain, Counters, Entry, RuleSet
 from istio_init.dialects.iptables.tables import Table
@@ -92,7 +92,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _parse_chain(line: str, number: int) -> Chain:
     try:
         name, policy, *rest = line[1:].split(" ")
-        if len(rest) > 1 or not is_one_line(name):
+        if len(rest) > 1 or not is_one_name(name):
             raise ValueError(line)
         counters = _counters(rest[0]) if rest else None
     except ValueError:
