@@ -88,9 +88,8 @@ def run(argv: list[str]) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        say(f"istio-init: the output cannot be written: {error.strerror}", err=True)
+        why = f"the output cannot be written: {error.strerror}" if error.errno == errno.ENOSPC else str(error)
+        say(f"istio-init: {why}", err=True)
         return 1
     return result if isinstance(result, int) else 0
 

@@ -58,6 +58,9 @@ def _logged(argv: list[str]) -> int:
     except IstioInitError as error:
         log.error(str(error))
         return error.exit_code if isinstance(error, ValidationError) else FAILED
+    except (OSError, MemoryError) as error:
+        log.error(str(error) or "no memory is left")
+        return FAILED
     except KeyboardInterrupt:
         log.error("interrupted")
         return FAILED
