@@ -99,7 +99,8 @@ def _put_back(session: Session, error: BaseException, warn: Callable[[str], None
     """Return to the state in which work began, whatever made it fail; say where that fails, too."""
     for _ in range(ATTEMPTS):
         try:
-            return session.put_back()
+            session.put_back()
+            return
         except (IstioInitError, OSError, MemoryError) as second:
             why = second.message if isinstance(second, IstioInitError) else _said(second)
     message = f"what was there before could not be put back: {why}"

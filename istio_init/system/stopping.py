@@ -7,7 +7,7 @@ is put back, no signal stops that.
 from __future__ import annotations
 
 # The C module: `signal` itself builds enums of every signal, at each start.
-import _signal
+import _signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Stopping:
                 _signal.signal(number, self._note)
             except ValueError:
                 break  # Not the main thread, which no signal reaches.
-            self._before[number] = handler  # type: ignore[assignment]
+            self._before[number] = handler
         _current = self
         return self
 
