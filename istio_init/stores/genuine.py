@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.quoting import is_one_name
 from istio_init.dialects.iptables.save import SaveError
+from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ToolError
 
@@ -57,6 +58,10 @@ def _differences(rules: RuleSet, store: RuleStore) -> Iterator[str]:
     from istio_init.system import kernel_names
 
     of_nft = kernel_names.of_nft(rules.family) if store is RuleStore.NFT else {}
+    printed = {table.value for table in rules.tables}
+    for name, held in of_nft.items():
+        if name in XTABLES and name not in printed and any(held.chains.values()):
+            yield f"table {name} has rules, and none is printed"
     for table, chains in rules.tables.items():
         told = of_nft.get(table.value) if store is RuleStore.NFT else kernel_names.of_legacy(rules.family, table.value)
         if told is None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SAVE = {Family.IPV4: "iptables-legacy-save", Family.IPV6: "ip6tables-legacy-save"}
 RESTORE = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
 TIMEOUT = 60.0
+READING = 20.0
+"""Seconds for python-iptables to read; after that the programs do."""
 CHILD = "istio_init.stores.iptc_child"
 PACKAGES = os.path.dirname(os.path.dirname(istio_init.__file__))
 START = """\
@@ -117,7 +119,8 @@ class IptablesLegacy:
             return None  # An interpreter is not to be had there without our files.
         argv = [sys.executable, "-I", "-c", START, PACKAGES, CHILD, family.value, *args]
         try:
-            completed = process.run(argv, stdin=stdin, timeout=TIMEOUT + self.wait, writing=args[0] == "commit")
+            timeout = READING if args[0] == "read" else TIMEOUT + self.wait
+            completed = process.run(argv, stdin=stdin, timeout=timeout, writing=args[0] == "commit")
         except ToolError as error:
             completed = Completed(tuple(argv), CANNOT_WORK, "", error.message)
         if completed.status in ((0,) if args[0] == "read" else (0, 1, LOCK_HELD_STATUS)):

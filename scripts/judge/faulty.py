@@ -20,7 +20,7 @@ ERRORS = ("ENOMEM", "EMFILE", "ENOSPC", "EINTR", "EIO")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL")
 COMMANDS = ("apply", "clean")
 STORES = ("nft", "legacy", "native")
-HANGS = 120.0
+HANGS = 240.0
 """Seconds after which a run is held to hang."""
 
 BEFORE = ("--dual-stack", "-d", "15090,15021")
@@ -161,6 +161,9 @@ def state(namespace: Namespace) -> str:
         ]
     )
     text = namespace.run("sh", "-c", f"({script}) 2>/dev/null")
+    # nft prints chains in the order of their making.
+    first, *parts = re.split(r"^(?=\t?(?:table|chain|set|\}) ?)", text, flags=re.MULTILINE)
+    text = first + "".join(sorted(parts))
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\[\d+:\d+\]", "", text)
     # An empty table, or one of built-in chains that hold nothing, does nothing.
