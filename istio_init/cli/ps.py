@@ -48,7 +48,10 @@ EVERY = "5"
     help=f"Look again and again; every {EVERY} s if not said.",
 )
 @click.option(
-    "--metrics", metavar="[ADDRESS]:PORT", help="With --watch: serve what was seen to Prometheus, and log what changes."
+    "--metrics",
+    metavar="[ADDRESS|*]:PORT",
+    help="With --watch: serve what was seen to Prometheus, on loopback if no address is given, and log what changes; "
+    "* is every address.",
 )
 def ps(form: str, watch: str | None, metrics: str | None) -> int:
     """List the network namespaces of this node and the state of their redirection.

@@ -21,7 +21,7 @@ from istio_init.report.trace_text import trace_lines, verdict_line
 from istio_init.space.depends import depends_on, looks_for_invalid
 from istio_init.space.diagram import TooManyPieces
 from istio_init.trace.result import Trace
-from istio_init.trace.tracer import Tracer
+from istio_init.trace.tracer import TOO_MANY, Tracer
 
 
 @click.command("trace")
@@ -137,6 +137,8 @@ def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:
         return ()
+    if TOO_MANY in found.answer.causes:
+        return tuple(assumed)
     try:
         depends = depends_on(netfilter, host, packet, assumed)
     except TooManyPieces:

@@ -224,6 +224,6 @@ class Session:
             from istio_init.plan.native import restoring
 
             self._commit_scripts(restoring(now.native, self.before.native))
-        routing.put_back(self.before.routing, now.routing)
+        routing.put_back(self.before.routing, now.routing, self.wanted.routing)
         if lost:
             raise ToolError("\n".join(["rules whose text could be misread are not written:", *map(repr, lost)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import signal
@@ -141,14 +142,19 @@ class Bench:
             name = "converged" if self.state() == self.new else "stuck"
         elif "Traceback" in err and "istio_init" in err and fault.what != "SIGKILL":
             name = "traceback" if name in ("old", "new") and not _is_start(err) else name
+        said = (out + err)[-2000:]
+        if name == "mixed" and fault.children and "could not be put back" in said:
+            name = "said"  # The same fails in every program that is started: nothing can be put back, and that is said.
+        elif name == "mixed":
+            said += "\n".join(difflib.unified_diff(self.old.splitlines(), found.splitlines(), lineterm="", n=0))
         if name != "old":
             self.reset()
-        return Verdict(case, name, process.returncode, (out + err)[-2000:])
+        return Verdict(case, name, process.returncode, said)
 
 
 def _is_start(err: str) -> bool:
     """Whether the interpreter itself, or an import, could not start."""
-    return "importlib" in err or "init_import_site" in err or "Fatal Python error" in err
+    return "ImportError" in err or "importlib" in err or "init_import_site" in err or "Fatal Python error" in err
 
 
 def state(namespace: Namespace) -> str:
@@ -161,14 +167,25 @@ def state(namespace: Namespace) -> str:
         ]
     )
     text = namespace.run("sh", "-c", f"({script}) 2>/dev/null")
-    # nft prints chains in the order of their making.
-    first, *parts = re.split(r"^(?=\t?(?:table|chain|set|\}) ?)", text, flags=re.MULTILINE)
-    text = first + "".join(sorted(parts))
     text = re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\[\d+:\d+\]", "", text)
-    # An empty table, or one of built-in chains that hold nothing, does nothing.
-    text = re.sub(r"^\*\w+\n(?::[A-Z]+ ACCEPT \n)*COMMIT\n", "", text, flags=re.MULTILINE)
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(sorted(_blocks(lines)))
+
+
+def _blocks(lines: list[str]) -> Iterator[str]:
+    """Tables and chains, each with its rules in their order; that of the chains tells only when they were made."""
+    place, found = "", dict[str, list[str]]()
+    for line in lines:
+        if line[0] == "*" or line.lstrip().startswith(("table ", "chain ", "set ")) or line[0].isdigit():
+            place = line if line[0] in "*\t" or line.startswith("table") else "routing"
+        if line.startswith("-A "):
+            found.setdefault(f"{place} {line.split()[1]}", []).append(line)
+        elif line[0] == ":" and " ACCEPT" not in line:
+            found.setdefault(f"{place} {line.split()[0][1:]}", [])
+        elif line[0] not in "*:}" and line not in ("COMMIT", "\t}"):
+            found.setdefault(place, []).append(line)
+    return ("\n  ".join([name, *rules]) for name, rules in found.items())
 
 
 def numbers(count: int) -> Iterator[int]:
@@ -193,10 +210,10 @@ def faults(counts: dict[str, tuple[int, int]], *, every: bool = True) -> Iterato
 
 def table(verdicts: list[Verdict]) -> str:
     """Runs by store, command and fault, and what came of them."""
-    lines = ["store   command  what     runs  calls   old   new  converged  mixed  hung  wrong  traceback  stuck"]
+    lines = ["store   command  what     runs  calls   old   new  converged  said  mixed  hung  wrong  traceback  stuck"]
     keys = dict.fromkeys((each.case.store, each.case.command, each.case.fault.what) for each in verdicts)
-    shown = ("old", "new", "converged", "mixed", "hung", "wrong", "traceback", "stuck")
-    widths = (5, 5, 10, 6, 5, 6, 10, 6)
+    shown = ("old", "new", "converged", "said", "mixed", "hung", "wrong", "traceback", "stuck")
+    widths = (5, 5, 10, 5, 6, 5, 6, 10, 6)
     for store, command, what in keys:
         mine = [
             each
