@@ -19,7 +19,7 @@ from istio_init.mesh.policy import merged, native, sidecar
 from istio_init.mesh.policy.builder import OUTPUT
 from istio_init.mesh.roles.recognise import is_istio_chain, recognise, resembles
 from istio_init.netfilter.family import Family
-from istio_init.plan.diff import diff
+from istio_init.plan.diff import diff, ours_alone
 from istio_init.plan.model import Kind
 from istio_init.value import Value
 
@@ -64,7 +64,7 @@ def infer(
     ``routing`` tells the routing table of TPROXY mode, which no rule names; ``policy`` gives the rules that a
     configuration means, as what was read would have them.
     """
-    captured = {family: live[family] for family in Family if family in live and _has_chains(live[family])}
+    captured = {family: _telling(live[family]) for family in Family if family in live and _has_chains(live[family])}
     if not any(_entries(rules, Role.OUTBOUND_REDIRECT) for rules in captured.values()):
         return None
     readings = []
@@ -116,6 +116,18 @@ def _distance(live: Mapping[Family, RuleSet], reading: Inferred, policy: Policy)
 
 def _has_chains(rules: RuleSet) -> bool:
     return any(is_istio_chain(chain.name) for _, chain in rules.chains())
+
+
+def _telling(rules: RuleSet) -> RuleSet:
+    """The rules without those of others, which may be thousands and tell nothing.
+
+    Those beside the jump in mangle PREROUTING stay: one of an older release may look like anybody's.
+    """
+    chains = dict(ours_alone(rules).tables)
+    beside = rules.chain(Table.MANGLE, "PREROUTING")
+    if beside is not None:
+        chains[Table.MANGLE] = {**chains[Table.MANGLE], beside.name: beside}
+    return RuleSet(rules.family, chains)
 
 
 def _known_rules(rules: RuleSet) -> int:

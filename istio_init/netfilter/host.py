@@ -19,12 +19,19 @@ LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE = 255, 254, 253
 
 
 class Link(Value):
-    """A network interface. ``addresses`` are in the kernel's order: the first is the primary one."""
+    """A network interface. ``addresses`` are in the kernel's order: the first is the primary one.
+
+    ``type`` is what links it (linux/if_arp.h), ``group`` its group, ``kind`` the driver that made it, empty where none
+    did; None where it is not known.
+    """
 
     name: str
     index: int = 0
     is_up: bool = True
     addresses: tuple[Address, ...] = ()
+    type: int | None = None
+    group: int | None = None
+    kind: str | None = None
 
 
 class Route(Value):

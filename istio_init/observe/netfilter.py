@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import Entry, RuleSet
     from istio_init.dialects.nft.misprints import Told
     from istio_init.dialects.nft.ruleset import Ruleset
+    from istio_init.netfilter.host import Link
     from istio_init.netfilter.rules import Rule, Statement, Table
     from istio_init.netfilter.stages import Registered, Stage
 
@@ -38,7 +39,7 @@ class Known(Value):
     """What lowering asks about besides the rules: sets of ipset, interfaces by index, whether tables are dormant."""
 
     sets: Mapping[str, IpSet] | None = None
-    links: Mapping[int, str] = {}
+    links: Mapping[int, Link] = {}
     dormant: Mapping[tuple[str, str], bool] = {}
     """By family and name, of nf_tables' tables."""
 
@@ -77,7 +78,12 @@ def model(
         for table in lower(each, Store.NFT, known.sets)
     }
     odd = misprinted(ruleset, known.told) if known.told is not None else frozenset()
-    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd):
+    texts = {
+        (family, name, chain.name): tuple([rule.origin.text for rule in chain.rules])
+        for (family, name), table in printed.items()
+        for chain in table.chains.values()
+    }
+    for lowered in lower_nft(ruleset, known.links, dormant=known.dormant, misprinted=odd, texts=texts):
         name = lowered.family, lowered.name
         text, table = printed.pop(name, None), by_name[name]
         of_nft.append(merge(text, lowered, table, extended.get(name)) if is_iptables(table) else lowered)

@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.dialects.nft.ruleset import Table
 
 READING = 60.0
 """Seconds for a program that prints rules."""
@@ -62,13 +63,29 @@ def read_rules() -> Rules:
 def _of_nft(left: list[Unread]) -> Ruleset:
     """What nft prints of all tables; nothing where it cannot."""
     found = ruleset.read()
-    if isinstance(found, str):
+    if not isinstance(found, str):
+        left.append(unread(Part.NATIVE, found))
+        return Ruleset(())
+    try:
+        return parse(found)
+    except RulesetError:
+        return _of_nft_apart(left)
+
+
+def _of_nft_apart(left: list[Unread]) -> Ruleset:
+    """The same, table by table: the fault may be in one alone, and matters only where the kernel calls that."""
+    tables: list[Table] = []
+    for table, text in ruleset.listed_apart():
         try:
-            return parse(found)
-        except RulesetError as error:
-            found = ToolError(f"nft printed what is not understood: {error}")
-    left.append(unread(Part.NATIVE, found))
-    return Ruleset(())
+            if isinstance(text, str):
+                tables += parse(text).tables
+                continue
+            error = text
+        except RulesetError as refused:
+            error = ToolError(f"nft printed what is not understood of table {table.name}: {refused}")
+        if not table.is_dormant:
+            left.append(unread(Part.NATIVE, error))
+    return Ruleset(tuple(tables))
 
 
 def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
@@ -80,7 +97,7 @@ def _known(left: list[Unread], *, asks_sets: bool, has_tables: bool) -> Known:
     if not has_tables:
         return Known(sets)
     try:
-        names = {each.index: each.name for each in links.links()[0]}
+        names = {each.index: each for each in links.links()[0]}
         return Known(sets, names, ruleset.dormant(), nft_kernel.devices(), told=nft_kernel.told())
     except (IstioInitError, OSError) as error:
         left.append(unread(Part.NATIVE, error))

@@ -199,8 +199,8 @@ class Translation:
         interface, destination = layout.dim(Field.OUT_INTERFACE), layout.dim(Field.DESTINATION)
         far = [each for each in sorted(facts.local) if not self._is_near(each)]
         ours = union([((each, each),) for each in facts.local]) if layout.family is Family.IPV6 else ()
-        if ours:  # What is sent to an address of ours comes from it (ipv6_dev_get_saddr).
-            yield {destination: ours}, self._one_of(far)
+        if ours:  # What is sent to an address of ours comes from it, ::1 included (ipv6_dev_get_saddr).
+            yield {destination: ours}, self._one_of(sorted(facts.local))
         others: Region = {destination: self._rest(destination, ours)} if ours else {}
         for link in self.host.links:
             usable = [each for each in self._addresses_of(link) if not self._is_near(each)]

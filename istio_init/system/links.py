@@ -6,6 +6,7 @@ Over netlink, because it has everything in one answer and in the kernel's order 
 from __future__ import annotations
 
 import struct
+import sys
 from ipaddress import ip_address
 
 from istio_init.netfilter.family import Family
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 RTM_GETLINK = 18
 IFF_UP = 0x1
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-IFLA_IFNAME, IFLA_AF_SPEC, IFLA_INET_CONF = 3, 26, 1
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_GROUP = 3, 18, 26, 27
+IFLA_INFO_KIND, IFLA_INET_CONF = 1, 1
 AF_INET = 2
 FORWARDING, RP_FILTER, ACCEPT_LOCAL, SRC_VALID_MARK, ROUTE_LOCALNET = 1, 8, 23, 24, 26
 """Places in the list of an interface's IPv4 settings (linux/ip.h, IPV4_DEVCONF_…), counted from 1."""
@@ -47,6 +49,9 @@ class _Interface(Value):
     index: int
     is_up: bool
     conf: tuple[int, ...]
+    type: int
+    group: int
+    kind: str
 
     def setting(self, number: int) -> int:
         """One of the IPv4 settings; 0 where IPv4 is off or the kernel does not have it."""
@@ -61,17 +66,37 @@ def links() -> tuple[tuple[Link, ...], Settings]:
     """
     interfaces = [_interface(body) for body in dump(NETLINK_ROUTE, RTM_GETLINK, bytes(16))]
     addresses = _addresses()
-    found = [Link(each.name, each.index, each.is_up, tuple(addresses.get(each.index, ()))) for each in interfaces]
+    found = [
+        Link(
+            each.name,
+            each.index,
+            each.is_up,
+            tuple(addresses.get(each.index, ())),
+            each.type,
+            each.group,
+            each.kind,
+        )
+        for each in interfaces
+    ]
     return tuple(found), _settings(interfaces)
 
 
 def _interface(body: bytes) -> _Interface:
-    index, flags = struct.unpack_from("=4xiI", body)
+    kind_of_link, index, flags = struct.unpack_from("=2xHiI", body)
     attributes = parse_attributes(body, 16)
     name = attributes[IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
     families = parse_attributes(attributes.get(IFLA_AF_SPEC, b""), 0)
     packed = parse_attributes(families.get(AF_INET, b""), 0).get(IFLA_INET_CONF, b"")
-    return _Interface(name, index, bool(flags & IFF_UP), struct.unpack(f"={len(packed) // 4}i", packed))
+    info = parse_attributes(attributes.get(IFLA_LINKINFO, b""), 0)
+    return _Interface(
+        name,
+        index,
+        bool(flags & IFF_UP),
+        struct.unpack(f"={len(packed) // 4}i", packed),
+        kind_of_link,
+        int.from_bytes(attributes.get(IFLA_GROUP, b""), sys.byteorder),
+        info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+    )
 
 
 def _addresses() -> dict[int, list[Address]]:

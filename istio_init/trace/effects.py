@@ -128,9 +128,10 @@ class Translation:
         known = self.facts.addresses.get(name_of(values[OUT_INTERFACE]), [])
         usable = [each for each in known if not self._is_near(each)]
         destination = values[DESTINATION]
-        if self.bits == 128 and (not isinstance(destination, int) or destination in self.facts.local):
-            usable = []  # What is sent to an address of ours comes from it (ipv6_dev_get_saddr).
         cause = not_given("the address of the outgoing interface")
+        if self.bits == 128 and (not isinstance(destination, int) or destination in self.facts.local):
+            # What is sent to an address of ours comes from it, ::1 included (ipv6_dev_get_saddr).
+            return Unsure(points(self.facts.local), cause)
         if len(usable) == 1:
             return usable[0]
         others = usable or [each for each in self.facts.local if not self._is_near(each)]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from istio_init.netfilter.host import Host
 from istio_init.netfilter.stages import Netfilter
 from istio_init.observe.namespace import observe
+from istio_init.observe.unread import Part
 from istio_init.system.places import HERE
 from judge.compare import Judged, Verdict, case, judged
 from judge.predict import Predictor
@@ -42,7 +43,8 @@ def look() -> Seen:
     found = snapshot.netfilter
     tables = [table for table in found.tables if table.name != OWN]
     netfilter = Netfilter(tables, found.order, found.tracks, ingress=found.ingress, egress=found.egress)
-    return Seen(netfilter, snapshot.host, tuple(map(str, snapshot.missing_rules)))
+    missing = [each for each in snapshot.unread if each.part is Part.NATIVE or each in snapshot.missing_rules]
+    return Seen(netfilter, snapshot.host, tuple(map(str, missing)))
 
 
 def judge_live(seed: str, count: int, lacking: Mapping[str, Sequence[str]], wanted: int | None = None) -> Result:

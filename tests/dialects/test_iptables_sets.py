@@ -46,6 +46,8 @@ add marks 10.0.0.1 skbmark 0x10
 add marks 10.0.0.2
 create expiring hash:ip family inet hashsize 1024 maxelem 65536 timeout 300 bucketsize 12 initval 0xdd7d3341
 add expiring 10.4.4.4 timeout 299
+create leaving hash:ip family inet hashsize 1024 maxelem 65536 timeout 300 bucketsize 12 initval 0xdd7d3341
+add leaving 10.4.4.4 timeout 9
 create ports bitmap:port range 0-1024
 add ports 9
 add ports 80
@@ -171,7 +173,8 @@ def test_what_cannot_be_looked_up_is_undecided(words: str, openness: Openness) -
     ("name", "others", "complete"),
     [
         ("ip", "", True),
-        ("expiring", "", False),
+        ("expiring", "", True),
+        ("leaving", "", False),
         ("ip", "-A PREROUTING -j SET --add-set ip src", False),
         ("ip", "-A PREROUTING -j SET --add-set net src", True),
         ("ip", "-A PREROUTING -j SET --del-set ip src", False),

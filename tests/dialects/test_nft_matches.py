@@ -257,15 +257,28 @@ def test_named_sets_hold_elements_ranges_prefixes_and_concatenations(
     assert holds(body(match(left, "@s", "!="), sets=set_of(*elements)), tcp()) is not expected
 
 
+def expiring(seconds: int) -> Json:
+    return {"elem": {"val": f"10.0.0.{seconds & 255}", "timeout": 3600, "expires": seconds}}
+
+
 @pytest.mark.parametrize(
     ("more", "changes", "expected"),
-    [({}, [], True), ({"flags": ["timeout"]}, [], False), ({"timeout": 60}, [], False), ({}, [True], False)],
+    [
+        ({}, [], True),
+        ({"flags": ["timeout"]}, [], False),
+        ({"timeout": 60}, [], False),
+        ({"timeout": 3600, "elem": [expiring(3000)]}, [], True),
+        ({"timeout": 3600, "elem": [expiring(3000), expiring(9)]}, [], False),
+        ({"flags": ["timeout", "dynamic"], "elem": [expiring(3000)]}, [], False),
+        ({}, [True], False),
+    ],
 )
 def test_a_set_whose_elements_come_and_go_is_not_complete(
     more: dict[str, Json], changes: list[bool], expected: bool
 ) -> None:
     add = [{"set": {"op": "add", "elem": header("ip", "saddr"), "set": "@s"}} for _ in changes]
-    found = body(match(header("ip", "saddr"), "@s"), *add, sets=set_of("1.2.3.4", **more))
+    elements = more.pop("elem", ["1.2.3.4"])
+    found = body(match(header("ip", "saddr"), "@s"), *add, sets=set_of(*elements, **more))
     [lookup] = [each for each in found if isinstance(each, Lookup)]
     assert lookup.elements.is_complete is expected
 

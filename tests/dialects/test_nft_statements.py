@@ -9,7 +9,6 @@ import pytest
 from istio_init.dialects.nft.lower import lower
 from istio_init.dialects.nft.ruleset import parse
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
@@ -24,7 +23,6 @@ from istio_init.netfilter.rules import (
     Openness,
     Statement,
     Store,
-    Test,
     Tproxy,
     Undecided,
     Unknowable,
@@ -42,7 +40,6 @@ from .nft_rules import (
     document,
     header,
     in_chain,
-    match,
     meta,
     rules,
     table,
@@ -240,9 +237,3 @@ def test_chains_of_a_table_that_may_be_dormant_may_be_passed_over() -> None:
     [known] = lower(parse(text), dormant={("inet", "t"): True})
     assert known.is_dormant
     assert len(known.chains["c"].rules) == 1
-
-
-def test_interfaces_by_index_have_the_names_that_are_known() -> None:
-    text = document(chain(), in_chain(match(meta("iif"), "5"), verdict("drop")))
-    [found] = lower(parse(text), {5: "eth7"})
-    assert found.chains["c"].rules[0].body[0] == Test(Field.IN_INTERFACE, ((number_of("eth7"),) * 2,))

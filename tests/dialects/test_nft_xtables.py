@@ -107,6 +107,16 @@ def test_of_two_tests_of_a_port_none_is_lost_and_no_negation_strays(port: int, e
     assert holds(other.body, {Field.PROTOCOL: 17, Field.SPORT: port}) is expected
 
 
+@pytest.mark.parametrize(("flags", "expected"), [(0x02, True), (0x12, True), (0x06, False), (0x00, False)])
+def test_of_two_tests_of_tcp_flags_the_expressions_alone_tell(flags: int, expected: bool) -> None:
+    some = {"match": {"op": "in", "left": header("tcp", "flags"), "right": ["syn", "rst", "ack"]}}
+    syn = match({"&": [header("tcp", "flags"), ["syn", "rst"]]}, "syn")
+    target = [COUNTER, extension("target", "TCPMSS")]
+    printed = "-p tcp -m tcp ! --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000"
+    [rule] = output(merged(([some, syn, *target], printed)))
+    assert holds(rule.body, {Field.PROTOCOL: 6, Field.TCP_FLAGS: flags}) is expected
+
+
 def test_ports_that_an_extension_tests_stay() -> None:
     expressions = [match(header("tcp", "sport"), 5), extension("match", "multiport"), COUNTER, ACCEPT]
     [rule] = output(merged((expressions, "-p tcp -m multiport --dports 1,2 -m tcp --sport 5 -j ACCEPT")))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,43 @@ def test_no_more_programs_are_run_than_there_are_stores_in_use(namespace: Namesp
     assert programs(namespace) == ["nft"]
     namespace.run("iptables-nft", "-t", "nat", "-N", "OWN")
     assert programs(namespace) == ["iptables-nft-save", "nft"]
+
+
+TWO_TABLES = """\
+table ip asleep {
+  flags dormant
+  chain c {
+    type filter hook input priority 0
+    drop
+  }
+}
+table inet awake {
+  chain c {
+    type filter hook input priority 0
+    tcp dport 80 drop
+  }
+}
+"""
+
+
+@pytest.mark.parametrize("broken", ["asleep", "awake"])
+def test_a_table_that_nft_cannot_print_hides_no_other(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    namespace.run("nft", "-f", "-", stdin=TWO_TABLES)
+    run = process.run
+
+    def cut_short(argv: Sequence[str], **more: Any) -> process.Completed:
+        done = run(argv, **more)
+        is_told = "list" not in argv or (argv[-1] != broken and "ruleset" not in argv)
+        return done if is_told else done.replace(stdout='{"nftables": [{"table": {"flags": \n')
+
+    monkeypatch.setattr(process, "run", cut_short)
+    found = look(namespace)
+
+    assert {table.name for table in found.netfilter.tables} == {"asleep", "awake"} - {broken}
+    # What the kernel does not call need not be known.
+    assert [each.part for each in found.unread] == ([Part.NATIVE] if broken == "awake" else [])
 
 
 def test_the_host_is_seen_as_it_is(namespace: Namespace) -> None:

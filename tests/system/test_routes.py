@@ -138,7 +138,7 @@ def test_addresses_come_in_the_order_of_the_kernel(namespace: Namespace) -> None
     first = there.addresses[:3]
     assert first == (ip_address("10.0.0.2"), ip_address("10.0.0.9"), ip_address("fd00::2"))
     assert there.is_up
-    assert Link("lo", 1, True, (ip_address("127.0.0.1"), ip_address("::1"))) in found
+    assert Link("lo", 1, True, (ip_address("127.0.0.1"), ip_address("::1")), 772, 0, "") in found
 
 
 def test_settings_of_all_count_for_each_interface(namespace: Namespace) -> None:

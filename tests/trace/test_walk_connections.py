@@ -192,6 +192,12 @@ def test_masquerade_takes_the_one_address_of_the_interface() -> None:
     assert found.state.source == address("10.9.0.3")
 
 
+def test_masquerade_to_an_address_of_ours_may_take_any_of_ours() -> None:
+    rules = save("*nat\n-A POSTROUTING -j MASQUERADE\n*filter\n-A INPUT -s ::1 -j DROP", family=Family.IPV6)
+    found = trace(packet("::1", interface="lo"), *rules)
+    assert found.delivered.kind is Kind.UNKNOWN
+
+
 def test_a_redirect_by_an_interface_without_addresses_drops() -> None:
     bare = host().replace(links=tuple(each.replace(addresses=()) for each in host().links))
     rules = save("*nat\n-A PREROUTING -p tcp -j REDIRECT --to-ports 15006")

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     """An element as a box of fields."""
 
 NEVER = Never()
+SOON = 60
+"""An element with less than so many seconds to live may be gone when a packet comes."""
+
 _FAMILIES = {"inet": Family.IPV4, "inet6": Family.IPV6}
 _OF_SIDE = {
     "src": (Field.SOURCE, Field.SPORT, Field.IN_INTERFACE),
@@ -90,7 +93,8 @@ class Sets:
             return (Forget(Field.MARK, Cause(Openness.NOT_MODELLED, text)),)
 
     def _is_complete(self, found: IpSet) -> bool:
-        return found.name not in self.dynamic and found.option("timeout") is None
+        """Whether its elements stay what they are: no packet adds any, and none is about to expire."""
+        return found.name not in self.dynamic and not any(map(_expires, found.elements))
 
     def _all_lookups(self, name: str, directions: str) -> tuple[tuple[Keys, Elements], ...]:
         cached = self._lookups.get((name, directions))
@@ -250,3 +254,8 @@ def _marked(found: IpSet, placed: list[Placed]) -> tuple[tuple[Box, int], ...]:
         if mask:
             values.append((box, value))
     return tuple(values)
+
+
+def _expires(element: Element) -> bool:
+    left = element.extension("timeout")
+    return left is not None and 0 < int(left) < SOON

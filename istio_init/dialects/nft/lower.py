@@ -10,6 +10,7 @@ from istio_init.dialects.nft.names import PRIORITIES
 from istio_init.dialects.nft.ruleset import uncollected
 from istio_init.dialects.nft.scope import Body, Scope
 from istio_init.dialects.nft.text import rule_text
+from istio_init.dialects.nft.xtables import is_written_by_iptables
 from istio_init.netfilter import rules as model
 from istio_init.netfilter.rules import Cause, ChainType, End, Hook, Openness, Origin, Store, Undecided, Verdict
 from istio_init.value import Value
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.nft.ruleset import Chain, Expression, Json, Rule, Ruleset, Table
+    from istio_init.netfilter.host import Link
 
 FAMILIES = frozenset(["ip", "ip6", "inet"])
 HOOKS = {hook.value: hook for hook in Hook}
@@ -63,22 +65,25 @@ def present(ruleset: Ruleset) -> tuple[Present, ...]:
 
 def lower(
     ruleset: Ruleset,
-    links: Mapping[int, str] | None = None,
+    links: Mapping[int, Link] | None = None,
     *,
     dormant: Mapping[tuple[str, str], bool] | None = None,
     misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
+    texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
 ) -> tuple[model.Table, ...]:
     """The tables that see IP packets.
 
-    ``links`` are names of interfaces by index: nft prints the index of one that was not there when it was asked.
+    ``links`` are the interfaces by index: nft prints the index of one that was not there when it was asked, and rules
+    test their types, groups and kinds.
     ``dormant`` tells by family and name of tables whether they are (netlink knows), for those where the JSON does not
-    (`ruleset.Table.is_dormant`). ``misprinted`` are rules of which nft does not tell all (`misprints`).
+    (`ruleset.Table.is_dormant`). ``misprinted`` are rules of which nft does not tell all (`misprints`). ``texts`` are
+    what iptables prints of all rules of a chain, by family, table and chain: what is shown of those that it wrote.
     """
     with uncollected():
         return tuple(
             [
                 _table(
-                    Scope(table, links or {}, _changing(table), misprinted),
+                    Scope(table, links or {}, _changing(table), misprinted, texts),
                     table,
                     (dormant or {}).get((table.family, table.name), table.is_dormant),
                 )
@@ -109,7 +114,13 @@ def _changing(table: Table) -> frozenset[str]:
 
 def _chain(scope: Scope, chain: Chain, *, is_certain: bool) -> model.Chain:
     base = _base(chain)
-    rules = [lowered for number, rule in enumerate(chain.rules, 1) for lowered in _rule(scope, chain, number, rule)]
+    printed = scope.texts.get((scope.family, scope.table, chain.name), ())
+    texts = printed if len(printed) == len(chain.rules) else [""] * len(chain.rules)
+    rules = [
+        lowered
+        for number, (rule, text) in enumerate(zip(chain.rules, texts, strict=True), 1)
+        for lowered in _rule(scope, chain, number, rule, text)
+    ]
     if base is not None and not is_certain:
         rules.insert(0, _maybe_dormant(scope, chain))
     return model.Chain(chain.name, tuple(rules), base)
@@ -139,13 +150,14 @@ def _maybe_dormant(scope: Scope, chain: Chain) -> model.Rule:
     return model.Rule(body, Origin(Store.NFT, scope.family, scope.table, chain.name, 0, words))
 
 
-def _rule(scope: Scope, chain: Chain, number: int, rule: Rule) -> list[model.Rule]:
+def _rule(scope: Scope, chain: Chain, number: int, rule: Rule, printed: str) -> list[model.Rule]:
     """A rule; several of the same number where it does one of several things, by an element or by chance."""
     body = Body(scope)
     if (scope.family, scope.table, chain.name, rule.handle) in scope.misprinted:
         body.add(Undecided(Cause(Openness.NOT_MODELLED, "a test that nft does not print")))
     ways = statements.lower(body, rule.expressions) or [[]]
-    text = rule_text(rule.expressions, rule.comment)
+    is_theirs = printed and is_written_by_iptables(rule.expressions)
+    text = printed if is_theirs else rule_text(rule.expressions, rule.comment)
     origin = Origin(Store.NFT, scope.family, scope.table, chain.name, number, text)
     counters = _counters(rule.expressions)
     only = None if body.tracks else body.tracks_only

@@ -6,6 +6,7 @@ from istio_init.dialects.nft.elements import boxes, keys, named
 from istio_init.dialects.nft.loads import STATUS, is_load, load_all
 from istio_init.dialects.nft.loads_header import EVERY_FAMILY
 from istio_init.dialects.nft.loads_host import existing
+from istio_init.dialects.nft.matches_link import of_link
 from istio_init.dialects.nft.text import expression_text
 from istio_init.dialects.nft.values import FLAGS, Kind, OddError, intervals, number
 from istio_init.netfilter.fields import CtState, Field
@@ -48,6 +49,9 @@ def _condition(body: Body, asked: Json) -> Condition | None:
     if not isinstance(asked, dict) or not isinstance(asked.get("op"), str) or asked["op"] not in _OPERATORS:
         raise OddError("a match without a known operator")
     left, right, operator = asked.get("left"), asked.get("right"), asked["op"]
+    told = of_link(body.scope.links.values(), left, operator, right)
+    if told is not None:
+        return told
     operands = load_all(left, body.family)
     if isinstance(right, bool):
         operands = tuple([existing(operand) for operand in operands])

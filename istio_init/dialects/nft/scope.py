@@ -14,22 +14,25 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.nft.maps import Mapped
     from istio_init.dialects.nft.operands import Operand
-    from istio_init.dialects.nft.ruleset import Set, Table
+    from istio_init.dialects.nft.ruleset import Json, Set, Table
+    from istio_init.netfilter.host import Link
     from istio_init.netfilter.rules import Condition, Statement
 
 
 class Scope:
     """A table, its sets, and which interfaces there are, by index. ``changing`` are sets that rules add to.
 
-    ``misprinted`` are rules, by family, table, chain and handle, of which not all is known.
+    ``misprinted`` are rules, by family, table, chain and handle, of which not all is known. ``texts`` are those
+    that iptables prints of all rules of a chain, by family, table and chain.
     """
 
     def __init__(
         self,
         table: Table,
-        links: Mapping[int, str],
+        links: Mapping[int, Link],
         changing: frozenset[str],
         misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
+        texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
     ) -> None:
         self.family = table.family
         self.table = table.name
@@ -37,6 +40,7 @@ class Scope:
         self.links = links
         self.changing = changing
         self.misprinted = misprinted
+        self.texts = texts or {}
         self.elements: dict[tuple[str, tuple[Operand, ...]], Elements] = {}
         self.maps: dict[tuple[str, tuple[Operand, ...]], Mapped] = {}
 
@@ -52,11 +56,21 @@ class Scope:
         return found
 
     def is_complete(self, found: Set) -> bool:
-        """Whether a set's elements stay what they are: not those with timeouts, or that packets add."""
-        return found.timeout is None and not found.flags & _CHANGING and found.name not in self.changing
+        """Whether a set's elements stay what they are: no packet adds any, and none is about to expire."""
+        if "dynamic" in found.flags or found.name in self.changing:
+            return False
+        return (found.timeout is None and "timeout" not in found.flags) or all(map(_stays, found.elements))
 
 
-_CHANGING = frozenset(["timeout", "dynamic"])
+SOON = 60
+"""An element with less than so many seconds to live may be gone when a packet comes."""
+
+
+def _stays(element: Json) -> bool:
+    match element:
+        case {"elem": {"expires": int(left)}}:
+            return left >= SOON
+    return False
 
 
 class Body:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.nft.ruleset import Json
+    from istio_init.netfilter.host import Link
     from istio_init.netfilter.intervals import Intervals
 
 MOST_DEPTH = 8
@@ -145,7 +146,7 @@ def _priority(value: str) -> int:
     return major << 16 | minor
 
 
-def intervals(value: Json, kind: Kind, bits: int, links: Mapping[int, str], depth: int = 0) -> Intervals:
+def intervals(value: Json, kind: Kind, bits: int, links: Mapping[int, Link], depth: int = 0) -> Intervals:
     """A value, range, prefix or anonymous set as the numbers it holds; ``*`` is all of them.
 
     Raises:
@@ -171,7 +172,7 @@ def intervals(value: Json, kind: Kind, bits: int, links: Mapping[int, str], dept
     return ((low, low),) if low <= highest else EMPTY
 
 
-def _compound(value: dict[str, Json], kind: Kind, bits: int, links: Mapping[int, str], depth: int) -> Intervals | None:
+def _compound(value: dict[str, Json], kind: Kind, bits: int, links: Mapping[int, Link], depth: int) -> Intervals | None:
     match value:
         case {"range": [first, last]}:
             if kind in (Kind.INTERFACE, Kind.LINK):
@@ -212,11 +213,11 @@ def _interface(value: str) -> Intervals:
     return with_prefix(value[:-1]) if value.endswith("*") else exactly(value)
 
 
-def _link(value: str, links: Mapping[int, str]) -> Intervals:
+def _link(value: str, links: Mapping[int, Link]) -> Intervals:
     """Interfaces are compared by index; nft prints the name of the one that has it now, the number where none has."""
     if not value.isdecimal():
         return exactly(value)
     index = int(value)
     if index == 0:
         return ((NO_INTERFACE, NO_INTERFACE),)
-    return exactly(links[index]) if index in links else EMPTY
+    return exactly(links[index].name) if index in links else EMPTY

@@ -192,19 +192,21 @@ def _chosen(text: Rule, lowered: list[Rule], source: ruleset.Rule) -> list[Rule]
     if not is_theirs:
         return lowered
     shown = text.origin.text
-    return [rule.replace(origin=rule.origin.replace(text=shown)) for rule in lowered]
+    return [
+        rule if rule.origin.text == shown else rule.replace(origin=rule.origin.replace(text=shown)) for rule in lowered
+    ]
 
 
 def _with_tests(text: Rule, lowered: Rule, expressions: Iterable[Expression]) -> Rule:
     """A rule of the text, with the tests that its expressions tell.
 
-    Of several tests of a port 1.8.9 prints the last, negated where any is: they are left out unless an extension, which
-    the expressions do not tell, could have made them.
+    Of several tests of a port, or of TCP's flags, 1.8.9 prints the last, negated where any is: they are left out unless
+    an extension, which the expressions do not tell, could have made them.
     """
     tests = [each for each in lowered.body if isinstance(each, _TESTS)]
     body = text.body
     if not _may_test_ports(expressions):
-        told = {each.field for each in tests if type(each) is Test and each.field in _PORTS}
+        told = {each.field for each in tests if type(each) is Test and each.field in _REPEATED}
         body = tuple([each for each in body if each in tests or type(each) is not Test or each.field not in told])
     missing = [each for each in tests if each not in body]
     counters = lowered.counters if text.counters is None else text.counters
@@ -221,7 +223,7 @@ def _may_test_ports(expressions: Iterable[Expression]) -> bool:
     return False
 
 
-_PORTS = frozenset([Field.SPORT, Field.DPORT])
+_REPEATED = frozenset([Field.SPORT, Field.DPORT, Field.TCP_FLAGS])
 _PORT_EXTENSIONS = frozenset(["multiport", "tcp", "udp", "udplite", "sctp", "dccp"])
 _CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never)
 _EXTENSION_WORDS = ("xt match ", "xt target ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cached_property
 
 from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.tables import Table
@@ -86,11 +87,15 @@ class View:
     def __init__(self, snapshot: Snapshot, expected: Config | None = None) -> None:
         self.snapshot = snapshot
         self.expected = expected
-        self.places = list(_places(snapshot))
         self._by_place: dict[tuple[RuleStore, Family, Table, str, int], RuleAt] | None = None
         self.holdings = tuple(each for store in RuleStore if (each := holding_of(snapshot, store)) is not None)
         self.main = max(self.holdings, key=lambda each: each.size, default=None)
         self.backend = _busiest(snapshot) if self.main is None else self.main.store
+
+    @cached_property
+    def places(self) -> list[RuleAt]:
+        """Every rule of iptables' stores and of Istio's native tables, where it stands."""
+        return list(_places(self.snapshot))
 
     @property
     def inferred(self) -> Inferred | None:
