@@ -137,7 +137,7 @@ def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:
         return ()
-    if TOO_MANY in found.answer.causes:
+    if TOO_MANY in found.causes:
         return tuple(assumed)
     try:
         depends = depends_on(netfilter, host, packet, assumed)

@@ -101,7 +101,7 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
         _change("::6/128 cannot be removed from lo", _passthrough, "del")
 
 
-def put_back(before: LiveRouting, now: LiveRouting, added: Routing = Routing()) -> None:
+def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None) -> None:
     """Return from one state to an earlier one, as far as routing by mark and the passthrough address go.
 
     ``added`` is what was to be added: its routes go also where the rules that lead to them were never made.
@@ -121,7 +121,7 @@ def put_back(before: LiveRouting, now: LiveRouting, added: Routing = Routing()) 
     kept = now.replace(local_tables=now.local_tables - before.local_tables)
     remove(Routing(tuple(dict.fromkeys(new)), passthrough), kept)
     led_to = {(route.family, route.table) for route in new}
-    for route in added.mark_routes:
+    for route in added.mark_routes if added is not None else ():
         place = route.family, route.table
         if place in now.local_tables - before.local_tables and place not in led_to:
             _change(f"the local default route cannot be removed from table {route.table}", _route, "del", route)
