@@ -63,10 +63,11 @@ def _differences(rules: RuleSet, store: RuleStore) -> Iterator[str]:
         if name in XTABLES and name not in printed and any(held.chains.values()):
             yield f"table {name} has rules, and none is printed"
     for table, chains in rules.tables.items():
-        told = of_nft.get(table.value) if store is RuleStore.NFT else kernel_names.of_legacy(rules.family, table.value)
-        if told is None:
-            yield f"it has no table {table.value}"
-        elif why := _difference({name: len(chain.entries) for name, chain in chains.items()}, told):
+        if store is RuleStore.NFT:
+            told = of_nft.get(table.value, kernel_names.NOTHING)  # A table may be there without any chain.
+        else:
+            told = kernel_names.of_legacy(rules.family, table.value)
+        if why := _difference({name: len(chain.entries) for name, chain in chains.items()}, told):
             yield f"table {table.value}: {why}"
 
 
@@ -74,9 +75,10 @@ def _difference(read: Mapping[str, int], told: Told) -> str | None:
     for name in told.interfaces:
         if not is_one_name(name):
             return f"a rule tests the interface {name!r}"
-    for name, count in told.chains.items():
+    for name in told.chains:
         if name not in read:
             return f"the chain {name!r} is not printed so"
-        if read[name] != count:
-            return f"the chain {name!r} has {count} rules, and {read[name]} are printed"
+    for name, printed in read.items():
+        if printed != (count := told.chains.get(name, 0)):
+            return f"the chain {name!r} has {count} rules, and {printed} are printed"
     return None

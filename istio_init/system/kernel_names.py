@@ -45,6 +45,9 @@ class Told(Value):
     interfaces: frozenset[str]
 
 
+NOTHING = Told({}, frozenset())
+
+
 def of_nft(family: Family) -> dict[str, Told]:
     """iptables-nft's tables, and all others of the family, by name.
 
