@@ -48,8 +48,9 @@ def diff(before: str, after: str, form: str) -> int:
 
     Each is a process id, the name or path of a network namespace, a file of
     iptables-save text (FILE or FILE,FILE6), or a configuration as
-    istio-iptables arguments ("-b '*' -i '*'"). Exit status 0 where they are
-    equal in behaviour, 3 where they are not.
+    istio-iptables arguments ("-b '*' -i '*'") or those of apply --ambient
+    ("--ambient --ipv6=false"). Exit status 0 where they are equal in behaviour,
+    3 where they are not.
     """
     one, other = _both(before, after)
     caveats = list(dict.fromkeys((*one.caveats, *other.caveats)))

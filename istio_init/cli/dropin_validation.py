@@ -33,7 +33,7 @@ def run_validation(config: Config, place: Place, behaviour: Behaviour, log: Log)
 
     def work() -> Report:
         return validate(
-            intent.config,
+            intent.subject,
             intent.around,
             snapshot,
             timeout=behaviour.probe_timeout,

@@ -1,34 +1,81 @@
-"""The expected configuration, as a line of ``istio-iptables``' arguments, variables before them."""
+"""The expected configuration, as a line of arguments of ``istio-iptables`` or of ``apply --ambient``."""
 
 from __future__ import annotations
 
 import shlex
 
 from istio_init.cli.pflag import UsageError, parse_flags
+from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config
 from istio_init.config.parse import Names, gather, parse
+from istio_init.config.parse_ambient import parse_ambient
 from istio_init.errors import ConfigError
-from istio_init.options import DROPIN_OPTIONS, OPTIONS
+from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS, Option
+from istio_init.system import routing
+
+AMBIENT = "--ambient"
+PROGRAMS = ("istio-iptables", "istio-init")
+COMMANDS = ("istio-iptables", "apply")
+STORE_FLAGS = ("--native-nftables", "--force-iptables-binary")
+"""Where the rules are to be held, which is no matter of what they have to do."""
 
 
-def expected_config(line: str, names: Names) -> tuple[Config, tuple[str, ...]]:
+def expectation(line: str, names: Names) -> tuple[Config | AmbientConfig, tuple[str, ...]]:
     """The configuration of a line such as ``ISTIO_META_DNS_CAPTURE=true -b '*' -i '*'``, and warnings.
+
+    With ``--ambient`` it is that of a pod in an ambient mesh, as ``istio-init apply --ambient`` takes it.
 
     Raises:
         ConfigError: with every problem that was found.
     """
+    words, environ = _split(line)
+    if AMBIENT not in words:
+        return _sidecar(words, environ, names)
+    words.remove(AMBIENT)
+    stores = tuple(each for each in DROPIN_OPTIONS if each.flag in STORE_FLAGS)
+    given = _flags(words, AMBIENT_OPTIONS + stores)
+    return parse_ambient(gather(given, environ, apply=True, options=AMBIENT_OPTIONS), names), ()
+
+
+def in_this_kernel(config: Config | AmbientConfig) -> Config | AmbientConfig:
+    """What ``apply`` makes of a configuration where the kernel has IPv6 off."""
+    if isinstance(config, AmbientConfig) and config.ipv6 and not routing.ipv6_in_kernel():
+        return config.replace(ipv6=False)
+    return config
+
+
+def expected_config(line: str, names: Names) -> tuple[Config, tuple[str, ...]]:
+    """The same of a sidecar alone."""
+    return _sidecar(*_split(line), names)
+
+
+def _split(line: str) -> tuple[list[str], dict[str, str]]:
+    """The words of a line after a program's name, and the variables before that."""
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
         raise ConfigError((f"--expect {line!r}: {error}; close the quotes",)) from None
-    if words and words[0].rpartition("/")[2] in ("istio-iptables", "istio-init"):
-        words = words[2:] if words[1:2] == ["istio-iptables"] else words[1:]
-    environ = {}
+    environ: dict[str, str] = {}
+    _take_variables(words, environ)
+    if words and words[0].rpartition("/")[2] in PROGRAMS:
+        words = words[2:] if words[1:2] and words[1] in COMMANDS else words[1:]
+        _take_variables(words, environ)
+    return words, environ
+
+
+def _take_variables(words: list[str], environ: dict[str, str]) -> None:
     while words and "=" in words[0] and not words[0].startswith("-"):
         name, _, value = words.pop(0).partition("=")
         environ[name] = value
-    try:
-        given = parse_flags(words, OPTIONS + DROPIN_OPTIONS)
-    except UsageError as error:
-        raise ConfigError((f"--expect: {error}; see istio-iptables --help",)) from None
+
+
+def _sidecar(words: list[str], environ: dict[str, str], names: Names) -> tuple[Config, tuple[str, ...]]:
+    given = _flags(words, OPTIONS + DROPIN_OPTIONS)
     return parse(gather(given, environ, apply=False), names, lenient_mode=True)
+
+
+def _flags(words: list[str], options: tuple[Option, ...]) -> dict[str, str]:
+    try:
+        return dict(parse_flags(words, options))
+    except UsageError as error:
+        raise ConfigError((f"--expect: {error}; see istio-iptables --help, or istio-init apply --help",)) from None

@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 
 from istio_init.cli.console import show
-from istio_init.cli.expect import expected_config
+from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
 from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
+from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import render_save
 from istio_init.dialects.iptables.sections import NATIVE_TITLE
@@ -34,7 +35,11 @@ PLAIN_WIDTH = 100
 @click.command("explain", short_help="Say what live rules do, and what is wrong.")
 @click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
 @with_options(NAMESPACE_OPTIONS)
-@click.option("--expect", metavar="ARGS", help="Compare with the rules of these istio-iptables arguments.")
+@click.option(
+    "--expect",
+    metavar="ARGS",
+    help="Compare with the rules of these istio-iptables arguments, or of --ambient and its own.",
+)
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift.")
@@ -61,7 +66,7 @@ def explain_command(
         raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
     if watch is not None and (file or file6) is not None:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected = _expected(expect, expect_file)
+    expected = _expected(expect, expect_file, is_live=(file or file6) is None)
     if watch is None:
         is_file = file is not None or file6 is not None
         with Uncollected():  # All that is read is needed to the end.
@@ -79,7 +84,7 @@ def explain_command(
         return status  # That is how one stops watching.
 
 
-def _expected(line: str | None, path: Path | None) -> Config | None:
+def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config | AmbientConfig | None:
     if line is None and path is None:
         return None
     if line is not None and path is not None:
@@ -88,10 +93,10 @@ def _expected(line: str | None, path: Path | None) -> Config | None:
         text = line if line is not None else Path(path or "").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
-    config, warnings = expected_config(text, FileNames())
+    config, warnings = expectation(text, FileNames())
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
-    return config
+    return in_this_kernel(config) if is_live else config
 
 
 def _show(explanation: Explanation, form: str, *, check: bool) -> int:

@@ -27,7 +27,9 @@ KINDS = [each.value for each in Kind]
 
 @click.command("map", short_help="Divide all connections by what becomes of them.")
 @with_options(NAMESPACE_OPTIONS)
-@click.option("--expect", metavar="ARGS", help="The rules of these istio-iptables arguments, applied nowhere.")
+@click.option(
+    "--expect", metavar="ARGS", help="The rules of these istio-iptables or --ambient arguments, applied nowhere."
+)
 @click.option(
     "--only", type=click.Choice(KINDS), help="Only traffic with this outcome; direct is what bypasses the mesh."
 )

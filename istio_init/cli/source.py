@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from istio_init.cli.expect import expected_config
+from istio_init.cli.expect import expectation
 from istio_init.cli.lines import say
-from istio_init.dialects.iptables.rules import as_in_kernel
+from istio_init.config.ambient import AmbientConfig
+from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.reader import reader_of
 from istio_init.mesh.meaning import Note, settle
-from istio_init.mesh.policy import sidecar
+from istio_init.mesh.policy import ambient, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host, Link
 from istio_init.netfilter.stages import Netfilter
@@ -107,18 +108,28 @@ def _file(path: str, family: Family) -> File:
 
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
-    """A snapshot of the rules that a line of istio-iptables' arguments means; IPv6 as well with --dual-stack.
+    """A snapshot of the rules that a line of arguments means: istio-iptables', IPv6 as well with --dual-stack, or
+    --ambient with those of apply.
 
     ``servers`` are the name servers whose queries DNS capture takes.
     """
-    config, warnings = expected_config(line, FileNames())
+    config, warnings = expectation(line, FileNames())
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
+    if isinstance(config, AmbientConfig):
+        answers = {family: frozenset([ambient.ANSWER_MARK]) for family in config.families}
+        return _snapshot(line, ambient.rules(config), answers)
     meaning = settle(config, servers, ipv6=config.dual_stack)
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warning = "no name server is known here, so --redirect-dns captures none"
         say(f"warning: {warning}", fg="yellow", err=True)
-    built = sidecar.rules(meaning.config, meaning.around)
+    return _snapshot(line, sidecar.rules(meaning.config, meaning.around))
+
+
+def _snapshot(
+    line: str, built: Mapping[Family, RuleSet], local_marks: Mapping[Family, frozenset[int]] | None = None
+) -> Snapshot:
+    """The rules of a configuration, which are applied nowhere. Without marks these are told by the rules."""
     rules = {(RuleStore.NFT, family): as_in_kernel(with_texts(each)) for family, each in built.items()}
     netfilter = model(rules, None)
     return Snapshot(
@@ -127,7 +138,7 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
         interfaces=(Interface("lo", True),),
         is_live=False,
         registered=netfilter,
-        host=Host(links=(Link("lo"),), local_marks=marks_of(netfilter.tables)),
+        host=Host(links=(Link("lo"),), local_marks=local_marks or marks_of(netfilter.tables)),
     )
 
 

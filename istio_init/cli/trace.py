@@ -29,7 +29,9 @@ from istio_init.trace.tracer import TOO_MANY, Tracer
 @click.argument("protocol", required=False)
 @click.argument("destination", required=False, metavar="[DST[:PORT]]")
 @with_options(NAMESPACE_OPTIONS)
-@click.option("--expect", metavar="ARGS", help="The rules of these istio-iptables arguments, applied nowhere.")
+@click.option(
+    "--expect", metavar="ARGS", help="The rules of these istio-iptables or --ambient arguments, applied nowhere."
+)
 @with_options(PACKET_OPTIONS)
 @click.option(
     "--batch", "path", metavar="FILE", help="Answer each packet of a file, one JSON object a line; - for stdin."

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from istio_init.cli.expect import expected_config
+from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.lines import say
 from istio_init.cli.source import place_of, snapshot_in
@@ -33,7 +33,11 @@ UNPRIVILEGED = 5
 @click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
 @click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
 @click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
-@click.option("--expect", metavar="ARGS", help="Hold it to these istio-iptables arguments, not to its live rules.")
+@click.option(
+    "--expect",
+    metavar="ARGS",
+    help="Hold it to these istio-iptables arguments, or to --ambient and its own, not to its live rules.",
+)
 @click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="Wait that long for a probe.")
 @click.option(
     "--allow-host-network", is_flag=True, help=f"Allow the host's own namespace, without inbound probes. [{ALLOW_HOST}]"
@@ -65,7 +69,7 @@ def verify(
     seconds = _seconds(timeout)
     config = None
     if expect is not None:
-        config, warnings = expected_config(expect, FileNames())
+        config, warnings = expectation(expect, FileNames())
         for warning in warnings:
             say(f"warning: {warning}", fg="yellow", err=True)
     place = place_of(pid, netns, target)
@@ -73,7 +77,7 @@ def verify(
         if not allows_host(allow_host_network):
             namespaces.call_in(place.replace(userns=None), lambda: namespaces.refuse_host(place.label))
         snapshot = snapshot_in(place)
-        intent = expected(config, snapshot) if config is not None else _inferred(snapshot)
+        intent = expected(in_this_kernel(config), snapshot) if config is not None else _inferred(snapshot)
         with leaving_in_order():
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
     finally:
@@ -108,11 +112,6 @@ def _inferred(snapshot: Snapshot) -> Intent:
             f"{snapshot.label}: the redirection is incomplete, so that nothing says what to prove: {incomplete[0]}",
             fix="apply again, or say what to prove with --expect ARGS; istio-init explain tells all that is missing",
         )
-    if view.ambient:
-        raise ValidationError(
-            f"{snapshot.label}: the redirection there is that of an ambient mesh, which this command does not prove",
-            fix="see what it does with istio-init explain",
-        )
     if snapshot.partial:
         raise PrivilegeError(
             f"{snapshot.label}: its rules cannot be read, so that nothing says what to prove",
@@ -128,7 +127,7 @@ def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float)
     def announce(text: str) -> None:
         say(f"{place.label}: {text}", err=True)
 
-    report = validate(intent.config, intent.around, snapshot, timeout=seconds, announce=announce)
+    report = validate(intent.subject, intent.around, snapshot, timeout=seconds, announce=announce)
     return report.replace(notes=(*intent.notes, *report.notes), problems=(*intent.problems, *report.problems))
 
 

@@ -28,9 +28,16 @@ class Arguments(Value):
         return " ".join(self.words())
 
 
-def arguments(config: Config) -> Arguments:
-    """The arguments that ``istio-iptables`` needs for this configuration."""
+def arguments(config: Config | AmbientConfig) -> Arguments:
+    """The arguments that `command` needs for this configuration."""
+    if isinstance(config, AmbientConfig):
+        return ambient_arguments(config)
     return _arguments(config, Config(), OPTIONS, always=("proxy_uids", "proxy_gids"))
+
+
+def command(config: Config | AmbientConfig) -> tuple[str, ...]:
+    """What takes the arguments of a configuration."""
+    return ("istio-init", "apply") if isinstance(config, AmbientConfig) else ("istio-iptables",)
 
 
 def ambient_arguments(config: AmbientConfig) -> Arguments:

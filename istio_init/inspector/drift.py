@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.findings.fate import strays
 from istio_init.mesh.meaning import Meaning, resolve, settle
+from istio_init.mesh.native import AMBIENT, SIDECAR
 from istio_init.mesh.policy import ambient, merged, native, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
@@ -18,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
     from istio_init.inspector.findings.model import View
     from istio_init.mesh.native import Raised
@@ -39,8 +40,32 @@ class Drift(Value):
     note: str | None = None
 
 
-def drift(view: View, expected: Config) -> Drift:
+OTHER_KIND = "the rules are those of {live}, and not of {expected}"
+A_SIDECAR, AN_AMBIENT_POD = "a sidecar", "an ambient pod"
+
+
+def drift(view: View, expected: Config | AmbientConfig) -> Drift:
     """Compare with the rules that ``expected`` means in this namespace."""
+    if isinstance(expected, AmbientConfig):
+        if view.inferred is not None:
+            found = compare(view.rules, ambient.rules(expected))
+            return found.replace(note=OTHER_KIND.format(live=A_SIDECAR, expected=AN_AMBIENT_POD))
+        raised = _raised(view, AMBIENT)
+        return native_ambient_drift(raised, expected) if raised is not None else ambient_drift(view.rules, expected)
+    found = _sidecar_drift(view, expected)
+    if view.ambient is not None:
+        return found.replace(note=OTHER_KIND.format(live=AN_AMBIENT_POD, expected=A_SIDECAR))
+    return found
+
+
+def _raised(view: View, prefix: str) -> Raised | None:
+    """The native rules of a kind of pod, where these are the ones that are looked at."""
+    if view.backend is not RuleStore.NATIVE:
+        return None
+    return next((each for each in view.snapshot.raised if each.prefix == prefix), None)
+
+
+def _sidecar_drift(view: View, expected: Config) -> Drift:
     if view.inferred is not None and view.is_older:
         live, wanted = arguments(view.inferred.config), arguments(expected)
         if live == wanted:
@@ -50,8 +75,8 @@ def drift(view: View, expected: Config) -> Drift:
             )
         return Drift(False, note=f"programmed by an older release ({view.release}), with: {live}")
     meaning = _meaning(view, expected)
-    if view.backend is RuleStore.NATIVE and view.snapshot.raised:
-        return native_drift(view.snapshot.raised[0], meaning)
+    if (raised := _raised(view, SIDECAR)) is not None:
+        return native_drift(raised, meaning)
     return compare(view.rules, sidecar.rules(meaning.config, meaning.around))
 
 

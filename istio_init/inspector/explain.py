@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.rule_store import RuleStore
-from istio_init.inspector.arguments import Arguments, ambient_arguments, arguments
+from istio_init.inspector.arguments import Arguments, arguments
 from istio_init.inspector.drift import Drift, drift
 from istio_init.inspector.findings import findings
 from istio_init.inspector.findings.model import Finding, View
@@ -18,6 +18,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
 
 
@@ -71,7 +72,7 @@ class Explanation(Value):
         return errors or (self.drift is not None and not self.drift.is_equal)
 
 
-def explain(snapshot: Snapshot, expected: Config | None = None) -> Explanation:
+def explain(snapshot: Snapshot, expected: Config | AmbientConfig | None = None) -> Explanation:
     """Explain a snapshot; with ``expected`` also how it differs from that configuration."""
     view = View(snapshot, expected)
     inferred, ambient = view.inferred, view.ambient
@@ -82,7 +83,7 @@ def explain(snapshot: Snapshot, expected: Config | None = None) -> Explanation:
         mode=view.mode,
         backend=view.backend,
         families=view.families,
-        arguments=arguments(inferred.config) if inferred else ambient_arguments(ambient.config) if ambient else None,
+        arguments=arguments(found.config) if found else None,
         dns_servers=tuple(map(str, inferred.around.dns_servers)) if inferred else (),
         exact=found is not None and found.exact,
         release=view.release,

@@ -42,6 +42,7 @@ from istio_init.dialects.iptables.targets import (
 )
 from istio_init.mesh.nft_values import Unread, bounds, interface, key_of, network_text, number, states, text
 from istio_init.netfilter.family import MAX_MARK, Family
+from istio_init.netfilter.protocols import protocol_name
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -159,7 +160,9 @@ class _Lifting:
     def _meta(self, key: str, right: Any, *, negated: bool) -> None:
         match key:
             case "l4proto":
-                self._header("protocol", Protocol(text(right), negated))
+                # Where /etc/protocols is missing, as in slim images, nft prints the number.
+                name = protocol_name(right) if isinstance(right, int) else text(right)
+                self._header("protocol", Protocol(name, negated))
             case "iifname":
                 self._header("in_interface", Interface(interface(right), negated))
             case "oifname":

@@ -29,22 +29,33 @@ _LO = Interface("lo")
 
 
 def spread(expressions: Sequence[Expression], sets: Mapping[str, Set]) -> Iterator[Sequence[Expression]]:
-    """The expressions of a rule, for each combination of the elements that it looks up in named sets."""
+    """The expressions of a rule, for each combination of the elements that it looks up in named sets.
+
+    A range of addresses that is written in place of a set is one of networks as well.
+    """
     lists = {
-        index: name[1:]
+        index: values
         for index, each in enumerate(expressions)
-        if isinstance(name := _looked_up(each), str) and name.startswith("@") and name[1:] in sets
+        if (right := _looked_up(each)) is not None and (values := _several(right, sets)) is not None
     }
     if not lists:
         yield expressions
         return
-    for values in product(*[_values(sets[name]) for name in lists.values()]):
+    for combination in product(*lists.values()):
         found = list(expressions)
-        for index, (value, counter) in zip(lists, values, strict=True):
+        for index, (value, counter) in zip(lists, combination, strict=True):
             found[index] = {"match": {**expressions[index]["match"], "right": value}}
             if counter is not None:
                 found = [counter if "counter" in each else each for each in found]
         yield found
+
+
+def _several(right: Json, sets: Mapping[str, Set]) -> list[tuple[Json, Expression | None]] | None:
+    """The values of what is looked up, each with what it has counted; None for one value alone."""
+    if isinstance(right, str):
+        return _values(sets[right[1:]]) if right.startswith("@") and right[1:] in sets else None
+    networks = _networks(right)
+    return [(each, None) for each in networks] if networks != [right] else None
 
 
 def _looked_up(expression: Expression) -> Json:

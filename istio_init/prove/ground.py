@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from istio_init.config.model import ALL
 from istio_init.netfilter.family import Family
 from istio_init.prove.model import Facts
 from istio_init.system.spots import Link
@@ -13,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IPNetwork
+    from istio_init.prove.subject import Subject
 
 BLOCKS: dict[Family, tuple[str, ...]] = {
     Family.IPV4: ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15", "100.64.0.0/10", "10.0.0.0/8"),
@@ -27,21 +26,19 @@ TRIES = 64
 NAMES = ("istio-verify0", "verify0", "probe0", "neighbour0", "xprobe0")
 
 
-def free_name(config: Config, facts: Facts) -> str | None:
+def free_name(subject: Subject, facts: Facts) -> str | None:
     """A name for an interface that is not there yet and not excepted by the configuration; None if none is left."""
-    patterns = (*config.exclude_interfaces, *config.virtual_interfaces)
-    return next((name for name in NAMES if name not in facts.interfaces and not _matches(name, patterns)), None)
+    return next((name for name in NAMES if name not in facts.interfaces and not _matches(name, subject.excepted)), None)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(name.startswith(pattern[:-1]) if pattern.endswith("+") else name == pattern for pattern in patterns)
 
 
-def free_link(family: Family, config: Config, facts: Facts) -> Link:
+def free_link(family: Family, subject: Subject, facts: Facts) -> Link:
     """Two addresses of a range that is in use nowhere; one that no outbound range names, if there is one."""
     candidates = [block for block in _blocks(family) if not _overlaps(block, facts.taken)]
-    listed = (*config.outbound_exclude_ranges, *(() if config.outbound_ranges is ALL else config.outbound_ranges))
-    unnamed = [block for block in candidates if not _overlaps(block, listed)]
+    unnamed = [block for block in candidates if not _overlaps(block, subject.ranges)]
     block = (unnamed or candidates or list(_blocks(family)))[0]
     return Link(ours=block[2], theirs=block[1], prefix_length=block.prefixlen)
 

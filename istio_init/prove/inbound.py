@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.netfilter.family import Family
-from istio_init.prove.planner import MOST, Planner, ports_of
+from istio_init.prove.planner import MOST, SidecarPlanner, ports_of
 from istio_init.system.spots import IPAddress, Side
 
 GROUP = "inbound"
@@ -18,7 +18,7 @@ STRANGERS: dict[Family, IPAddress] = {
 """Addresses that are nobody's: a connection to one gets to the proxy only by TPROXY's routing."""
 
 
-def inbound(planner: Planner, family: Family) -> None:
+def inbound(planner: SidecarPlanner, family: Family) -> None:
     """All of them, for a family."""
     config = planner.config
     if family not in planner.links:
@@ -42,12 +42,12 @@ def inbound(planner: Planner, family: Family) -> None:
         planner.skip(f"what enters or leaves by {name}", "the interface is excepted, and probes use one of their own")
 
 
-def _add(planner: Planner, address: IPAddress, ports: list[int], *, captured: bool) -> None:
+def _add(planner: SidecarPlanner, address: IPAddress, ports: list[int], *, captured: bool) -> None:
     packets = [planner.inbound(address, port) for port in ports]
     planner.add(GROUP, CLIENT, packets, captured=captured, begins=Side.NEIGHBOUR, waits=Side.POD)
 
 
-def _routed(planner: Planner, family: Family) -> None:
+def _routed(planner: SidecarPlanner, family: Family) -> None:
     """A connection to a strange address, which TPROXY's mark and its routing have to make local."""
     config = planner.config
     ports = planner.free_port() if config.inbound_ports is ALL else ports_of(config.inbound_ports or ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.prove.planner import LOOPBACK, PASSTHROUGH, Planner
+from istio_init.prove.planner import LOOPBACK, PASSTHROUGH, SidecarPlanner
 from istio_init.system.spots import Side
 
 TYPE_CHECKING = False
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 GROUP = "inside"
 
 
-def inside(planner: Planner, family: Family, probe_port: int) -> None:
+def inside(planner: SidecarPlanner, family: Family, probe_port: int) -> None:
     """All of them, for a family. ``probe_port`` is where validation connects to the passthrough address."""
     own = planner.own_address(family)
     ports = planner.free_port()
@@ -38,7 +38,7 @@ def inside(planner: Planner, family: Family, probe_port: int) -> None:
         planner.add(GROUP, "the proxy", packets, captured=False, waits=Side.POD)
 
 
-def _passthrough_port(planner: Planner, family: Family, ids: tuple[int, int], port: int) -> None:
+def _passthrough_port(planner: SidecarPlanner, family: Family, ids: tuple[int, int], port: int) -> None:
     """Istio's own validation: the proxy connects to 127.0.0.6 or ::6, which must be proxied to its inbound port."""
     target, source = PASSTHROUGH[family], LOOPBACK[family]
     packet = planner.packet(ids, target, port, source=source)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
-from istio_init.inspector.findings.rules import half_applied
+from istio_init.inspector.findings.rules import half_applied, missing
 from istio_init.inspector.release import is_older, release_span
 from istio_init.mesh.meaning import Note, resolve
+from istio_init.prove.subject import Subject, subject_of
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -21,19 +23,26 @@ class Intent(Value):
     ``problems`` are rules that are missing whatever was meant; ``notes`` is what else matters to who reads the result.
     """
 
-    config: Config
+    config: Config | AmbientConfig
     around: Surroundings
     source: str
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
+    @property
+    def subject(self) -> Subject:
+        """What is to be proved of it."""
+        return subject_of(self.config, self.around)
 
-def expected(config: Config, snapshot: Snapshot) -> Intent:
+
+def expected(config: Config | AmbientConfig, snapshot: Snapshot) -> Intent:
     """What an expected configuration means in a namespace.
 
     Raises:
         IstioInitError: no address of the namespace could be captured.
     """
+    if isinstance(config, AmbientConfig):
+        return _ambient(config, "expect")
     meaning = resolve(config, snapshot.addresses, snapshot.dns_servers)
     if Note.NO_ADDRESS in meaning.notes:
         found = ", ".join(map(str, snapshot.addresses)) or "none"
@@ -46,9 +55,19 @@ def expected(config: Config, snapshot: Snapshot) -> Intent:
     return Intent(meaning.config, meaning.around, "expect", notes)
 
 
+NOT_EXACT = "the live rules are not just what this configuration gives; name the intended one with --expect"
+
+
+def _ambient(config: AmbientConfig, source: str, notes: tuple[str, ...] = (), problems: tuple[str, ...] = ()) -> Intent:
+    return Intent(config, Surroundings(config.ipv6), source, notes, problems)
+
+
 def inferred(view: View) -> Intent | None:
-    """What the live rules were made for; None where nothing of a sidecar's redirection is there."""
-    found = view.inferred
+    """What the live rules were made for; None where nothing of a redirection is there."""
+    found, ambient = view.inferred, view.ambient
+    if ambient is not None:
+        notes, problems = () if ambient.exact else (NOT_EXACT,), () if ambient.exact else tuple(missing(view))
+        return _ambient(ambient.config, "live", notes, problems)
     if found is None:
         return None
     if found.exact:
@@ -57,5 +76,4 @@ def inferred(view: View) -> Intent | None:
     if is_older(span):
         return Intent(found.config, found.around, "live", (f"rules as of {span}, held to what today's would do",))
     problems = tuple(line for finding in half_applied(view) for line in finding.evidence)
-    notes = ("the live rules are not just what this configuration gives; name the intended one with --expect",)
-    return Intent(found.config, found.around, "live", notes, problems)
+    return Intent(found.config, found.around, "live", (NOT_EXACT,), problems)

@@ -63,7 +63,8 @@ def _elsewhere(probe: Probe, seen: Seen, proxy_ports: frozenset[int], *, occupie
         return ended.get(seen.failure, seen.failure)
     if probe.is_captured and arrival.port == goal and arrival.side is (probe.waits or Side.NEIGHBOUR):
         return "direct: it reached its destination"
-    loop = ": it would loop" if "proxy" in probe.who and not probe.is_captured else ""
+    is_proxy = "proxy" in probe.who or "ztunnel" in probe.who
+    loop = ": it would loop" if is_proxy and not probe.is_captured else ""
     if arrival.side is Side.NEIGHBOUR:
         return f"it arrived at port {arrival.port} of the second namespace{loop}"
     return f"{outcome_words(Outcome(Kind.REDIRECT, arrival.port), proxy_ports)}{loop}"

@@ -18,7 +18,8 @@ class Facts(Value):
     ``used`` are ports that some socket has, ``peers`` addresses that somebody is connected to, ``taken`` the ranges
     that routes lead to or addresses lie in. ``reaches`` tells whether there is a route to an address, ``has_user``
     and ``has_group`` whether an id exists in this user namespace. ``may`` holds capabilities, without their prefix.
-    ``no_neighbour`` says why there can be no second namespace.
+    ``no_neighbour`` says why there can be no second namespace; ``checks_sources`` whether what enters by a new
+    interface is dropped where its answer would leave by another one.
     """
 
     addresses: tuple[IPAddress, ...]
@@ -32,6 +33,7 @@ class Facts(Value):
     has_user: Callable[[int], bool]
     has_group: Callable[[int], bool]
     no_neighbour: str | None = None
+    checks_sources: bool = False
 
 
 class Skipped(Value):

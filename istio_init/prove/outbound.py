@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.config.model import ALL
 from istio_init.mesh.policy.outbound import DNS_PORT
 from istio_init.netfilter.protocols import TCP, UDP
-from istio_init.prove.planner import LOOPBACK, MOST, NOWHERE, ORDINARY_PORTS, Planner, family_of, ports_of, version
+from istio_init.prove.planner import LOOPBACK, MOST, ORDINARY_PORTS, SidecarPlanner, family_of, ports_of, version
 from istio_init.system.spots import IPAddress, Side
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ NOBODY = "acting as others takes CAP_SETUID and CAP_SETGID, and ids that exist h
 APP, PROXY_USER, PROXY_GROUP = "an application", "the proxy's user", "the proxy's group"
 
 
-def outbound(planner: Planner, family: Family) -> None:
+def outbound(planner: SidecarPlanner, family: Family) -> None:
     """All of them, for a family."""
     _everything(planner, family)
     _ports(planner, family)
@@ -34,17 +34,9 @@ def outbound(planner: Planner, family: Family) -> None:
     _dns(planner, family)
 
 
-def _far(planner: Planner, family: Family) -> tuple[IPAddress, Side | None] | None:
-    """An address beyond the namespace, and whether a listener of ours can wait there; None where no route leads out."""
-    link = planner.links.get(family)
-    if link is not None:
-        return link.theirs, Side.NEIGHBOUR
-    return (NOWHERE[family], None) if planner.facts.reaches(NOWHERE[family]) else None
-
-
-def _everything(planner: Planner, family: Family) -> None:
+def _everything(planner: SidecarPlanner, family: Family) -> None:
     """Capture of all ranges, and the proxy's own connections, which bypass it."""
-    far = _far(planner, family)
+    far = planner.far(family)
     if far is None:
         planner.skip("outbound connections", f"no route leads out of the namespace; {planner.no_neighbour}", family)
         return
@@ -56,7 +48,13 @@ def _everything(planner: Planner, family: Family) -> None:
 
 
 def _app(
-    planner: Planner, family: Family, address: IPAddress, ports: tuple[int, ...], *, waits: Side | None, captured: bool
+    planner: SidecarPlanner,
+    family: Family,
+    address: IPAddress,
+    ports: tuple[int, ...],
+    *,
+    waits: Side | None,
+    captured: bool,
 ) -> bool:
     """An application's connection to the first of the ports that the configuration treats so."""
     ids = planner.cast.get("app")
@@ -68,7 +66,7 @@ def _app(
 
 
 def _straight(
-    planner: Planner, family: Family, role: str, who: str, address: IPAddress, ports: tuple[int, ...]
+    planner: SidecarPlanner, family: Family, role: str, who: str, address: IPAddress, ports: tuple[int, ...]
 ) -> None:
     """A connection that has to reach its destination, which only a listener there can tell."""
     if (ids := planner.cast.get(role)) is None:
@@ -81,9 +79,9 @@ def _straight(
     planner.add(GROUP, who, packets, captured=False, waits=Side.NEIGHBOUR)
 
 
-def _ports(planner: Planner, family: Family) -> None:
+def _ports(planner: SidecarPlanner, family: Family) -> None:
     """Ports that are captured whatever the range, and ports that never are."""
-    far = _far(planner, family)
+    far = planner.far(family)
     if far is None:
         return
     address, waits = far
@@ -96,9 +94,9 @@ def _ports(planner: Planner, family: Family) -> None:
             _straight(planner, family, "app", APP, address, (port,))
 
 
-def _groups(planner: Planner, family: Family) -> None:
+def _groups(planner: SidecarPlanner, family: Family) -> None:
     """Owner groups that bypass the proxy, or a group that is none of those captured."""
-    far = _far(planner, family)
+    far = planner.far(family)
     app = planner.cast.get("app")
     if far is None or app is None or planner.config.outbound_ranges is not ALL:
         return
@@ -112,7 +110,7 @@ def _groups(planner: Planner, family: Family) -> None:
         planner.add(GROUP, f"group {gid}", packets, captured=False, waits=Side.NEIGHBOUR)
 
 
-def _ranges(planner: Planner, family: Family) -> None:
+def _ranges(planner: SidecarPlanner, family: Family) -> None:
     """Ranges that are captured, and ranges that are not."""
     config = planner.config
     included = () if config.outbound_ranges is ALL else _of_family(config.outbound_ranges, family)
@@ -129,7 +127,7 @@ def _ranges(planner: Planner, family: Family) -> None:
             planner.skip(f"{count - MOST} more ranges", f"the first {MOST} of the list stand for all", family)
 
 
-def _range(planner: Planner, family: Family, network: IPNetwork, *, captured: bool) -> None:
+def _range(planner: SidecarPlanner, family: Family, network: IPNetwork, *, captured: bool) -> None:
     """An application's connection into a range."""
     name = f"{'captured' if captured else 'excluded'} range {network}"
     ids = planner.cast.get("app")
@@ -160,7 +158,7 @@ def _range(planner: Planner, family: Family, network: IPNetwork, *, captured: bo
     planner.skip(name, "another setting overrides it")
 
 
-def _picks(planner: Planner, network: IPNetwork) -> list[IPAddress]:
+def _picks(planner: SidecarPlanner, network: IPNetwork) -> list[IPAddress]:
     """Addresses of a range that are neither its ends, nor the namespace's own, nor in anybody's use."""
     size, first = network.num_addresses, network.network_address
     shares = (0.618, 0.854, 0.382, 0.927, 0.146)
@@ -175,7 +173,7 @@ def _of_family(ranges: tuple[IPNetwork, ...], family: Family) -> tuple[IPNetwork
     return tuple(each for each in ranges if each.version == version(family))
 
 
-def _dns(planner: Planner, family: Family) -> None:
+def _dns(planner: SidecarPlanner, family: Family) -> None:
     """Questions to the captured servers, over UDP and TCP; with capture of all servers also the proxy's own."""
     config = planner.config
     if not config.redirect_dns:
@@ -200,7 +198,7 @@ def _dns(planner: Planner, family: Family) -> None:
                 planner.add(DNS_GROUP, APP, [packet], captured=True, waits=waits)
 
 
-def _answerable(planner: Planner, family: Family) -> Iterator[int]:
+def _answerable(planner: SidecarPlanner, family: Family) -> Iterator[int]:
     """The protocols over which an answer can come: over UDP the rules want it to be the proxy's user that gives it."""
     if "user" in planner.cast:
         yield UDP

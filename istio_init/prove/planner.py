@@ -7,29 +7,23 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
 
-from istio_init.config.model import ALL, InterceptionMode
-from istio_init.dialects.iptables.lower import lower
+from istio_init.config.model import ALL
 from istio_init.dialects.iptables.matches import IdRange, PortRange
-from istio_init.dialects.iptables.rules import as_in_kernel
-from istio_init.mesh.policy import sidecar
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.host import Host
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import TCP
-from istio_init.netfilter.rules import Store
-from istio_init.netfilter.stages import Netfilter
 from istio_init.prove.ground import free_link, free_name
 from istio_init.prove.model import Facts, Skipped
 from istio_init.system.spots import CAPTURING, Ground, Ids, IPAddress, Link, Probe, Side
 from istio_init.trace.describe import CLIENT_PORT, HEADERS, LENGTHS, OWN_TTL, SYN
 from istio_init.trace.result import Kind, Outcome
-from istio_init.trace.tracer import Tracer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from istio_init.config.model import Config, Surroundings
+    from istio_init.prove.subject import Subject
 
 LOOPBACK: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("127.0.0.1"), Family.IPV6: IPv6Address("::1")}
 PASSTHROUGH: dict[Family, IPAddress] = {Family.IPV4: IPv4Address("127.0.0.6"), Family.IPV6: IPv6Address("::6")}
@@ -46,23 +40,22 @@ MOST = 8
 
 
 class Planner:
-    """Collects probes. ``cast`` are those who can send, by what they are called."""
+    """Collects probes."""
 
-    def __init__(self, config: Config, around: Surroundings, facts: Facts) -> None:
-        self.config = config
-        self.around = around
+    def __init__(self, subject: Subject, facts: Facts) -> None:
+        self.subject = subject
         self.facts = facts
-        self._tracer = policy_tracer(config, around)
+        self._tracer = subject.tracer()
         self.no_neighbour = facts.no_neighbour
-        name = free_name(config, facts)
+        name = free_name(subject, facts)
         if self.no_neighbour is None and name is None:
             self.no_neighbour = "every name for an interface is taken, or excepted by the configuration"
         self.interface = name or "eth0"
         self.links: dict[Family, Link] = {}
         if self.no_neighbour is None:
-            self.links = {family: free_link(family, config, facts) for family in around.families}
+            self.links = {family: free_link(family, subject, facts) for family in subject.families}
         self.further: list[IPAddress] = []
-        self.cast = _cast(config, facts)
+        self.beyond: list[IPAddress] = []
         self.probes: list[Probe] = []
         self.skipped: list[Skipped] = []
 
@@ -74,6 +67,13 @@ class Planner:
         """An address of the namespace that clients could call."""
         return next((each for each in self.facts.addresses if each.version == version(family)), None)
 
+    def far(self, family: Family) -> tuple[IPAddress, Side | None] | None:
+        """An address beyond the namespace, and whether a listener of ours can wait there; None: no route leads out."""
+        link = self.links.get(family)
+        if link is not None:
+            return link.theirs, Side.NEIGHBOUR
+        return (NOWHERE[family], None) if self.facts.reaches(NOWHERE[family]) else None
+
     def packet(
         self,
         ids: Ids,
@@ -82,13 +82,14 @@ class Planner:
         *,
         protocol: int = TCP,
         source: IPAddress | None = None,
+        mark: int = 0,
     ) -> Packet:
         """An outbound packet; its source is a guess, where none is given, as the kernel chooses it."""
         family = family_of(destination)
         link = self.links.get(family)
         own = self.own_address(family)
         local = destination.is_loopback or destination in (*self.facts.addresses, PASSTHROUGH[family])
-        near = link is not None and (destination == link.theirs or destination in self.further)
+        near = link is not None and destination in (link.theirs, *self.further, *self.beyond)
         guess = LOOPBACK[family] if destination.is_loopback else destination if local else own
         return _first(
             Direction.OUTBOUND,
@@ -98,14 +99,14 @@ class Planner:
             port,
             "lo" if local else self.interface if near else self._link(),
             ids,
-        )
+        ).replace(mark=mark, bound=self.interface if destination in self.beyond else None)
 
     def _link(self) -> str:
         return next((name for name in self.facts.interfaces if name != "lo"), "eth0")
 
-    def inbound(self, destination: IPAddress, port: int) -> Packet:
+    def inbound(self, destination: IPAddress, port: int, source: IPAddress | None = None) -> Packet:
         """A client's packet, which comes in by the link to the second namespace."""
-        source = self.links[family_of(destination)].theirs
+        source = source or self.links[family_of(destination)].theirs
         return _first(Direction.INBOUND, TCP, source, destination, port, self.interface)
 
     def add(
@@ -114,16 +115,22 @@ class Planner:
         who: str,
         packets: Iterable[Packet],
         *,
-        captured: bool,
+        captured: bool | None = None,
         begins: Side = Side.POD,
         waits: Side | None = None,
         bind: IPAddress | None = None,
+        is_transparent: bool = False,
+        device: str | None = None,
     ) -> bool:
-        """Add the first of the packets that the configuration captures, or leaves direct; whether there is one."""
+        """Add the first of the packets that the configuration captures, or leaves direct; whether there is one.
+
+        Where ``captured`` is None, either will do: as the configuration has it.
+        """
         for packet in packets:
             outcome = self.expected(packet)
-            if (outcome.kind in CAPTURING) if captured else outcome.kind is Kind.DIRECT:
-                self.probes.append(Probe(group, who, packet, outcome, begins, waits, bind))
+            is_captured = outcome.kind in CAPTURING
+            if is_captured if captured else outcome.kind is Kind.DIRECT or (is_captured and captured is None):
+                self.probes.append(Probe(group, who, packet, outcome, begins, waits, bind, is_transparent, device))
                 return True
         return False
 
@@ -138,20 +145,24 @@ class Planner:
             Side.NEIGHBOUR in (probe.begins, probe.waits) or probe.packet.interface == self.interface
             for probe in self.probes
         )
-        return Ground(self.interface, self.links, tuple(self.further)) if self.links and needed else None
+        if not (self.links and needed):
+            return None
+        return Ground(self.interface, self.links, tuple(self.further), tuple(self.beyond))
 
     def free_port(self, ports: tuple[int, ...] = APP_PORTS) -> list[int]:
         """Ports on which nothing listens, those of the configuration left out."""
-        own = {self.config.proxy_port, self.config.inbound_capture_port}
+        own = {self.subject.outbound_port, self.subject.inbound_port}
         return [port for port in ports if port not in self.facts.used and port not in own]
 
 
-def policy_tracer(config: Config, around: Surroundings) -> Tracer:
-    """A tracer of the rules that a configuration calls for, with the routing that they need."""
-    marks = frozenset([config.tproxy_mark] if config.mode is InterceptionMode.TPROXY else [])
-    built = sidecar.rules(config, around)
-    tables = [table for rules in built.values() for table in lower(as_in_kernel(rules), Store.NFT)]
-    return Tracer(Netfilter(tables), Host(local_marks=dict.fromkeys(built, marks)))
+class SidecarPlanner(Planner):
+    """Collects probes of a sidecar's redirection. ``cast`` are those who can send, by what they are called."""
+
+    def __init__(self, config: Config, around: Surroundings, subject: Subject, facts: Facts) -> None:
+        super().__init__(subject, facts)
+        self.config = config
+        self.around = around
+        self.cast = _cast(config, facts)
 
 
 def _first(

@@ -8,9 +8,11 @@ from istio_init.inspector.reader import roles_by_place
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Dispatch, End
+from istio_init.netfilter.stages import Netfilter
 from istio_init.observe.unread import Part
 from istio_init.system.spots import NO_SOURCE
 from istio_init.trace.result import Hop, Kind, ReversePathDecider, RoutingDecider, SocketDecider
+from istio_init.trace.routing import Query, Tables
 from istio_init.trace.tracer import Tracer
 from istio_init.visible import visible
 from istio_init.wording.outcomes import outcome_words
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.packet import Packet
     from istio_init.netfilter.rules import Rule
-    from istio_init.netfilter.stages import Netfilter
     from istio_init.observe.snapshot import Snapshot
+    from istio_init.prove.subject import Subject
     from istio_init.system.spots import IPAddress, Probe, Seen
     from istio_init.trace.result import Outcome, Trace
 
@@ -40,13 +42,13 @@ class Live:
     """What is live, to be asked about probes.
 
     ``host`` is the namespace as the probes met it, with the interface and the listeners that were there for them;
-    ``proxy_ports`` are those that the configuration gives the proxy. ``blind`` says why the rules cannot be asked, None
-    where they can.
+    ``subject`` is what is proved. ``blind`` says why the rules cannot be asked, None where they can.
     """
 
-    def __init__(self, snapshot: Snapshot, host: Host, proxy_ports: frozenset[int]) -> None:
+    def __init__(self, snapshot: Snapshot, host: Host, subject: Subject) -> None:
         self.host = host
-        self.reader = Reader(roles_by_place(snapshot), proxy_ports)
+        self.reader = Reader(roles_by_place(snapshot), subject.ports)
+        self._local_mark = subject.local_mark
         self.links = tuple(each.name for each in snapshot.interfaces if each.is_up and each.name != "lo")
         self._tracer = Tracer(snapshot.netfilter, host)
         self.blind = "the rules cannot be read here" if snapshot.missing_rules else None
@@ -69,6 +71,8 @@ class Live:
         if outcome.kind is Kind.UNKNOWN:
             return undecidable(trace, self.reader)
         if is_same(outcome, probe.expected):
+            if probe.is_transparent and (lost := self._lost_answer(trace)) is not None:
+                return lost
             return (
                 f"not the rules and not the routing, by which it is {outcome_words(outcome, self.reader.proxy_ports)}"
             )
@@ -78,6 +82,22 @@ class Live:
                 f"local route leads what they mark to this machine: {decider.words}"
             )
         return self._said(trace) + _led_there(trace)
+
+    def _lost_answer(self, trace: Trace) -> str | None:
+        """Why what answers a connection from an address of nobody's does not come back; None where it does."""
+        packet, mark = trace.packet, self._local_mark
+        if mark is None:
+            return None
+        if trace.state.connection_mark != mark:
+            return f"no rule marks the connection {mark:#x}, so that its answers leave for the client instead"
+        query = Query(int(packet.source), int(packet.destination), mark=mark)
+        routes, _ = Tables(self.host, packet.family).look_up(query) if self.host.routes is not None else ((), ())
+        if any(each.type is not AddressType.LOCAL for each in routes):
+            return (
+                f"answers are marked {mark:#x}, but no {packet.family.value} routing rule with a local route leads "
+                "them to this machine"
+            )
+        return f"its connection is marked {mark:#x}, but no rule gives answers that mark, or another one takes it away"
 
     def _said(self, trace: Trace) -> str:
         """The outcome, and what decided it."""
@@ -99,7 +119,7 @@ class Live:
             if not is_same(self._tracer.trace(probe.packet).delivered, probe.expected):
                 continue
             for link in self.links[:MOST_LINKS]:
-                packet = self._via(probe.packet, link)
+                packet = self._via(probe, link)
                 trace, meant = self._tracer.trace(packet), ideal.trace(packet).delivered
                 via = f"{packet.direction.value} via {visible(link)}: "
                 if is_same(trace.delivered, meant) or isinstance(trace.delivered_by, ReversePathDecider):
@@ -110,11 +130,16 @@ class Live:
                     found[via + self._said(trace)] = None
         return list(found), list(doubts)
 
-    def _via(self, packet: Packet, link: str) -> Packet:
+    def _via(self, probe: Probe, link: str) -> Packet:
         """The same by another interface; what comes in comes from where its answers would leave by that."""
-        if packet.direction is Direction.INBOUND and (source := self._beyond(link, packet)) is not None:
+        packet = probe.packet
+        if (
+            packet.direction is Direction.INBOUND
+            and probe.bind is None
+            and (source := self._beyond(link, packet)) is not None
+        ):
             packet = packet.replace(source=source)
-        return packet.replace(interface=link)
+        return packet.replace(interface=link, bound=link if packet.bound is not None else None)
 
     def _beyond(self, link: str, packet: Packet) -> IPAddress | None:
         """An address that routes lead to by an interface; None where none does."""

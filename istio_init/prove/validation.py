@@ -10,7 +10,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from istio_init.config.model import Surroundings
 from istio_init.errors import IstioInitError, ToolError
-from istio_init.inspector.reader import ports_of
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host, Listener
 from istio_init.netfilter.protocols import protocol_number
@@ -18,7 +17,6 @@ from istio_init.observe.host import read_host
 from istio_init.observe.snapshot import Snapshot
 from istio_init.prove.judge import verdict
 from istio_init.prove.model import Facts, Plan, Report, Skipped, Verdict
-from istio_init.prove.planner import policy_tracer
 from istio_init.prove.probes import PROBE_PORT, plan, spots
 from istio_init.prove.reason import Live
 from istio_init.system import namespaces, netlink
@@ -26,7 +24,7 @@ from istio_init.system.neighbour import Neighbour
 from istio_init.system.privileges import capabilities
 from istio_init.system.probing import Run
 from istio_init.system.sockets import sockets
-from istio_init.system.spots import NO_PORT, Ground, Ids, IPAddress, Probe, Seen, Side, Spot
+from istio_init.system.spots import NO_PORT, Ground, IPAddress, Probe, Seen, Side, Spot
 from istio_init.trace.describe import is_usable
 from istio_init.visible import visible
 
@@ -34,8 +32,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IPNetwork
+    from istio_init.prove.subject import Subject
 
 UNROUTED = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 ANY: dict[Family, IPAddress] = {Family.IPV4: IPv4Address(0), Family.IPV6: IPv6Address(0)}
@@ -47,7 +45,7 @@ ALL_NEEDED = (*NEEDED, "SETUID", "SETGID")
 
 
 def validate(
-    config: Config,
+    subject: Subject,
     around: Surroundings,
     snapshot: Snapshot,
     *,
@@ -58,8 +56,8 @@ def validate(
     """Probe what a configuration has to bring about in the current network namespace.
 
     Args:
-        config: what is to be proved.
-        around: the families and name servers that it holds for.
+        subject: what is to be proved.
+        around: the name servers that it holds for.
         snapshot: the namespace as it was read; its rules explain what fails.
         timeout: seconds for each probe.
         probe_port: where the proxy connects to the passthrough address.
@@ -71,13 +69,13 @@ def validate(
     turn = namespaces.lock(TURN)
     try:
         facts = _facts(snapshot)
-        chosen = plan(config, around, facts, probe_port)
+        chosen = plan(subject, around, facts, probe_port)
         try:
-            return _carry_out(chosen, config, around, facts, snapshot, timeout, announce)
+            return _carry_out(chosen, subject, facts, snapshot, timeout, announce)
         except NeighbourError as error:
             facts = facts.replace(no_neighbour=error.message)
-            chosen = plan(config, around, facts, probe_port)
-            return _carry_out(chosen, config, around, facts, snapshot, timeout, announce)
+            chosen = plan(subject, around, facts, probe_port)
+            return _carry_out(chosen, subject, facts, snapshot, timeout, announce)
     finally:
         os.close(turn)
 
@@ -103,8 +101,7 @@ class NeighbourError(ToolError):
 
 def _carry_out(
     chosen: Plan,
-    config: Config,
-    around: Surroundings,
+    subject: Subject,
     facts: Facts,
     snapshot: Snapshot,
     timeout: float,
@@ -112,11 +109,11 @@ def _carry_out(
 ) -> Report:
     with ExitStack() as stack:
         neighbour = _neighbour(chosen.ground, announce, stack)
-        waiting = spots(chosen.probes, config, _proxy(config, facts))
+        waiting = spots(chosen.probes, subject, facts)
         run = Run(chosen.probes, waiting, neighbour)
         seen = _probed(run, neighbour, timeout)
         host = _host(snapshot, [spot for spot in waiting if spot not in run.taken | run.busy])
-    live = Live(snapshot, host, ports_of(config))
+    live = Live(snapshot, host, subject)
     verdicts: list[Verdict] = []
     skipped = list(chosen.skipped)
     for probe, each in zip(chosen.probes, seen, strict=True):
@@ -129,8 +126,8 @@ def _carry_out(
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
-    problems, doubts = live.elsewhere(chosen.probes, policy_tracer(config, around).netfilter)
-    problems = [*problems, *_half_a_proxy(config, run)]
+    problems, doubts = live.elsewhere(chosen.probes, subject.tracer().netfilter)
+    problems = [*problems, *_half_a_proxy(subject, run)]
     lacks = not facts.may.issuperset(ALL_NEEDED)
     return Report(
         tuple(verdicts),
@@ -138,7 +135,7 @@ def _carry_out(
         tuple(doubts),
         tuple(problems),
         lacks_privileges=lacks,
-        wanted=_wanted(config),
+        wanted=subject.wanted,
     )
 
 
@@ -162,26 +159,14 @@ def _probed(run: Run, neighbour: Neighbour | None, timeout: float) -> list[Seen]
     return seen
 
 
-def _half_a_proxy(config: Config, run: Run) -> Iterator[str]:
+def _half_a_proxy(subject: Subject, run: Run) -> Iterator[str]:
     """Where something listens on one of the proxy's two ports, and nothing on the other."""
     heard = {spot.port for spot in run.taken if spot.protocol == "tcp"}
-    ports = {"outbound": config.proxy_port, "inbound": config.inbound_capture_port}
+    ports = {"outbound": subject.outbound_port, "inbound": subject.inbound_port}
     for direction, port in ports.items():
         if heard & set(ports.values()) and port not in heard:
             [other] = heard & set(ports.values())
             yield f"something listens on port {other}, but nothing on {port}, where {direction} connections arrive"
-
-
-def _wanted(config: Config) -> frozenset[str]:
-    """The groups of probes of which some have to come to the proxy."""
-    outbound = "outbound" if config.outbound_ranges or config.outbound_ports else "dns" if config.redirect_dns else None
-    return frozenset(each for each in (outbound, "inbound" if config.inbound_ports else None) if each is not None)
-
-
-def _proxy(config: Config, facts: Facts) -> Ids | None:
-    """The proxy's user and group, if we can act as it."""
-    ids = config.proxy_uids[0].first, config.proxy_gids[0].first
-    return ids if facts.may >= {"SETUID", "SETGID"} and facts.has_user(ids[0]) and facts.has_group(ids[1]) else None
 
 
 def _neighbour(ground: Ground | None, announce: Callable[[str], None], stack: ExitStack) -> Neighbour | None:
@@ -232,7 +217,20 @@ def _facts(snapshot: Snapshot) -> Facts:
         has_user=lambda number: not namespaces.unmapped_ids([(number, number)]),
         has_group=lambda number: not namespaces.unmapped_ids([(number, number)], groups=True),
         no_neighbour=no_neighbour,
+        checks_sources=_checks_sources(),
     )
+
+
+def _checks_sources() -> bool:
+    """Whether IPv4 asks of a new interface that it be the way back (kernel: ip-sysctl, rp_filter)."""
+    found = []
+    for name in ("all", "default"):
+        try:
+            with open(f"/proc/sys/net/ipv4/conf/{name}/rp_filter") as file:
+                found.append(int(file.read()))
+        except (OSError, ValueError):
+            continue
+    return max(found, default=0) == 1
 
 
 def _taken() -> tuple[IPNetwork, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from istio_init.inspector.arguments import arguments
+from istio_init.inspector.arguments import arguments, command
 from istio_init.netfilter.protocols import TCP
 from istio_init.wording.outcomes import outcome_words
 from istio_init.wording.traces import endpoint
@@ -27,7 +27,10 @@ Line = tuple[str, str | None]
 def verify_lines(label: str, intent: Intent, report: Report) -> list[Line]:
     """All of it; the last line is the result."""
     lines: list[Line] = [(line, None) for line in _wrapped(f"{label}, {SOURCES[intent.source]}", "", "  ")]
-    lines += [(line, None) for line in _wrapped(f"istio-iptables {arguments(intent.config)}", "  ", "    ")]
+    lines += [
+        (line, None)
+        for line in _wrapped(" ".join(arguments(intent.config).words(*command(intent.config))), "  ", "    ")
+    ]
     limits = dict.fromkeys(each.note for each in report.verdicts if each.note)
     lines += [(line, "yellow") for note in (*report.notes, *limits) for line in _wrapped(f"note: {note}", "  ", "    ")]
     for group, title in GROUPS.items():

@@ -12,11 +12,15 @@ from istio_init.stores.nft import IptablesNft
 from istio_init.stores.nftables import INSTALL
 from istio_init.stores.nftables import PROGRAM as NFT
 from istio_init.system import netlink, process
+from istio_init.system.xtables import has_legacy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.stores.base import Store
+
+
+LOAD = "load nft_compat and xt_REDIRECT on the node, or take native nftables: --native-nftables"
 
 
 def backends(wait: float) -> tuple[Store, Store]:
@@ -27,7 +31,8 @@ def backends(wait: float) -> tuple[Store, Store]:
 def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str | None) -> str:
     """The name of the backend to program.
 
-    Legacy when its tables hold rules, else nft where the kernel and the programs have it, else legacy.
+    Legacy when its tables hold rules, else nft where the kernel and the programs have it, else legacy. A kernel that
+    has nf_tables and none of x_tables holds rules of neither.
 
     Raises:
         NoBackendError: neither, or not the forced one, can be used; says what is missing.
@@ -40,7 +45,12 @@ def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str |
         return legacy.name
     kernel_has_nft = netlink.nft_tables() is not None
     if kernel_has_nft and process.find_binary(NFT_RESTORE[Family.IPV4]) is not None:
-        return nft.name
+        # Whoever has no other choice tries iptables all the same, and is told what the program says.
+        if forced is not None or netlink.runs_xtables() or not has_native():
+            return nft.name
+        if has_legacy(Family.IPV4) and process.find_binary(LEGACY_SAVE[Family.IPV4]) is not None:
+            return legacy.name
+        raise NoBackendError("this kernel has no x_tables, whose matches and targets iptables needs", fix=LOAD)
     if forced == "nft":
         if not kernel_has_nft:
             raise NoBackendError("this kernel has no nf_tables", fix="leave out --force-iptables-binary")

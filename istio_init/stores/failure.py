@@ -29,6 +29,10 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
         return BusyError(f"{name}: another program holds the xtables lock", fix="try again, or give a longer --wait")
     if "permission denied" in lowered or "operation not permitted" in lowered:
         return PrivilegeError(f"{name}: {said}", fix="run as root, or with the capabilities NET_ADMIN and NET_RAW")
+    lacking = _missing_part(lowered)
+    if "initialize" in lowered and lacking is not None:
+        # Of a table that the kernel does not have, legacy iptables says EAGAIN as well.
+        return LackError(f"{name}: {said}", fix=lacking)
     if "resource temporarily unavailable" in lowered:
         return BusyError(f"{name}: another program keeps changing the rules", fix="try again, or give a longer --wait")
     if "incompatible" in lowered:
@@ -36,7 +40,6 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
     message = f"{name} failed with status {completed.status}: {said}"
     if (line := _refused_line(said, text)) is not None:
         message += f"\n  refused: {visible(line)}"
-    lacking = _missing_part(lowered)
     return ToolError(message) if lacking is None else LackError(message, fix=lacking)
 
 
@@ -51,7 +54,7 @@ def _refused_line(said: str, text: str) -> str | None:
 
 
 def _missing_part(said: str) -> str | None:
-    if "table does not exist" in said or "can't initialize" in said:
+    if "table does not exist" in said or "can't initialize" in said or "unable to initialize" in said:
         return "this kernel lacks the table or may not load it: on the node, load iptable_<table> or nf_tables"
     if "missing kernel module" in said or "no chain/target/match by that name" in said or "not supported" in said:
         return "this kernel lacks the match or target: load its module on the node (xt_owner, xt_REDIRECT, …)"

@@ -69,8 +69,17 @@ def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
             raise
         # A pod without redirection, or one that never starts, is worse than rules in another store.
         if warn is not None and wanted.families:
-            warn(f"iptables cannot be used here, native nftables is: {error.message}")
+            warn(f"iptables cannot be used here, native nftables is: {error.message.splitlines()[0]}")
         return _through(wanted, manner.replace(backend=NATIVE), warn)
+    except NotWantedError:
+        # A run before this one may have had to take native nftables; whoever starts again must find that it did.
+        if manner.backend is not None or not has_native():
+            raise
+        session = Session(wanted, manner.replace(backend=NATIVE), None)
+        plan = session.plan(session.before)
+        if not plan.is_empty:
+            raise
+        return Done(plan, False, session.backend, session.means)
 
 
 def _through(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:

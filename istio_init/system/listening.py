@@ -25,16 +25,28 @@ AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER: closing leaves nothing behind, neither TIME_WAIT nor a connection that holds its namespace."""
 
 
-def new_socket(family: Family, protocol: str, owner: tuple[int, int] | None) -> socket.socket:
+def new_socket(
+    family: Family, protocol: str, owner: tuple[int, int] | None, *, mark: int = 0, device: str | None = None
+) -> socket.socket:
     """A socket that belongs to a user and a group, does not block, and leaves nothing behind.
 
+    ``mark`` is what it puts on packets, ``device`` the interface that it is bound to.
+
     Raises:
-        OSError: it cannot be made, or not be theirs.
+        OSError: it cannot be made, or not be theirs, or lacks the privilege for a mark.
     """
     with acting_as(owner):
         made = socket.socket(FAMILIES[family], KINDS[protocol] | socket.SOCK_NONBLOCK)
-    if protocol == "tcp":
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+    try:
+        if protocol == "tcp":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+        if mark:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        if device is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+    except OSError:
+        made.close()
+        raise
     return made
 
 
@@ -51,7 +63,7 @@ class Listener:
         self.spot = spot
         self._arrived = arrived
         self._waiting: dict[int, tuple[socket.socket, tuple[str, int]]] = {}
-        self.socket = new_socket(spot.family, spot.protocol, spot.owner)
+        self.socket = new_socket(spot.family, spot.protocol, spot.owner, mark=spot.mark, device=spot.device)
         try:
             self._listen()
         except OSError:

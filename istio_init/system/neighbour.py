@@ -41,6 +41,9 @@ NO_DAD = 0x02
 NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
 WHOLE = {4: 32, 6: 128}
 DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
+LAST_RESORT = 0xFFFFFFFE
+"""The metric of a route that is chosen where no other one is."""
+
 IPV6_SETTINGS = {"disable_ipv6": "0", "addr_gen_mode": "1", "accept_dad": "0", "accept_ra": "0"}
 """No address of its own making, no waiting, no listening to routers (kernel: ip-sysctl)."""
 
@@ -127,6 +130,9 @@ class Neighbour:
                 destination = f"{address}/{WHOLE[address.version]}"
                 gateway = str(self.ground.links[family].theirs)
                 ip.route("add", dst=destination, gateway=gateway, oif=index, family=NUMBERS[family])
+            if any(address.version == 6 for address in self.ground.beyond):
+                # IPv4 takes what a socket is bound to for a route; IPv6 wants one, which nobody else is to choose.
+                ip.route("add", dst=DEFAULT[6], oif=index, priority=LAST_RESORT, family=NUMBERS[Family.IPV6])
 
     def _finish(self) -> None:
         """Number this end, which has the further addresses, too, and sends everything to the other."""
@@ -140,10 +146,14 @@ class Neighbour:
             for address in self.ground.further:
                 family = Family.IPV4 if isinstance(address, IPv4Address) else Family.IPV6
                 _address(ip, 1, str(address), WHOLE[address.version], family)
+            for address in self.ground.beyond:
+                family = Family.IPV4 if isinstance(address, IPv4Address) else Family.IPV6
+                _address(ip, index, str(address), WHOLE[address.version], family)
             ip.link("set", index=index, state="up")
             for family, link in self.ground.links.items():
                 destination = DEFAULT[link.ours.version]
-                ip.route("add", dst=destination, gateway=str(link.ours), oif=index, family=NUMBERS[family])
+                route = {"gateway": str(link.ours), "oif": index, "prefsrc": str(link.theirs)}
+                ip.route("add", dst=destination, family=NUMBERS[family], **route)
 
     def _check_answers(self) -> None:
         """Raise where what the namespace answers from its addresses would not leave over the link."""

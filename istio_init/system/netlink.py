@@ -25,6 +25,9 @@ ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_DELRULE, RTM_GETRULE = 22, 26, 33, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
+COMPAT_GET, COMPAT_NAME, COMPAT_REVISION, COMPAT_TYPE, COMPAT_TARGET = 11 << 8, 1, 2, 3, 1
+"""How iptables-nft asks for an extension (linux/netfilter/nf_tables_compat.h)."""
+
 NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT = 1, 2, 1
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
@@ -192,6 +195,27 @@ def all_nft_tables() -> list[NftTable] | None:
             return None
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
     return [_nft_table(body) for body in bodies]
+
+
+def runs_xtables() -> bool:
+    """Whether nf_tables can hold what iptables writes, in the kernel's own words: x_tables' targets, here REDIRECT.
+
+    Asking has the kernel load what it has of them, as iptables-nft does.
+    """
+    name = b"REDIRECT\0"
+    attributes = struct.pack("=HH", 4 + len(name), COMPAT_NAME) + name.ljust(12, b"\0")
+    for kind, value in ((COMPAT_REVISION, 0), (COMPAT_TYPE, COMPAT_TARGET)):
+        attributes += struct.pack("=HH", 8, kind) + struct.pack(">I", value)
+    body = struct.pack("=BBH", 2, 0, 0) + attributes
+    message = struct.pack("=IHHII", 16 + len(body), COMPAT_GET, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body
+    channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    try:
+        channel.send(message)
+        answer = channel.recv(1 << 12)
+    finally:
+        channel.close()
+    _, kind = struct.unpack_from("=IH", answer)
+    return bool(kind != NLMSG_ERROR or struct.unpack_from("=i", answer, 16)[0] == 0)
 
 
 def _nft_table(body: bytes) -> NftTable:

@@ -19,6 +19,7 @@ from istio_init.system.listening import TOKEN, Listener, listen, new_socket
 from istio_init.system.process import LONGEST
 from istio_init.system.sockets import LISTEN, peer_ports, sockets
 from istio_init.system.spots import NO_PORT, NO_SOURCE, REFUSED, TIMED_OUT, Arrival, Probe, Seen, Side, Spot
+from istio_init.system.transparent import make_transparent
 from istio_init.trace.result import Kind
 
 TYPE_CHECKING = False
@@ -84,7 +85,7 @@ class _Client:
         packet, family = self.probe.packet, self.probe.family
         ids = (packet.uid, packet.gid) if packet.uid is not None and packet.gid is not None else None
         for _ in range(PORTS_TRIED if remembered else 0):
-            made = new_socket(family, self.probe.protocol, ids)
+            made = self._new(ids)
             try:
                 made.bind((str(self.probe.bind or ANY[family]), 0))
             except OSError as error:
@@ -95,10 +96,18 @@ class _Client:
             if made.getsockname()[1] not in remembered:
                 return made
             made.close()
-        made = new_socket(family, self.probe.protocol, ids)
+        made = self._new(ids)
         if self.probe.bind is not None:
             made.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             made.bind((str(self.probe.bind), 0))
+        return made
+
+    def _new(self, ids: tuple[int, int] | None) -> socket.socket:
+        probe = self.probe
+        device = probe.device if probe.begins is Side.POD else None
+        made = new_socket(probe.family, probe.protocol, ids, mark=probe.packet.mark, device=device)
+        if probe.is_transparent:
+            make_transparent(made)
         return made
 
     def fail(self, code: int, words: str | None = None) -> None:

@@ -37,18 +37,24 @@ class Link(Value):
 
 
 class Ground(Value):
-    """The second namespace: its link, by family, the interface in the namespace under test, and further addresses."""
+    """The second namespace: its link, by family, the interface in the namespace under test, and further addresses.
+
+    To those of ``further`` routes are added. ``beyond`` are addresses whose traffic must stay where it is: only sockets
+    that are bound to the interface reach them in the second namespace.
+    """
 
     interface: str
     links: dict[Family, Link]
     further: tuple[IPAddress, ...] = ()
+    beyond: tuple[IPAddress, ...] = ()
 
 
 class Probe(Value):
     """One connection, or one question over UDP, and what has to become of it.
 
-    ``who`` says in words who sends it. ``bind`` is the source that it has to have. ``waits`` is the side on which a
-    listener of ours waits at its destination, None where that belongs to others.
+    ``who`` says in words who sends it. ``bind`` is the source that it has to have, ``is_transparent`` whether that is
+    no address of the namespace. ``waits`` is the side on which a listener of ours waits at its destination, None where
+    that belongs to others. ``device`` is the interface that its socket in the namespace under test is bound to.
     """
 
     group: str
@@ -58,6 +64,8 @@ class Probe(Value):
     begins: Side = Side.POD
     waits: Side | None = None
     bind: IPAddress | None = None
+    is_transparent: bool = False
+    device: str | None = None
 
     @property
     def family(self) -> Family:
@@ -76,7 +84,10 @@ class Probe(Value):
 
 
 class Spot(Value):
-    """Where a listener waits. No address: all of them. ``owner`` is whom it has to belong to; None: no matter."""
+    """Where a listener waits. No address: all of them. ``owner`` is whom it has to belong to; None: no matter.
+
+    ``mark`` is what it puts on packets; ``device`` the interface that it is bound to, if any.
+    """
 
     side: Side
     protocol: str
@@ -85,6 +96,8 @@ class Spot(Value):
     address: IPAddress | None = None
     owner: Ids | None = None
     transparent: bool = False
+    mark: int = 0
+    device: str | None = None
 
 
 class Arrival(Value):

@@ -11,6 +11,11 @@ from istio_init.netfilter.family import Family
 TABLE_NAMES = {Family.IPV4: "/proc/self/net/ip_tables_names", Family.IPV6: "/proc/self/net/ip6_tables_names"}
 
 
+def has_legacy(family: Family) -> bool:
+    """Whether legacy iptables is in the kernel, or was loaded into it."""
+    return os.access(TABLE_NAMES[family], os.F_OK)
+
+
 def existing_tables(family: Family) -> frozenset[Table]:
     """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
 

@@ -25,12 +25,14 @@ WITHIN = 2.0
 
 @dataclass(frozen=True)
 class Sender:
-    """Somebody in a namespace: a user who connects and sends."""
+    """Somebody in a namespace: a user who connects and sends, and who marks packets, as ztunnel does, or does not."""
 
     namespace: Namespace
     user: User
     whose: Callable[[IPv4Address | IPv6Address], Namespace]
     """Who has an address, in the rest of the world or in the mesh."""
+
+    mark: int = 0
 
     def connecting_to(self, host: str, port: int, *, within: float = WITHIN) -> Attempt:
         """A TCP connection to an address and port, to be said something of; ``within`` are seconds."""
@@ -43,7 +45,7 @@ class Sender:
     def _attempt(self, protocol: str, host: str, port: int, within: float) -> Attempt:
         address = ip_address(host)
         receiver = self.namespace if address.is_loopback else self.whose(address)
-        sending = Sending(self.namespace, self.user, protocol, Endpoint(str(address), port), within)
+        sending = Sending(self.namespace, self.user, protocol, Endpoint(str(address), port), within, self.mark)
         return Attempt(sending, receiver)
 
 
@@ -121,9 +123,10 @@ class Attempt:
 
         sending = self.sending
         what = "connecting" if sending.protocol == "tcp" else "sending a datagram"
+        marking = f", marking it {sending.mark:#x}" if sending.mark else ""
         who = f"user {sending.user.uid}, group {sending.user.gid} of {sending.namespace.label}"
         lines = [
-            f"{who}, {what} to {sending.destination}, {expected}",
+            f"{who}, {what} to {sending.destination}{marking}, {expected}",
             f"but {self._what_happened(sent)}",
             *traces(sending, sent, self.receiver),
         ]

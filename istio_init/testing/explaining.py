@@ -60,7 +60,7 @@ def _trace(snapshot: Snapshot, netfilter: Netfilter, sending: Sending, sent: Sen
     if sent.source is not None:
         fields |= {"src": sent.source.host, "sport": sent.source.port}
     if outbound:
-        fields |= {"uid": sending.user.uid, "gid": sending.user.gid}
+        fields |= {"uid": sending.user.uid, "gid": sending.user.gid, "mark": sending.mark}
     packet, _ = filled(fields, snapshot.host)
     # The listeners that were there for the attempt are gone by now.
     trace = Tracer(netfilter, snapshot.host.replace(listeners=None)).trace(packet)

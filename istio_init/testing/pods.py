@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from istio_init.errors import IstioInitError
+from istio_init.mesh.policy.ambient import PROXY_MARK
 from istio_init.netfilter.family import Family
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.expectations import Sender
@@ -90,6 +91,11 @@ class Pod:
     def proxy(self) -> Sender:
         """The proxy, user and group 1337, in the pod's user namespace where it has one of its own."""
         return self.user(*PROXY)
+
+    @property
+    def ztunnel(self) -> Sender:
+        """The proxy of an ambient mesh: root in the pod, with ztunnel's mark on all that it sends."""
+        return Sender(self.inside, ROOT, self.whose, PROXY_MARK)
 
     def user(self, uid: int, gid: int) -> Sender:
         """Somebody in the pod."""

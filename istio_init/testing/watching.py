@@ -58,13 +58,14 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Sending:
-    """What shall be sent: from where, as whom, where to, and how long to wait, in seconds."""
+    """What shall be sent: from where, as whom, where to, how long to wait, in seconds, and with what mark."""
 
     namespace: Namespace
     user: User
     protocol: str
     destination: Endpoint
     within: float
+    mark: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def send(sending: Sending, spots: Iterable[Spot]) -> Sent:
                 taken.append(spot)
         user = sending.namespace.outside(sending.user)
         client = stack.enter_context(sending.namespace.open_socket(family, kind, user))
+        if sending.mark:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, sending.mark)
         return _send(client, sending, watched, taken)
 
 

@@ -34,6 +34,8 @@ TPROXY4 = {"tproxy": {"family": "ip", "port": 15006}}
 
 LIFTED: list[tuple[list[Expression], tuple[Family, ...], str]] = [
     ([TCP, jump("X")], BOTH, "-p tcp -j X"),
+    ([on("l4proto", 6), jump("X")], BOTH, "-p tcp -j X"),
+    ([on("l4proto", 17, "!="), RETURN], BOTH, "! -p udp -j RETURN"),
     ([{"goto": {"target": "X"}}], BOTH, "-g X"),
     ([on("tcp dport", 15008), RETURN], BOTH, "-p tcp -m tcp --dport 15008 -j RETURN"),
     ([on("tcp dport", {"range": [80, 90]}), RETURN], BOTH, "-p tcp -m tcp --dport 80:90 -j RETURN"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from ipaddress import ip_network
+
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from unit.strategies import configs, surroundings
 
@@ -24,8 +26,14 @@ def texts(rules: RuleSet) -> dict[str, list[str]]:
     return {f"{table.value} {chain.name}": [rule_text(rule) for rule in chain.rules] for table, chain in rules.chains()}
 
 
+ADJACENT = (ip_network("10.1.0.0/16"), ip_network("10.2.0.0/16"))
+"""One interval, and no network."""
+
+
 @law
 @given(configs, surroundings)
+@example(Config(outbound_exclude_ranges=ADJACENT), Surroundings())
+@example(Config(outbound_ranges=ADJACENT, outbound_exclude_ranges=ADJACENT), Surroundings(ipv6=True))
 def test_a_sidecars_rules_are_raised_to_what_iptables_has(config: Config, around: Surroundings) -> None:
     written = Ruleset(tables(sidecar.clauses(config, around), around.families, SIDECAR))
     found = raised(written, SIDECAR)

@@ -131,10 +131,16 @@ def test_everything_comes_out_where_the_live_rules_configuration_has_it(pod: Pod
 
 @pytest.mark.usefixtures("both_backends")
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_the_same_holds_of_legacy_iptables(pod: Pod, mode: str) -> None:
-    apply(pod, "-m", mode, "--dual-stack", "--force-iptables-binary", "legacy")
+@pytest.mark.parametrize("store", [("--force-iptables-binary", "legacy"), ("--native-nftables",)], ids=" ".join)
+def test_the_same_holds_of_legacy_iptables_and_native_nftables(pod: Pod, store: tuple[str, ...], mode: str) -> None:
+    pod.inside.write_resolv_conf(HOSTS[Family.IPV4].peer)
+    apply(pod, "-m", mode, "--dual-stack", "--redirect-dns", *store)
 
-    verify(pod).ok()
+    proof = verify(pod).ok()
+
+    assert (proof.said["held_to"]["source"], proof.said["notes"]) == ("live", [])
+    assert "an application to 10.77.0.1:53/udp: 15053" in proof.probes("dns")
+    assert "a client to fd00:77::2:28080/tcp: 15006" in proof.probes("inbound", "ipv6")
 
 
 def test_what_is_expected_counts_instead_of_what_is_live(pod: Pod) -> None:

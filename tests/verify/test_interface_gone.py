@@ -9,6 +9,7 @@ import pytest
 from istio_init.config.model import ALL, Config, Surroundings
 from istio_init.observe.namespace import observe
 from istio_init.prove.model import Report
+from istio_init.prove.subject import subject_of
 from istio_init.prove.validation import validate
 from istio_init.system import places
 from istio_init.system.neighbour import Neighbour
@@ -47,7 +48,7 @@ def test_an_interface_that_is_taken_away_is_said(
 
     def work() -> Report:
         seen = observe(places.HERE, (), versions=False)
-        return validate(config, Surroundings(), seen, timeout=1, announce=lambda text: None)
+        return validate(subject_of(config, Surroundings()), seen, timeout=1, announce=lambda text: None)
 
     report = pod.inside.call(work)
 

@@ -16,6 +16,7 @@ from istio_init.config.model import ALL, Config, Surroundings
 from istio_init.netfilter.family import Family
 from istio_init.observe.namespace import observe
 from istio_init.prove.model import Report
+from istio_init.prove.subject import subject_of
 from istio_init.prove.validation import validate
 from istio_init.system import places
 from istio_init.testing.namespaces import Namespace
@@ -110,7 +111,7 @@ def test_without_a_second_namespace_the_rest_is_probed(pod: Pod) -> None:
         before = observe(places.HERE, (), versions=False)
         with IPRoute() as ip:  # Taken between looking and making.
             ip.link("add", ifname=INTERFACE, kind="veth", peer={"ifname": "other"})
-        return validate(config, around, before, timeout=1, announce=lambda text: None)
+        return validate(subject_of(config, around), around, before, timeout=1, announce=lambda text: None)
 
     report = pod.inside.call(work)
 

@@ -204,6 +204,66 @@ CASES = {
 }
 
 
+NATIVE = "inet istio-proxy-nat"
+NATIVE_CASES = {
+    "a flushed chain": Case(
+        (f"nft flush chain {NATIVE} istio-output",), "an application", "192.0.2.253:80/tcp", DIRECTLY, NOBODY
+    ),
+    "a return ahead": Case(
+        (f"nft insert rule {NATIVE} prerouting ip protocol tcp return",),
+        "a client",
+        "10.77.0.2:28080/tcp",
+        DIRECTLY,
+        f"direct: rule 1 of {NATIVE} prerouting",
+    ),
+    "a table of nftables' own that accepts first": Case(
+        (
+            "nft add table ip guard",
+            "nft add chain ip guard out { type nat hook output priority -110 ; }",
+            "nft add rule ip guard out tcp dport 80 redirect to :15006",
+        ),
+        "an application",
+        "192.0.2.253:80/tcp",
+        "proxied to port 15006",
+        "rule 1 of ip guard out",
+    ),
+    "a removed routing rule of TPROXY": CASES["a removed routing rule of TPROXY"],
+    "a flushed chain of TPROXY": Case(
+        ("nft flush chain inet istio-proxy-mangle istio-inbound",),
+        "a client",
+        "10.77.0.2:28080/tcp",
+        DIRECTLY,
+        NOBODY,
+        TPROXY,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NATIVE_CASES)
+def test_native_nftables_that_somebody_broke_fails_in_the_same_way(pod: Pod, name: str) -> None:
+    case = NATIVE_CASES[name]
+    apply(pod, "--native-nftables", *case.expect.replace("'", "").split())
+    for command in case.done:
+        pod.inside.run(*command.split())
+
+    proof = verify(pod, "--expect", case.expect)
+
+    assert (proof.status, proof.said["proved"]) == (NOT_PROVED, False)
+    probe = found(proof, case)
+    assert probe["happened"] == case.happened
+    assert case.reason in probe["reason"]
+
+
+def test_native_rules_that_are_missing_are_found_without_an_expectation(pod: Pod) -> None:
+    apply(pod, "--native-nftables")
+    pod.inside.run("nft", "flush", "chain", *NATIVE.split(), "istio-output")
+
+    proof = verify(pod)
+
+    assert proof.status == NOT_PROVED
+    assert any("missing: -A ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN" in each for each in proof.said["problems"])
+
+
 def found(proof: Proof, case: Case) -> dict[str, str]:
     """What is said of the probe that a case is about."""
     [probe] = [

@@ -14,7 +14,7 @@ from istio_init.inspector.holdings import holding_of
 from istio_init.inspector.release import is_older
 from istio_init.mesh.mode import Mode, mode_of
 from istio_init.mesh.native import AMBIENT, SIDECAR, Spot
-from istio_init.mesh.policy import ambient, native, sidecar
+from istio_init.mesh.policy import ambient, merged, native, sidecar
 from istio_init.mesh.roles.recognise import is_istio_chain
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
     from istio_init.inspector.infer import Inferred
@@ -84,7 +85,7 @@ class View:
     that the rules are compared with, if there is one.
     """
 
-    def __init__(self, snapshot: Snapshot, expected: Config | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, expected: Config | AmbientConfig | None = None) -> None:
         self.snapshot = snapshot
         self.expected = expected
         self._by_place: dict[tuple[RuleStore, Family, Table, str, int], RuleAt] | None = None
@@ -134,12 +135,13 @@ class View:
 
         Of native rules only those of the families that the configuration captures.
         """
+        native_policy = merged if any(each.is_ours for each in self.snapshot.raised) else native
         if (found := self.inferred) is not None:
-            write = native.sidecar_rules if self.backend is RuleStore.NATIVE else sidecar.rules
+            write = native_policy.sidecar_rules if self.backend is RuleStore.NATIVE else sidecar.rules
             built = write(found.config, found.around)
             return {family: built[family] for family in built if family in found.around.families}
         if (other := self.ambient) is not None:
-            built = (native.ambient_rules if self.backend is RuleStore.NATIVE else ambient.rules)(other.config)
+            built = (native_policy.ambient_rules if self.backend is RuleStore.NATIVE else ambient.rules)(other.config)
             return {family: built[family] for family in other.config.families}
         return {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.config.model import ALL, InterceptionMode
+from istio_init.config.model import ALL, Config, InterceptionMode
 from istio_init.dialects.iptables.matches import Protocol
 from istio_init.dialects.iptables.rules import Rule, RuleSet, is_builtin
 from istio_init.dialects.iptables.tables import Table
@@ -47,7 +47,7 @@ def half_applied(view: View) -> Iterator[Finding]:
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
     if not view.inferred.exact:
-        found += _empty_chains(view) if view.is_older else _missing(view) or _empty_chains(view)
+        found += _empty_chains(view) if view.is_older else missing(view) or _empty_chains(view)
     if found:
         yield Finding(catalogue.HALF_APPLIED, limited(found))
 
@@ -56,7 +56,7 @@ def _state(chain: Chain) -> str:
     return "no rule that sends everything to the proxy, as it has to" if chain.entries else "no rules"
 
 
-def _missing(view: View) -> list[str]:
+def missing(view: View) -> list[str]:
     """What the configuration behind the rules calls for and is not there; only of families that were read whole."""
     unknown = view.snapshot.partial | (frozenset() if view.snapshot.is_live else frozenset(Family) - set(view.rules))
     return [
@@ -153,7 +153,7 @@ def ports_narrow_nothing(view: View) -> Iterator[Finding]:
 def exclude_without_all(view: View) -> Iterator[Finding]:
     """Excluded inbound ports in a configuration that does not include all; no rule shows them."""
     config = view.expected
-    if config is not None and config.inbound_exclude_ports and config.inbound_ports is not ALL:
+    if isinstance(config, Config) and config.inbound_exclude_ports and config.inbound_ports is not ALL:
         excluded, included = map(_listed, (config.inbound_exclude_ports, config.inbound_ports))
         yield Finding(catalogue.EXCLUDE_WITHOUT_ALL, (f"expected: -d {excluded} with -b '{included}'",))
 
