@@ -48,7 +48,8 @@ def test_an_interface_that_is_taken_away_is_said(
 
     def work() -> Report:
         seen = observe(places.HERE, (), versions=False)
-        return validate(subject_of(config, Surroundings()), seen, timeout=1, announce=lambda text: None)
+        around = Surroundings()
+        return validate(subject_of(config, around), around, seen, timeout=1, announce=lambda text: None)
 
     report = pod.inside.call(work)
 
