@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import json
 import sys
 from importlib import import_module
@@ -14,6 +15,7 @@ import click
 
 from istio_init import __version__
 from istio_init.cli import DROPIN
+from istio_init.cli.lines import say
 from istio_init.errors import IstioInitError, error_json
 
 COMMANDS = {
@@ -70,23 +72,24 @@ def run(argv: list[str]) -> int:
     try:
         result: Any = cli.main(argv, prog_name="istio-init", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("aborted", err=True)
+        say("aborted", err=True)
         return 1
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue(), err=True, nl=False)
         return _failed(argv, IstioInitError(error.format_message()), error.exit_code)
     except IstioInitError as error:
-        click.echo(f"istio-init: {error}", err=True)
+        say(f"istio-init: {error}", err=True)
         return _failed(argv, error, error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        click.echo(f"istio-init: the output cannot be written: {error.strerror}", err=True)
+        why = f"the output cannot be written: {error.strerror}" if error.errno == errno.ENOSPC else str(error)
+        say(f"istio-init: {why}", err=True)
         return 1
     return result if isinstance(result, int) else 0
 
@@ -94,5 +97,5 @@ def run(argv: list[str]) -> int:
 def _failed(argv: list[str], error: IstioInitError, status: int) -> int:
     """Tell a program that asked for JSON what failed, on one line as batches have it; the exit status."""
     if "--format=json" in argv or ("--format", "json") in pairwise(argv):
-        click.echo(json.dumps({"schema": 1, "error": error_json(error, status)}))
+        say(json.dumps({"schema": 1, "error": error_json(error, status)}))
     return status

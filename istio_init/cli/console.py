@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
-import click
 from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
+
+from istio_init.cli.lines import say
+from istio_init.visible import visible_lines
 
 
 def show(renderable: RenderableType, *, plain_width: int) -> None:
@@ -13,14 +16,29 @@ def show(renderable: RenderableType, *, plain_width: int) -> None:
 
     What must not be broken (``no_wrap``) is wider where it has to be, so that it can be copied.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
-        console.print(renderable, crop=False)
+        console.print(_seen(console, renderable), end="", crop=False)
         return
-    plain = Console(highlight=False, width=width(plain_width), color_system=None, force_terminal=False)
+    plain = Console(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=width(plain_width),
+        color_system=None,
+        force_terminal=False,
+    )
     with plain.capture() as captured:
         plain.print(renderable, crop=False)
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    say("\n".join(line.rstrip(" ") for line in captured.get().removesuffix("\n").split("\n")))
+
+
+def _seen(console: Console, renderable: RenderableType) -> Segments:
+    """What is drawn, with all text in it visible; only what rich itself means for the terminal stays."""
+    return Segments(
+        Segment(each.text if each.control else visible_lines(each.text), each.style, each.control)
+        for each in console.render(renderable)
+    )
 
 
 def width(plain_width: int) -> int:

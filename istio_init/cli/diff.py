@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from istio_init.cli.lines import say
 from istio_init.cli.source import Source, config_snapshot, source_from, source_of
 from istio_init.errors import InputError
 from istio_init.netfilter.family import MAX_MARK, Family
@@ -63,7 +64,7 @@ def diff(before: str, after: str, form: str) -> int:
     if form == "json":
         objects = [_json(*each) for each in found]
         equal = None if caveats and not found else not found
-        click.echo(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
+        say(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
     else:
         _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.target)
     return DIFFERENT if found else UNDECIDED if caveats else 0
@@ -118,19 +119,19 @@ Found = tuple[Family, Direction, Difference]
 
 def _print(found: list[Found], caveats: list[str], ports: frozenset[int], target: Target) -> None:
     if not found and not caveats:
-        click.echo("equal: every new connection has the same outcome")
+        say("equal: every new connection has the same outcome")
     elif not found:
-        click.echo(f"undecidable: equal, as far as could be read: {', '.join(caveats)}")
+        say(f"undecidable: equal, as far as could be read: {', '.join(caveats)}")
     for family, direction, each in sorted(found, key=lambda one: one[2].before.outcome == one[2].after.outcome):
         before, after = _words(each.before, each.after, ports), _words(each.after, each.before, ports)
-        click.secho(f"{direction.value}, {family.value}: ", bold=True, nl=False)
-        click.echo(f"{before} in A, {after} in B")
+        say(f"{direction.value}, {family.value}: ", bold=True, nl=False)
+        say(f"{before} in A, {after} in B")
         told = lines(each.regions, is_ipv6=family is Family.IPV6)
         for line in told[:SHOWN]:
-            click.echo(f"  {line}")
+            say(f"  {line}")
         if len(told) > SHOWN:
-            click.echo(f"  and {len(told) - SHOWN} conditions more")
-        click.echo(f"  for example: {trace_command(each.witness, target)}")
+            say(f"  and {len(told) - SHOWN} conditions more")
+        say(f"  for example: {trace_command(each.witness, target)}")
 
 
 def _words(fate: Fate, beside: Fate, ports: frozenset[int]) -> str:

@@ -16,6 +16,7 @@ from istio_init.stores.programmer import program
 from istio_init.stores.surroundings import NOTHING, wanted
 from istio_init.system import namespaces, places
 from istio_init.system.names import FileNames
+from istio_init.visible import visible_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(argv: list[str]) -> int:
     try:
         return _logged(argv)
     except LogTargetError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(visible_lines(f"{error}\n"))
         return FAILED
 
 
@@ -57,6 +58,9 @@ def _logged(argv: list[str]) -> int:
     except IstioInitError as error:
         log.error(str(error))
         return error.exit_code if isinstance(error, ValidationError) else FAILED
+    except (OSError, MemoryError) as error:
+        log.error(str(error) or "no memory is left")
+        return FAILED
     except KeyboardInterrupt:
         log.error("interrupted")
         return FAILED
@@ -101,7 +105,7 @@ def _report(done: Done, label: str, behaviour: Behaviour, log: Log) -> None:
     if behaviour.dry_run:
         from istio_init.report.handover import handover
 
-        sys.stdout.write(handover(done.plan) or "# nothing to do\n")
+        sys.stdout.write(visible_lines(handover(done.plan)) or "# nothing to do\n")
         return
     from istio_init.report.program_text import result_line
 

@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import click
-
-from istio_init.errors import IstioInitError
+from istio_init.cli.lines import say
+from istio_init.errors import IstioInitError, ToolError
 from istio_init.report.program_json import result_json
 from istio_init.report.program_text import result_line
 from istio_init.stores.programmer import Done, Manner, Wanted, program
@@ -60,6 +59,8 @@ def program_each(
             done = _program_one(open_place, prepare, manner, warnings)
         except IstioInitError as error:
             failure = error
+        except (OSError, MemoryError) as error:
+            failure = ToolError(f"{label}: {str(error) or 'no memory is left'}")
         code = failure.exit_code if failure else 0
         if form == "json":
             return Result(code, as_json=result_json(command, label, done, failure, tuple(warnings)))
@@ -74,9 +75,9 @@ def program_each(
         codes.add(result.exit_code)
         objects.append(result.as_json)
         for text, colour, is_error in result.lines if form == "text" else ():
-            click.secho(text, fg=colour, err=is_error)
+            say(text, fg=colour, err=is_error)
     if form == "json":
-        click.echo(json.dumps({"schema": 1, "command": command, "results": objects}, indent=2))
+        say(json.dumps({"schema": 1, "command": command, "results": objects}, indent=2))
     return codes.pop() if len(codes) == 1 else 1
 
 

@@ -16,6 +16,7 @@ from istio_init import __version__
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.interval import watch_seconds
+from istio_init.cli.lines import hand_over, say
 from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
@@ -117,7 +118,7 @@ def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config |
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expectation(text, FileNames())
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
     return in_this_kernel(config) if is_live else config
 
 
@@ -145,7 +146,7 @@ def _show(explanation: Explanation, shown: _Shown) -> int:
 
         show(explanation_text(explanation, rules=shown.rules), plain_width=PLAIN_WIDTH)
     else:
-        click.echo(_formatted(explanation, shown.form).encode(errors="surrogateescape"), nl=False)
+        hand_over(_formatted(explanation, shown.form))
     if shown.check is None:
         return 0
     is_broken = explanation.is_broken_from(shown.check)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from istio_init.visible import visible
+
 LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
 
 
@@ -31,7 +33,7 @@ class Log:
 
             text = json.dumps({"level": level, "time": stamp, "msg": message}) + "\n"
         else:
-            text = "".join(f"{stamp}\t{level}\t{line}\n" for line in message.splitlines())
+            text = "".join(f"{stamp}\t{level}\t{visible(line)}\n" for line in message.split("\n"))
         if self.target in ("stderr", "stdout"):
             stream = sys.stderr if self.target == "stderr" else sys.stdout
             stream.write(text)

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from istio_init.cli.lines import say
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
@@ -17,7 +18,6 @@ from istio_init.space.map import TrafficClass, classes
 from istio_init.trace.describe import is_usable
 from istio_init.trace.result import Kind
 from istio_init.value import Value
-from istio_init.visible import visible
 from istio_init.wording.outcomes import outcome_words, place, word
 from istio_init.wording.regions import decider_json, decider_words, lines
 from istio_init.wording.traces import causes_words
@@ -51,7 +51,7 @@ def map_command(
     source = source_of(pid, netns, file, file6, expect)
     objects: list[dict[str, object]] = []
     if form == "text":
-        click.echo(visible(source.snapshot.label))
+        say(source.snapshot.label)
     for family in _families(source):
         for direction in Direction:
             wanted = [each for each in _classes(source, family, direction) if only in (None, each.outcome.kind.value)]
@@ -63,9 +63,9 @@ def map_command(
                 _print(source, family, direction, found)
     if form == "json":
         said = {"schema": 1, "target": source.snapshot.label, "classes": objects, "caveats": list(source.caveats)}
-        click.echo(json.dumps(said, indent=2))
+        say(json.dumps(said, indent=2))
     for caveat in source.caveats if form == "text" else ():
-        click.echo(f"not certain: {caveat}")
+        say(f"not certain: {caveat}")
     return 0
 
 
@@ -101,17 +101,17 @@ class _Shown(Value):
 
 
 def _print(source: Source, family: Family, direction: Direction, found: list[_Shown]) -> None:
-    click.secho(f"{direction.value}, {family.value}", bold=True)
+    say(f"{direction.value}, {family.value}", bold=True)
     for each in found:
         outcome = each.found.outcome
         why = decider_words(each.found.decider)
         if outcome.kind is Kind.UNKNOWN:
             why = f"depends on {causes_words(each.found.causes)}"
-        click.echo(f"  {outcome_words(outcome, source.reader.proxy_ports)}: {why}")
+        say(f"  {outcome_words(outcome, source.reader.proxy_ports)}: {why}")
         for line in each.lines:
-            click.echo(f"    {line}")
+            say(f"    {line}")
     if not found:
-        click.echo("  none")
+        say("  none")
 
 
 def _json(source: Source, family: Family, direction: Direction, shown: _Shown) -> dict[str, object]:

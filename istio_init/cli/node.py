@@ -13,12 +13,18 @@ from istio_init.system.places import Place
 from istio_init.system.pods import PodNamespace, pod_namespaces
 from istio_init.system.workers import spread
 
+SECONDS = 60
+"""For one namespace."""
+
+MEMORY = 4 << 30
+"""Bytes of address space for one namespace, the interpreter's own among them."""
+
 
 def scan() -> list[PsRow]:
     """The namespaces in which a process lives, by its age; one that cannot be read is there with the reason."""
     pods = pod_namespaces()
     processors = len(os.sched_getaffinity(0))
-    results = spread(len(pods), lambda n: _row(pods[n]), workers=processors)
+    results = spread(len(pods), lambda n: _row(pods[n]), workers=processors, seconds=SECONDS, memory=MEMORY)
     return [
         unreadable_row(pod, result) if isinstance(result, IstioInitError) else result
         for pod, result in zip(pods, results, strict=True)

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from istio_init.cli.console import show, width
+from istio_init.cli.lines import say
 from istio_init.cli.node import scan
 from istio_init.report.ps_row import PsRow, ps_json
 from istio_init.visible import visible
@@ -47,7 +48,10 @@ EVERY = "5"
     help=f"Look again and again; every {EVERY} s if not said.",
 )
 @click.option(
-    "--metrics", metavar="[ADDRESS]:PORT", help="With --watch: serve what was seen to Prometheus, and log what changes."
+    "--metrics",
+    metavar="[ADDRESS|*]:PORT",
+    help="With --watch: serve what was seen to Prometheus, on loopback if no address is given, and log what changes; "
+    "* is every address.",
 )
 def ps(form: str, watch: str | None, metrics: str | None) -> int:
     """List the network namespaces of this node and the state of their redirection.
@@ -67,7 +71,7 @@ def ps(form: str, watch: str | None, metrics: str | None) -> int:
 def show_rows(rows: list[PsRow], form: str) -> None:
     """Print the lines."""
     if form == "json":
-        click.echo(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
+        say(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
     else:
         show(_table(rows, width(PLAIN_WIDTH)), plain_width=PLAIN_WIDTH)
 
@@ -85,8 +89,8 @@ def _table(rows: list[PsRow], columns: int) -> Table:
         cells: dict[str, str | Text] = {
             "NETNS": str(row.inode),
             "PID": str(row.pid),
-            "PROCESS": visible(row.process),
-            "CONTAINER": (row.container or "-")[:12],
+            "PROCESS": Text(visible(row.process)),
+            "CONTAINER": Text(visible((row.container or "-")[:12])),
             "ADDRESSES": " ".join(row.addresses) or "-",
             "MODE": row.mode,
             "BACKEND": row.backend,

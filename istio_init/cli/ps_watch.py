@@ -8,26 +8,25 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from istio_init.cli.interval import watch_seconds
+from istio_init.cli.lines import say
 from istio_init.cli.node import scan
+from istio_init.cli.ps_serve import EVERYWHERE, MetricsServer
 from istio_init.errors import IstioInitError
 from istio_init.report.ps_row import PsRow
 from istio_init.visible import visible
 
 if TYPE_CHECKING:
-    from wsgiref.simple_server import WSGIServer
-
     from istio_init.report.node_metrics import NodeMetrics
 
 SHORTEST = 0.5
 """Seconds between two looks at least, as each enters every namespace of the node."""
 
-PATIENCE = 5.0
-"""Seconds that a client of the metrics has for its request and its answer, as the next one waits meanwhile."""
+LOOPBACK = "127.0.0.1"
 
 Show = Callable[[list[PsRow], str], None]
 
@@ -48,7 +47,6 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
     every = watch_seconds(watch, shortest=SHORTEST)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    signal.signal(signal.SIGALRM, _give_up)
     if metrics is None:
         while True:
             rows = scan()
@@ -57,18 +55,17 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
             show(rows, form)
             time.sleep(every)
     server, collector = _serve(*_address(metrics))
-    with server:
-        before: list[PsRow] = []
-        while True:
-            start = time.monotonic()
-            rows = scan()
-            took = time.monotonic() - start
-            collector.update(rows, took, time.time())
-            for line in changes(before, rows):
-                click.echo(line, err=True)
-            before = rows
-            # As long as the look took at least, so that nobody waits for answers on a node with much to look at.
-            _answer(server, until=start + max(every, 2 * took))
+    before: list[PsRow] = []
+    while True:
+        start = time.monotonic()
+        rows = scan()
+        took = time.monotonic() - start
+        collector.update(rows, took, time.time())
+        for line in changes(before, rows):
+            say(line, err=True)
+        before = rows
+        # As long as the look took at least, so that nobody waits for answers on a node with much to look at.
+        server.serve(until=start + max(every, 2 * took))
 
 
 def changes(before: list[PsRow], after: list[PsRow]) -> list[str]:
@@ -93,74 +90,35 @@ def _state(row: PsRow | None) -> str:
 
 
 def _address(text: str) -> tuple[str, int]:
-    """Where to listen: everywhere if no address is given."""
+    """Where to listen: on loopback if no address is given, everywhere if it is ``*``."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
-        if host:
+        if host and host != EVERYWHERE:
             ipaddress.ip_address(host)
         number = int(port) if port.isdecimal() and port.isascii() else 0
         if not 0 < number < 65536:
             raise ValueError
     except ValueError:
-        fix = "write :9469, 127.0.0.1:9469 or [::1]:9469"
+        fix = "write :9469, [::1]:9469, or *:9469 for every address"
         raise click.BadParameter(f"{text!r}: not an address and a port; {fix}", param_hint="--metrics") from None
-    return host, number
+    return host or LOOPBACK, number
 
 
-def _serve(host: str, port: int) -> tuple[WSGIServer, NodeMetrics]:
-    import socket
-    from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-
+def _serve(host: str, port: int) -> tuple[MetricsServer, NodeMetrics]:
     try:
-        from prometheus_client import CollectorRegistry, make_wsgi_app
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
         from istio_init.report.node_metrics import NodeMetrics
     except ModuleNotFoundError:
         fix = "pip install 'istio-init[metrics]'"
         raise IstioInitError("--metrics needs the package prometheus-client", fix=fix) from None
-
-    host = host or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
-
-    class Handler(WSGIRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Nothing: a line for each scrape is noise."""
-
-    class Server(WSGIServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        def process_request(self, request: Any, client_address: Any) -> None:
-            """Answer one client, who has a few seconds in all."""
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
-            try:
-                super().process_request(request, client_address)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Nothing: a client that gives up, or is given up, is no news."""
-
     collector = NodeMetrics()
     registry = CollectorRegistry()
     registry.register(collector)
-    try:
-        server = make_server(host, port, make_wsgi_app(registry), server_class=Server, handler_class=Handler)
-    except OSError as error:
-        raise IstioInitError(f"--metrics: nothing can listen on {host} port {port}: {error.strerror}") from None
-    return server, collector
-
-
-def _answer(server: WSGIServer, *, until: float) -> None:
-    """Answer requests until a time of the monotonic clock."""
-    while (remaining := until - time.monotonic()) > 0:
-        server.timeout = remaining
-        server.handle_request()
-
-
-def _give_up(number: int, frame: FrameType | None) -> NoReturn:
-    raise ConnectionAbortedError("too slow")
+    return MetricsServer(host, port, lambda: (CONTENT_TYPE_LATEST, generate_latest(registry))), collector
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End at once: nothing is held that would have to be given back, and wsgiref catches every exception."""
+    """End at once: nothing is held that would have to be given back."""
     os._exit(0)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.expect import expectation
+from istio_init.cli.lines import say
 from istio_init.config.ambient import AmbientConfig
 from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
@@ -133,14 +134,14 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
     """
     config, warnings = expectation(line, FileNames())
     for warning in warnings:
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
     if isinstance(config, AmbientConfig):
         answers = {family: frozenset([ambient.ANSWER_MARK]) for family in config.families}
         return _snapshot(line, ambient.rules(config), answers)
     meaning = settle(config, servers, ipv6=config.dual_stack)
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warning = "no name server is known here, so --redirect-dns captures none"
-        click.secho(f"warning: {warning}", fg="yellow", err=True)
+        say(f"warning: {warning}", fg="yellow", err=True)
     return _snapshot(line, sidecar.rules(meaning.config, meaning.around))
 
 
@@ -195,7 +196,7 @@ def source_from(snapshot: Snapshot) -> Source:
         refuse_unread(snapshot)
     caveats = tuple(_caveats(snapshot))
     for caveat in caveats:
-        click.secho(f"warning: {caveat}", fg="yellow", err=True)
+        say(f"warning: {caveat}", fg="yellow", err=True)
     return Source(snapshot, snapshot.netfilter, snapshot.host, reader_of(View(snapshot)), caveats)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from istio_init.cli.lines import say
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
 from istio_init.cli.targets import with_options
@@ -20,7 +21,7 @@ from istio_init.report.trace_text import trace_lines, verdict_line
 from istio_init.space.depends import depends_on, looks_for_invalid
 from istio_init.space.diagram import TooManyPieces
 from istio_init.trace.result import Trace
-from istio_init.trace.tracer import Tracer
+from istio_init.trace.tracer import TOO_MANY, Tracer
 from istio_init.visible import visible
 
 
@@ -78,22 +79,22 @@ def trace(
     target = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":
-            click.echo(visible(source.snapshot.label), err=True)
+            say(source.snapshot.label, err=True)
         for packet, assumed in batch(path, source):
             found, depends = asked.trace(packet, assumed)
             if form == "json":
-                click.echo(json.dumps(target | trace_json(found, source.reader, depends, source.caveats)))
+                say(json.dumps(target | trace_json(found, source.reader, depends, source.caveats)))
             else:
-                click.echo(verdict_line(found, source.reader, depends, source.caveats))
+                say(verdict_line(found, source.reader, depends, source.caveats))
         return 0
     assert direction is not None and protocol is not None and destination is not None
     packet, assumed = described(direction, protocol, destination, given, source)
     found, depends = asked.trace(packet, assumed)
     if form == "json":
-        click.echo(json.dumps(target | trace_json(found, source.reader, depends, source.caveats), indent=2))
+        say(json.dumps(target | trace_json(found, source.reader, depends, source.caveats), indent=2))
     else:
         first, *rest = trace_lines(found, source.reader, depends, source.caveats)
-        click.echo("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
+        say("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
     return 0
 
 
@@ -143,6 +144,8 @@ def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:
         return ()
+    if TOO_MANY in found.causes:
+        return tuple(assumed)
     try:
         depends = depends_on(netfilter, host, packet, assumed)
     except TooManyPieces:

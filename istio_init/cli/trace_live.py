@@ -7,6 +7,7 @@ import json
 import click
 
 from istio_init.cli.leaving import leaving_in_order
+from istio_init.cli.lines import say
 from istio_init.cli.source import Source
 from istio_init.netfilter.fields import CtState
 from istio_init.netfilter.packet import Direction, Packet
@@ -39,7 +40,7 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
     goal = endpoint(packet.destination, packet.destination_port)
     who = f"as user {packet.uid}, group {packet.gid} from {place.label}"
     note = f"sending {protocol_name(packet.protocol)} to {goal} {who}"
-    click.echo(f"{note}; the table inet {TABLE_NAME} is there meanwhile", err=True)
+    say(f"{note}; the table inet {TABLE_NAME} is there meanwhile", err=True)
     counts = _has_legacy(source, packet)
     for _ in range(TRIES if counts else 1):
         sent = _sent(packet, chosen, place, counts=counts)
@@ -52,10 +53,10 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
     if form == "json":
         target = {"target": source.snapshot.label}
         said = target | trace_json(found, source.reader, caveats=source.caveats) | {"live": _json(found, sent, differs)}
-        click.echo(json.dumps(said, indent=2))
+        say(json.dumps(said, indent=2))
     else:
         first, *rest = live_lines(found, followed, source.reader, sent.seen, differs, source.caveats)
-        click.echo("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
+        say("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
     return DISAGREES if differs is not None else 0
 
 

@@ -8,6 +8,7 @@ import click
 
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.leaving import leaving_in_order
+from istio_init.cli.lines import say
 from istio_init.cli.source import place_of, snapshot_in
 from istio_init.cli.targets import ALLOW_HOST, allows_host
 from istio_init.config import values
@@ -41,6 +42,9 @@ UNPRIVILEGED = 5
 @click.option(
     "--allow-host-network", is_flag=True, help=f"Allow the host's own namespace, without inbound probes. [{ALLOW_HOST}]"
 )
+@click.option(
+    "--allow-unprobed", is_flag=True, help="Be content where inbound or outbound capture cannot be probed, not both."
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def verify(
     target: str | None,
@@ -49,6 +53,7 @@ def verify(
     expect: str | None,
     timeout: str,
     allow_host_network: bool,
+    allow_unprobed: bool,
     form: str,
 ) -> int:
     """Prove with real connections that traffic flows as it has to.
@@ -56,7 +61,8 @@ def verify(
     Connects from inside the namespace as an application and as the proxy, and
     from a second, temporary namespace to it. Short-lived listeners on the
     proxy's ports tell where each connection came out. What cannot be probed is
-    listed with the reason. Exit status 126 where a probe fails.
+    listed with the reason. Exit status 126 where a probe fails, or where traffic
+    of a direction has to come to the proxy and none could be probed.
     """
     if len([each for each in (target, pid, netns) if each is not None]) > 1:
         raise click.UsageError("give one of --pid, --netns, a container id or an address")
@@ -65,7 +71,7 @@ def verify(
     if expect is not None:
         config, warnings = expectation(expect, FileNames())
         for warning in warnings:
-            click.secho(f"warning: {warning}", fg="yellow", err=True)
+            say(f"warning: {warning}", fg="yellow", err=True)
     place = place_of(pid, netns, target)
     try:
         if not allows_host(allow_host_network):
@@ -76,6 +82,7 @@ def verify(
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
     finally:
         place.close()
+    report = report.replace(accepts_unprobed=allow_unprobed or allows_host(allow_host_network))
     _show(snapshot.label, intent, report, form)
     return _status(report)
 
@@ -118,7 +125,7 @@ def _inferred(snapshot: Snapshot) -> Intent:
 
 def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float) -> Report:
     def announce(text: str) -> None:
-        click.echo(f"{place.label}: {text}", err=True)
+        say(f"{place.label}: {text}", err=True)
 
     report = validate(intent.subject, intent.around, snapshot, timeout=seconds, announce=announce)
     return report.replace(notes=(*intent.notes, *report.notes), problems=(*intent.problems, *report.problems))
@@ -126,10 +133,10 @@ def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float)
 
 def _show(label: str, intent: Intent, report: Report, form: str) -> None:
     if form == "json":
-        click.echo(json.dumps(verify_json(label, intent, report), indent=2))
+        say(json.dumps(verify_json(label, intent, report), indent=2))
         return
     for text, colour in verify_lines(label, intent, report):
-        click.secho(text, fg=colour)
+        say(text, fg=colour)
 
 
 def _status(report: Report) -> int:

@@ -6,6 +6,9 @@ chains only single rules are removed and added, so that what others put there is
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.matches import Comment
+from istio_init.dialects.iptables.quoting import is_plain
+from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.rules import Chain, Entry, Rule, RuleSet
 from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.tables import Table
@@ -68,6 +71,32 @@ def ours_alone(rules: RuleSet, also: tuple[str, ...] = ()) -> RuleSet:
     return RuleSet(rules.family, tables)
 
 
+def writable(rules: RuleSet) -> tuple[RuleSet, tuple[str, ...]]:
+    """The rules that iptables-restore can be given, and the texts of the others.
+
+    What is of no consequence goes: a rule whose comment could be misread is written without it.
+    """
+    lost: list[str] = []
+
+    def kept(chain: Chain) -> Chain:
+        entries = []
+        for entry in chain.entries:
+            text = entry_text(entry)
+            if not is_plain(text):
+                bare = rule_text(
+                    entry.rule.replace(matches=tuple(m for m in entry.rule.matches if not isinstance(m, Comment)))
+                )
+                if not is_plain(bare):
+                    lost.append(text)
+                    continue
+                entry = entry.replace(text=bare)
+            entries.append(entry)
+        return chain.replace(entries=tuple(entries))
+
+    tables = {table: {name: kept(chain) for name, chain in chains.items()} for table, chains in rules.tables.items()}
+    return RuleSet(rules.family, tables), tuple(lost)
+
+
 def _order(live: RuleSet, wanted: RuleSet) -> list[Table]:
     """Tables in the order of committing: what captures comes before the loss of what captured so far.
 
@@ -110,15 +139,18 @@ def _edit_shared(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) 
     """Deletions and insertions for a chain that others use too."""
     if [entry.rule for entry in live.entries if is_ours(live.name, entry, also)] == [entry.rule for entry in wanted]:
         return [], []
-    deletions: list[str] = []
+    deletions: list[Step] = []
     remaining = live
     while leaving := _leaving(remaining, wanted, also):
         # Removal by text takes the first of equal rules, which may be another one than the one that was to go.
         left = list(remaining.entries)
-        for text in leaving:
-            left.pop(next(index for index, entry in enumerate(left) if entry_text(entry) == text))
+        for going in leaving:
+            text = entry_text(going)
+            plain = is_plain(text)
+            at = next(n for n, each in enumerate(left) if (entry_text(each) == text if plain else each is going))
+            left.pop(at)
+            deletions.append(Delete(live.name, text) if plain else Delete(live.name, text, at + 1))
         remaining = live.replace(entries=tuple(left))
-        deletions += leaving
     present = {id(entry) for entry in remaining.entries}
     additions: list[Step] = []
     merged = merge(remaining, wanted, also)
@@ -127,13 +159,13 @@ def _edit_shared(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) 
             at_end = all(id(each) not in present for each in merged[number:])
             text = entry_text(entry)
             additions.append(Append(live.name, text) if at_end else Insert(live.name, number, text))
-    return [Delete(live.name, text) for text in deletions], additions
+    return deletions, additions
 
 
-def _leaving(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) -> list[str]:
-    """The texts of the rules that do not stay where they are."""
+def _leaving(live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) -> list[Entry]:
+    """The rules that do not stay where they are."""
     kept = {id(entry) for entry in merge(live, wanted, also)}
-    return [entry_text(entry) for entry in live.entries if id(entry) not in kept]
+    return [entry for entry in live.entries if id(entry) not in kept]
 
 
 def _changes(table: Table, live: Chain, wanted: tuple[Entry, ...], also: tuple[str, ...]) -> list[Change]:

@@ -42,10 +42,11 @@ class Insert(Value):
 
 
 class Delete(Value):
-    """Remove the first rule of this text from a chain."""
+    """Remove the first rule of this text from a chain, or the one of this number where its text could be misread."""
 
     chain: str
     text: str
+    number: int | None = None
 
 
 class Remove(Value):

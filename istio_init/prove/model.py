@@ -66,8 +66,8 @@ class Verdict(Value):
 class Report(Value):
     """What was proved. ``notes`` say what else matters; ``problems`` are failures that no probe showed.
 
-    ``lacks_privileges``: with more privileges more could have been probed. ``wants_capture``: something has to come to
-    the proxy.
+    ``lacks_privileges``: with more privileges more could have been probed. ``wanted`` are the groups of
+    probes of which some have to come to the proxy; ``accepts_unprobed``: any that do are enough.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -75,7 +75,8 @@ class Report(Value):
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     lacks_privileges: bool = False
-    wants_capture: bool = False
+    wanted: frozenset[str] = frozenset()
+    accepts_unprobed: bool = False
 
     @property
     def failed(self) -> int:
@@ -84,6 +85,12 @@ class Report(Value):
 
     @property
     def is_proved(self) -> bool:
-        """Whether something was probed, capture among it if any is wanted, and nothing failed."""
-        captured = any(verdict.probe.is_captured for verdict in self.verdicts)
-        return bool(self.verdicts) and not self.failed and not self.problems and (captured or not self.wants_capture)
+        """Whether something was probed, capture in each direction that wants it, and nothing failed."""
+        captured = any(each.probe.is_captured for each in self.verdicts)
+        enough = not self.unprobed or (self.accepts_unprobed and captured)
+        return bool(self.verdicts) and not self.failed and not self.problems and enough
+
+    @property
+    def unprobed(self) -> tuple[str, ...]:
+        """The groups of which no probe that has to come to the proxy was sent, though some have to."""
+        return tuple(sorted(self.wanted - {each.probe.group for each in self.verdicts if each.probe.is_captured}))

@@ -24,7 +24,7 @@ from istio_init.system.neighbour import Neighbour
 from istio_init.system.privileges import capabilities
 from istio_init.system.probing import Run
 from istio_init.system.sockets import sockets
-from istio_init.system.spots import NO_PORT, Ground, IPAddress, Probe, Side, Spot
+from istio_init.system.spots import NO_PORT, Ground, IPAddress, Probe, Seen, Side, Spot
 from istio_init.trace.describe import is_usable
 from istio_init.visible import visible
 
@@ -111,7 +111,7 @@ def _carry_out(
         neighbour = _neighbour(chosen.ground, announce, stack)
         waiting = spots(chosen.probes, subject, facts)
         run = Run(chosen.probes, waiting, neighbour)
-        seen = run.probe(timeout)
+        seen = _probed(run, neighbour, timeout)
         host = _host(snapshot, [spot for spot in waiting if spot not in run.taken | run.busy])
     live = Live(snapshot, host, subject)
     verdicts: list[Verdict] = []
@@ -135,8 +135,28 @@ def _carry_out(
         tuple(doubts),
         tuple(problems),
         lacks_privileges=lacks,
-        wants_capture=bool(subject.wanted),
+        wanted=subject.wanted,
     )
+
+
+def _probed(run: Run, neighbour: Neighbour | None, timeout: float) -> list[Seen]:
+    """What was seen of each probe, if their interface was there all the time.
+
+    Raises:
+        NeighbourError: somebody renamed, moved or deleted it.
+    """
+    seen: list[Seen] | None = None
+    failure: OSError | None = None
+    try:
+        seen = run.probe(timeout)
+    except OSError as error:
+        failure = error
+    if neighbour is not None and not neighbour.is_joined():
+        what = f"the interface {neighbour.ground.interface} was renamed, moved, changed or deleted meanwhile"
+        raise NeighbourError(what)
+    if seen is None:
+        raise ToolError(f"the probes cannot be sent: {failure.strerror if failure else ''}") from failure
+    return seen
 
 
 def _half_a_proxy(subject: Subject, run: Run) -> Iterator[str]:

@@ -26,9 +26,16 @@ def _rules(plan: BackendPlan) -> list[str]:
     lines = [line for script in plan.scripts for line in ("nft -f - <<'END'", *script.splitlines(), "END")]
     for family in plan.families:
         if family.edits:
-            lines.append(f"{PROGRAM[family.family]}-{plan.backend}-restore --noflush <<'END'")
-            lines += [*render_restore(family.edits).splitlines(), "END"]
+            lines += _here(f"{PROGRAM[family.family]}-{plan.backend}-restore --noflush", render_restore(family.edits))
     return lines
+
+
+def _here(command: str, text: str) -> list[str]:
+    """A here-document that no line of the text ends."""
+    lines, end = text.split("\n"), "END"
+    while end in lines:
+        end += "_"
+    return [f"{command} <<'{end}'", *lines[: -1 if not lines[-1] else None], end]
 
 
 def _routing(verb: str, routing: Routing) -> list[str]:

@@ -57,7 +57,8 @@ def result_line(report: Report) -> str:
     if report.problems:
         return f"NOT PROVED: {_probes(count)} passed, but the rules are not sound{unprobed}"
     if count and not report.is_proved:
-        return f"NOT PROVED: {_probes(count)} passed, but none that has to come to the proxy could be sent{unprobed}"
+        none = f"none of {' and '.join(report.unprobed)} traffic that has to come to the proxy could be sent"
+        return f"NOT PROVED: {_probes(count)} passed, but {none}{unprobed}"
     return f"proved: {_probes(count)} passed{unprobed}" if count else f"nothing could be probed{unprobed}"
 
 

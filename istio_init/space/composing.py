@@ -10,7 +10,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from istio_init.netfilter.rules import Cause
-from istio_init.space.diagram import Moved, Substitute, Unknown, leaves
+from istio_init.space.diagram import Moved, Substitute, TooManyPieces, Unknown, leaves
 from istio_init.space.ways import (
     ENDED,
     GOING,
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.space.diagram import Diagrams, Node
+
+
+MOST_WAYS = 512
+"""So many ways a packet may take where rules leave it undecided, as many as the tracer follows."""
 
 
 class Ways:
@@ -215,6 +219,7 @@ class Ways:
         """The program with some of its ways alone."""
 
         def only(ends: Ends) -> Node:
+            self.diagrams.spend(len(ends.ways))
             ways = ends.ways & kept
             main = ends.main if ends.main in ways else None
             return self.diagrams.leaf(Ends(ways, main, ends.doubts)) if ways else self.nothing
@@ -243,6 +248,7 @@ class Ways:
         return self.diagrams.combine(first, second, join)
 
     def _sequence(self, first: Ends, second: Ends) -> Node:
+        self.diagrams.spend(4 * len(first.ways) * len(second.ways))
         ways = {way for way in first.ways if way.flow != GOING}
         for way in first.ways:
             if way.flow == GOING:
@@ -250,6 +256,8 @@ class Ways:
         main = first.main
         if main is not None and main.flow == GOING:
             main = None if second.main is None else self.after(main, second.main)
+        if len(ways) > MOST_WAYS:
+            raise TooManyPieces
         if len(ways) > 1:
             return self.diagrams.leaf(Ends(frozenset(ways), main, first.doubts | second.doubts))
         # One of several ways, which others join again, keeps the doubts.

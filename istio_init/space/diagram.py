@@ -58,6 +58,12 @@ class Diagrams:
             found = self._leaves[value] = Node(END, (), (), value, 0)
         return found
 
+    def spend(self, steps: int) -> None:
+        """Count work beside the edges that are made."""
+        self._left -= steps
+        if self._left < 0:
+            raise TooManyPieces
+
     def node(self, dim: int, cuts: Sequence[int], children: Sequence[Node]) -> Node:
         """A test of a dimension, which none of the children tests; neighbours may be the same."""
         if any(one is other for one, other in pairwise(children)):

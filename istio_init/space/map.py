@@ -328,6 +328,7 @@ def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
 
     def leaf(found: Ends, kept: frozenset[tuple[int, int]]) -> Node:
         fates = {}
+        diagrams.spend(20 * len(found.ways))
         for way in found.ways:
             outcome = outcome_of(way)
             fate = Fate(outcome)

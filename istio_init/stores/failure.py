@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from istio_init.errors import BusyError, ForeignRulesError, LackError, PrivilegeError, ToolError
+from istio_init.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def failure(completed: Completed, text: str = "") -> IstioInitError:
         return ForeignRulesError(f"{name}: {said}", fix=FOREIGN_NFT_RULES)
     message = f"{name} failed with status {completed.status}: {said}"
     if (line := _refused_line(said, text)) is not None:
-        message += f"\n  refused: {line}"
+        message += f"\n  refused: {visible(line)}"
     return ToolError(message) if lacking is None else LackError(message, fix=lacking)
 
 

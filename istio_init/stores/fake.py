@@ -95,6 +95,12 @@ class _Transaction:
                     raise self._refusal(step, f"the chain has {len(entries)} rules")
                 entries.insert(number - 1, self._entry(step, text))
                 self._put(chain, entries)
+            case Delete(chain, _, int(number)):
+                entries = self._entries(step)
+                if not 1 <= number <= len(entries):
+                    raise self._refusal(step, f"the chain has {len(entries)} rules")
+                del entries[number - 1]
+                self._put(chain, entries)
             case Delete(chain, text):
                 entries, unwanted = self._entries(step), parse_rule(text)
                 index = next((index for index, entry in enumerate(entries) if entry.rule == unwanted), None)

@@ -196,6 +196,8 @@ def _carry_out(iptc: Any, family: Family, table: Any, line: str) -> None:
     elif verb == "-I":
         number, _, text = argument.partition(" ")
         chain.insert_rule(iptc_rules.build(iptc, family, parse_rule(text), chain), int(number) - 1)
+    elif verb == "-D" and argument.isdecimal():
+        chain.delete_rule(chain.rules[int(argument) - 1])
     elif verb == "-D":
         wanted = parse_rule(argument)
         rule = next((rule for rule in chain.rules if parse_rule(iptc_rules.text_of(rule)) == wanted), None)

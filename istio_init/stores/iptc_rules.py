@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 from istio_init.dialects.iptables.matches import OpaqueMatch
-from istio_init.dialects.iptables.parse import words
+from istio_init.dialects.iptables.quoting import words
 from istio_init.dialects.iptables.render import match_words, target_words
 from istio_init.dialects.iptables.targets import Goto, Jump, Verdict
 from istio_init.netfilter.family import Family
@@ -188,4 +188,4 @@ def _target_words(rule: Any) -> list[str]:
 
 def _option_words(extension: Any) -> list[str]:
     saved = extension._get_saved_buf(extension.rule.get_ip())
-    return words(saved.decode()) if saved else []
+    return words(saved.decode().rstrip("\n")) if saved else []

@@ -19,6 +19,7 @@ from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
 from istio_init.stores.failure import LOCK_HELD_STATUS, failure
+from istio_init.stores.genuine import genuine
 from istio_init.system import process
 from istio_init.system.process import Completed
 from istio_init.system.xtables import existing_tables
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 SAVE = {Family.IPV4: "iptables-legacy-save", Family.IPV6: "ip6tables-legacy-save"}
 RESTORE = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
 TIMEOUT = 60.0
+READING = 20.0
+"""Seconds for python-iptables to read; after that the programs do."""
 CHILD = "istio_init.stores.iptc_child"
 PACKAGES = os.path.dirname(os.path.dirname(istio_init.__file__))
 START = """\
@@ -73,6 +76,9 @@ class IptablesLegacy:
         return tuple(family for family in Family if existing_tables(family))
 
     def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
+        return genuine(lambda: self._read(family, known, counters=counters), self.name, known)
+
+    def _read(self, family: Family, known: Mapping[str, Rule] | None, *, counters: bool) -> RuleSet:
         tables = existing_tables(family)
         if not tables:
             return RuleSet(family)
@@ -113,7 +119,8 @@ class IptablesLegacy:
             return None  # An interpreter is not to be had there without our files.
         argv = [sys.executable, "-I", "-c", START, PACKAGES, CHILD, family.value, *args]
         try:
-            completed = process.run(argv, stdin=stdin, timeout=TIMEOUT + self.wait, writing=args[0] == "commit")
+            timeout = READING if args[0] == "read" else TIMEOUT + self.wait
+            completed = process.run(argv, stdin=stdin, timeout=timeout, writing=args[0] == "commit")
         except ToolError as error:
             completed = Completed(tuple(argv), CANNOT_WORK, "", error.message)
         if completed.status in ((0,) if args[0] == "read" else (0, 1, LOCK_HELD_STATUS)):

@@ -9,6 +9,7 @@ from istio_init.errors import ForeignRulesError
 from istio_init.netfilter.family import Family
 from istio_init.plan.restore import render_restore
 from istio_init.stores.failure import FOREIGN_NFT_RULES, failure
+from istio_init.stores.genuine import genuine
 from istio_init.system import netlink, process
 
 TYPE_CHECKING = False
@@ -38,6 +39,9 @@ class IptablesNft:
         return tuple(family for family in Family if family in with_tables)
 
     def read(self, family: Family, known: Mapping[str, Rule] | None = None, *, counters: bool = False) -> RuleSet:
+        return genuine(lambda: self._read(family, known, counters=counters), self.name)
+
+    def _read(self, family: Family, known: Mapping[str, Rule] | None, *, counters: bool) -> RuleSet:
         completed = process.run([SAVE[family], *(["-c"] if counters else [])], timeout=TIMEOUT)
         if completed.status != 0:
             raise failure(completed)

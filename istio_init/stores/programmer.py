@@ -12,6 +12,7 @@ from istio_init.stores.detect import has_native
 from istio_init.stores.session import Manner, Session
 from istio_init.stores.wanted import Wanted
 from istio_init.system import namespaces
+from istio_init.system.stopping import Stopping
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -50,8 +51,14 @@ def program(
     turn = namespaces.lock(manner.wait, warn)
     try:
         return _program(wanted, manner, warn)
+    except (OSError, MemoryError) as error:
+        raise ToolError(f"{label}: {_said(error)}", fix="what was written is put back; try again") from error
     finally:
         os.close(turn)
+
+
+def _said(error: OSError | MemoryError) -> str:
+    return "no memory is left" if isinstance(error, MemoryError) else str(error)
 
 
 def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
@@ -83,15 +90,33 @@ def _through(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
     done = Done(plan, False, session.backend, session.means)
     if plan.is_empty or manner.dry_run:
         return done
-    try:
-        _write(session, plan)
-    except IstioInitError as error:
+    with Stopping() as stopping:
+        try:
+            _write(session, plan)
+        except BaseException as error:
+            stopping.shield()
+            _put_back(session, error, warn)
+            raise
+    return done.replace(written=True, means=session.means)
+
+
+ATTEMPTS = 3
+"""To put back what was there before: what failed once may not the next time."""
+
+
+def _put_back(session: Session, error: BaseException, warn: Callable[[str], None] | None) -> None:
+    """Return to the state in which work began, whatever made it fail; say where that fails, too."""
+    for _ in range(ATTEMPTS):
         try:
             session.put_back()
-        except IstioInitError as second:
-            error.message += f"\n  and what was there before could not be put back: {second.message}"
-        raise
-    return done.replace(written=True, means=session.means)
+            return
+        except (IstioInitError, OSError, MemoryError) as second:
+            why = second.message if isinstance(second, IstioInitError) else _said(second)
+    message = f"what was there before could not be put back: {why}"
+    if isinstance(error, IstioInitError):
+        error.message += f"\n  and {message}"
+    elif warn is not None:
+        warn(message)
 
 
 def _write(session: Session, plan: Plan) -> None:

@@ -6,10 +6,10 @@ from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import holds_exactly
 from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.dialects.role import Role
-from istio_init.errors import NoBackendError
+from istio_init.errors import NoBackendError, ToolError
 from istio_init.mesh.roles.recognise import BOTH_KINDS
 from istio_init.netfilter.family import Family
-from istio_init.plan.diff import diff, ours_alone
+from istio_init.plan.diff import diff, ours_alone, writable
 from istio_init.plan.make import Live, make_plan
 from istio_init.plan.model import NATIVE
 from istio_init.stores.detect import backends, choose
@@ -213,12 +213,17 @@ class Session:
     def put_back(self) -> None:
         """Return to the state in which work began."""
         now = self.read()
+        lost: list[str] = []
         for name, family in {**self.before.raw, **now.raw}:
-            back = diff(now.of(name, family), ours_alone(self.before.of(name, family), self.also), also=self.also)
+            then, gone = writable(ours_alone(self.before.of(name, family), self.also))
+            lost += gone
+            back = diff(now.of(name, family), then, also=self.also)
             if back.edits:
                 self.by_name[name].commit(family, back.edits)
         if now.native or self.before.native:
             from istio_init.plan.native import restoring
 
             self._commit_scripts(restoring(now.native, self.before.native))
-        routing.put_back(self.before.routing, now.routing)
+        routing.put_back(self.before.routing, now.routing, self.wanted.routing)
+        if lost:
+            raise ToolError("\n".join(["rules whose text could be misread are not written:", *map(repr, lost)]))

@@ -18,7 +18,7 @@ import signal
 
 from istio_init.errors import NamespaceError, PrivilegeError, ToolError
 from istio_init.system import namespaces
-from istio_init.system.process import IGNORED_BY_PYTHON, LARGEST
+from istio_init.system.process import IGNORED_BY_PYTHON, LARGEST, end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,9 +119,13 @@ def start(
     here, there = os.pipe()
     pid = os.fork()
     if pid:
-        os.close(there)
-        if program >= 0:
-            os.close(program)
+        try:
+            os.close(there)
+            if program >= 0:
+                os.close(program)
+        except BaseException:
+            end(pid)
+            raise
         return Started(pid, here)
     step = 0
     try:

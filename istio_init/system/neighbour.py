@@ -6,6 +6,8 @@ the process, however that ends.
 
 from __future__ import annotations
 
+# The C module, as in netlink.
+import _socket
 import os
 import time
 from ipaddress import IPv4Address
@@ -46,6 +48,10 @@ IPV6_SETTINGS = {"disable_ipv6": "0", "addr_gen_mode": "1", "accept_dad": "0", "
 """No address of its own making, no waiting, no listening to routers (kernel: ip-sysctl)."""
 
 
+class _Gone(Exception):
+    """There is no such link any more."""
+
+
 class Neighbour:
     """The namespace that stands for the rest of the world. Enter it as a context.
 
@@ -55,7 +61,7 @@ class Neighbour:
 
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
-        self._home = -1
+        self._home = self._number = -1
         self._place = Place(OUTER)
 
     def __enter__(self) -> Self:
@@ -73,6 +79,9 @@ class Neighbour:
         except NetlinkError as error:
             self._close()
             raise ToolError(f"no second namespace: {error.args[-1]}") from error
+        except _Gone:
+            self._close()
+            raise ToolError("no second namespace: its interface was renamed, moved or deleted meanwhile") from None
         except OSError as error:
             self._close()
             raise ToolError(f"no second namespace: {error.strerror}") from error
@@ -88,6 +97,15 @@ class Neighbour:
         """Call a function in the second namespace."""
         return namespaces.call_in(self._place, function)
 
+    def is_joined(self) -> bool:
+        """Whether the link is where it was put, under its name and with its addresses, and carries packets."""
+        try:
+            number = _socket.if_nametoindex(self.ground.interface)
+        except OSError:
+            return False
+        held = {each.address for each in netlink.addresses() if each.index == number}
+        return number == self._number and held >= {link.ours for link in self.ground.links.values()}
+
     def _begin(self) -> None:
         """Make the link, whose other end appears in the namespace under test."""
         from pyroute2 import IPRoute
@@ -102,7 +120,7 @@ class Neighbour:
         from pyroute2 import IPRoute
 
         with IPRoute() as ip:
-            [index] = ip.link_lookup(ifname=self.ground.interface)
+            index = self._number = _index(ip, self.ground.interface)
             _settle(self.ground.interface)
             for family, link in self.ground.links.items():
                 _address(ip, index, str(link.ours), link.prefix_length, family)
@@ -121,7 +139,7 @@ class Neighbour:
         from pyroute2 import IPRoute
 
         with IPRoute() as ip:
-            [index] = ip.link_lookup(ifname=OUTER)
+            index = _index(ip, OUTER)
             _settle(OUTER)
             for family, link in self.ground.links.items():
                 _address(ip, index, str(link.theirs), link.prefix_length, family)
@@ -144,7 +162,7 @@ class Neighbour:
 
         own = [each.address for each in netlink.addresses() if is_usable(each.address)]
         with IPRoute() as ip:
-            [index] = ip.link_lookup(ifname=self.ground.interface)
+            index = _index(ip, self.ground.interface)
             for family, link in self.ground.links.items():
                 for address in [each for each in own if each.version == link.ours.version]:
                     route = {"dst": str(link.theirs), "src": str(address), "family": NUMBERS[family]}
@@ -181,6 +199,13 @@ def _wait_until_up(interface: str) -> None:
             if link.get_attr("IFLA_OPERSTATE") == "UP":
                 return
             time.sleep(0.002)
+
+
+def _index(ip: IPRoute, interface: str) -> int:
+    found = ip.link_lookup(ifname=interface)
+    if len(found) != 1:
+        raise _Gone(interface)
+    return int(found[0])
 
 
 def _unlink() -> None:

@@ -23,7 +23,7 @@ NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
 ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
+RTM_GETADDR, RTM_GETROUTE, RTM_DELRULE, RTM_GETRULE = 22, 26, 33, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
 COMPAT_GET, COMPAT_NAME, COMPAT_REVISION, COMPAT_TYPE, COMPAT_TARGET = 11 << 8, 1, 2, 3, 1
 """How iptables-nft asks for an extension (linux/netfilter/nf_tables_compat.h)."""
@@ -31,7 +31,8 @@ COMPAT_GET, COMPAT_NAME, COMPAT_REVISION, COMPAT_TYPE, COMPAT_TARGET = 11 << 8, 
 NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT = 1, 2, 1
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
-FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK = 6, 10, 16
+FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_FWMASK = 6, 10, 14, 16
+NO_LENGTH = b"\xff" * 4
 FRA_TELLING_NOTHING = frozenset([FRA_PRIORITY, 14, 15, 18, 21])
 """Besides the priority, the suppressed prefix length, the table, padding and who made the rule."""
 
@@ -86,17 +87,48 @@ def addresses() -> list[LocalAddress]:
 
 
 def mark_rules() -> list[MarkRule]:
-    """The routing rules of both families that select by mark."""
-    found = []
+    """The routing rules of both families that select by mark and by nothing else."""
+    return [rule for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)) if (rule := _mark_rule(body)) is not None]
+
+
+def _mark_rule(body: bytes) -> MarkRule | None:
+    family, destination, source, tos, table, _, _, action = struct.unpack_from("=8B", body)
+    attributes = parse_attributes(body, 12)
+    if family not in FAMILIES or FRA_FWMARK not in attributes or action != FR_ACT_TO_TBL:
+        return None
+    more = attributes.keys() - FRA_TELLING_NOTHING - {FRA_FWMARK, FRA_FWMASK}
+    if destination or source or tos or more or _number(body[8:12]) & FIB_RULE_INVERT:
+        return None
+    if attributes.get(FRA_SUPPRESS_PREFIXLEN, NO_LENGTH) != NO_LENGTH:
+        return None
+    mask = _number(attributes[FRA_FWMASK]) if FRA_FWMASK in attributes else 0xFFFFFFFF
+    wide = _number(attributes[15]) if 15 in attributes else table
+    preference = _number(attributes[FRA_PRIORITY]) if FRA_PRIORITY in attributes else 0
+    return MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide, preference)
+
+
+def delete_mark_rule(rule: MarkRule) -> None:
+    """Remove just this rule: the kernel gets back all that it told of it, whoever made it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
     for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
-        family, table = body[0], body[4]
-        attributes = parse_attributes(body, 12)
-        if FRA_FWMARK in attributes and family in FAMILIES:
-            mask = _number(attributes[FRA_FWMASK]) if FRA_FWMASK in attributes else 0xFFFFFFFF
-            wide = _number(attributes[15]) if 15 in attributes else table
-            preference = _number(attributes[FRA_PRIORITY]) if FRA_PRIORITY in attributes else 0
-            found.append(MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide, preference))
-    return found
+        if _mark_rule(body) == rule:
+            return _change(NETLINK_ROUTE, RTM_DELRULE, body)
+    return None
+
+
+def _change(protocol: int, request: int, body: bytes) -> None:
+    channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
+    try:
+        channel.send(struct.pack("=IHHII", 16 + len(body), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+        data = channel.recv(1 << 16)
+    finally:
+        channel.close()
+    number = -struct.unpack_from("=i", data, 16)[0]
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def unusual_rules() -> list[tuple[Family, int]]:

@@ -13,6 +13,7 @@ import select
 import stat
 
 from istio_init.errors import NoBackendError, ToolError
+from istio_init.system import stopping
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -110,8 +111,11 @@ def run(
     path = argv[0] if "/" in argv[0] else find_binary(argv[0])
     if path is None:
         raise NoBackendError(f"{argv[0]} is not installed", fix="install the package iptables")
-    files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+    stopping.check()
+    files: list[int] = []
     try:
+        for name in ("stdin", "stdout", "stderr"):
+            files.append(os.memfd_create(name))
         if stdin:
             _write_all(files[0], stdin.encode(errors="surrogateescape"))
             os.lseek(files[0], 0, os.SEEK_SET)
@@ -172,22 +176,36 @@ def _confined(
 
 
 def _wait(pid: int, name: str, timeout: float) -> int:
-    pidfd = os.pidfd_open(pid)
+    """Its status. Whatever happens, it has ended then: nobody writes behind our back."""
+    pidfd = -1
     try:
+        pidfd = os.pidfd_open(pid)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        ended = poll.poll(min(timeout * 1000, LONGEST))
+        stopping.waiting(True)
+        try:
+            ended = poll.poll(min(timeout * 1000, LONGEST))
+        finally:
+            stopping.waiting(False)
     except BaseException:
-        os.kill(pid, SIGKILL)
-        os.waitpid(pid, 0)
+        end(pid)
         raise
     finally:
-        os.close(pidfd)
+        if pidfd >= 0:
+            os.close(pidfd)
     if not ended:
-        os.kill(pid, SIGKILL)
-        os.waitpid(pid, 0)
+        end(pid)
         raise ToolError(f"{name} did not end within {timeout:g} s and was killed")
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def end(pid: int) -> None:
+    """Kill a child and wait until it has ended."""
+    try:
+        os.kill(pid, SIGKILL)
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass  # It was waited for already.
 
 
 def _write_all(file: int, data: bytes) -> None:

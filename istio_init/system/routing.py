@@ -90,15 +90,21 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
             what = f"the local default route cannot be removed from table {route.table}"
             _change(what, _route, "del", route)
             removed.add(place)
-        # It goes by its preference: one that another program made has none that we would give it.
-        for rule in filter(route.is_met_by, map(_route_of, netlink.mark_rules())):
-            _change(f"the routing rule for mark {route.selector} cannot be removed", _rule, "del", rule)
+        for rule in netlink.mark_rules():
+            if route.is_met_by(_route_of(rule)):
+                try:
+                    netlink.delete_mark_rule(rule)
+                except OSError as error:
+                    what = f"the routing rule for mark {route.selector} cannot be removed: {error.strerror}"
+                    raise ToolError(what, fix=_explain(error.errno or 0)) from error
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
         _change("::6/128 cannot be removed from lo", _passthrough, "del")
 
 
-def put_back(before: LiveRouting, now: LiveRouting) -> None:
+def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None) -> None:
     """Return from one state to an earlier one, as far as routing by mark and the passthrough address go.
+
+    ``added`` is what was to be added: its routes go also where the rules that lead to them were never made.
 
     Raises:
         ToolError: the kernel refused.
@@ -114,6 +120,12 @@ def put_back(before: LiveRouting, now: LiveRouting) -> None:
     passthrough = now.passthrough_ipv6 and not before.passthrough_ipv6
     kept = now.replace(local_tables=now.local_tables - before.local_tables)
     remove(Routing(tuple(dict.fromkeys(new)), passthrough), kept)
+    led_to = {(route.family, route.table) for route in new}
+    for route in added.mark_routes if added is not None else ():
+        place = route.family, route.table
+        if place in now.local_tables - before.local_tables and place not in led_to:
+            _change(f"the local default route cannot be removed from table {route.table}", _route, "del", route)
+            led_to.add(place)
 
 
 def _change(failure: str, change: Callable[..., None], *args: object) -> None:

@@ -5,6 +5,8 @@ Such a child never enters a user namespace of others: what it sends is taken for
 
 from __future__ import annotations
 
+# The C module: `signal` itself builds enums of every signal, at each start.
+import _signal  # type: ignore[import-not-found]
 import os
 import pickle
 import select
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-SIGKILL, SIGTERM = 9, 15
+SIGKILL, SIGALRM, SIGTERM = 9, 14, 15
 DIED = "the child process died"
 
 
@@ -35,23 +37,27 @@ def in_child(function: Callable[[], T]) -> T:
     return result
 
 
-def spread(count: int, function: Callable[[int], T], *, workers: int) -> Iterator[T | IstioInitError]:
+def spread(
+    count: int, function: Callable[[int], T], *, workers: int, seconds: int = 0, memory: int = 0
+) -> Iterator[T | IstioInitError]:
     """Call ``function`` with 0 to ``count - 1`` in several children; results and errors come in this order.
 
     Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other. Where
-    one dies, that is the result of the number that it was at, and another child has the rest.
+    one dies, that is the result of the number that it was at, and another child has the rest. A child has so many
+    ``seconds`` for each number, and bytes of ``memory``; 0 is any.
     """
     workers = min(workers, count)
-    pipes = [_start(range(first, count, workers), function) for first in range(workers)]
+    pipes = [_start(range(first, count, workers), function, seconds, memory) for first in range(workers)]
     try:
         for number in range(count):
             result: T | IstioInitError
             try:
                 result = pickle.load(pipes[number % workers][1])
             except (EOFError, pickle.UnpicklingError):
-                _end(*pipes[number % workers])
-                pipes[number % workers] = _start(range(number + workers, count, workers), function)
-                result = ToolError(DIED)
+                status = _end(*pipes[number % workers])
+                pipes[number % workers] = _start(range(number + workers, count, workers), function, seconds, memory)
+                late = status == -SIGALRM and seconds
+                result = ToolError(f"given up after {seconds} s: too many rules, or too slow a node" if late else DIED)
             yield result
     except (KeyboardInterrupt, SystemExit):
         for pid, _ in pipes:
@@ -109,12 +115,23 @@ def _reap(pid: int) -> None:
         time.sleep(0.001)
 
 
-def _end(pid: int, pipe: BinaryIO) -> None:
+def _end(pid: int, pipe: BinaryIO) -> int:
     pipe.close()
-    os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _start(numbers: range, function: Callable[[int], T]) -> tuple[int, BinaryIO]:
+def _limit(seconds: int, memory: int) -> None:
+    """Have the kernel end this process where it takes too long."""
+    if seconds:
+        _signal.signal(SIGALRM, _signal.SIG_DFL)
+    if memory:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (memory if hard < 0 else min(memory, hard), hard))
+
+
+def _start(numbers: range, function: Callable[[int], T], seconds: int, memory: int) -> tuple[int, BinaryIO]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
@@ -123,13 +140,17 @@ def _start(numbers: range, function: Callable[[int], T]) -> tuple[int, BinaryIO]
     status = 1
     try:
         os.close(reading)
+        _limit(seconds, memory)
         with os.fdopen(writing, "wb") as pipe:
             for number in numbers:
                 result: T | IstioInitError
+                _signal.alarm(seconds)
                 try:
                     result = function(number)
                 except IstioInitError as error:
                     result = error
+                except MemoryError:
+                    result = ToolError("given up: no memory is left, there are too many rules")
                 except Exception as error:  # A bug in one of them must not take the others with it.
                     result = ToolError(f"{type(error).__name__}: {error}", fix="this is a bug: please report it")
                 pickle.dump(result, pipe)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     Doubts = list[tuple[Statement, Cause]]
     FinishWay = Callable[[State, Outcome, DecidedBy, Cause | None], None]
 
-MOST_STEPS = 1_000_000
+MOST_STEPS = 300_000
+CALL = 10
+"""What calling a chain counts, in steps, as states are copied and compared."""
+
 MOST_WAYS = 512
 MOST_FORKS = 10_000
 
@@ -156,6 +159,7 @@ class Chains:
 
     def called(self, chain: CompiledChain, state: State, depth: int) -> list[Exit]:
         """The ways out of a chain; one that is called often is evaluated once for each state."""
+        self._steps += CALL
         times = self._times[id(chain)] = self._times.get(id(chain), 0) + 1
         if times <= OFTEN:
             return self.evaluate(chain, state, depth)

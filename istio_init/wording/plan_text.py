@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.plan.model import NATIVE, Kind
+from istio_init.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def _backend_lines(plan: BackendPlan, *, kept: bool) -> Iterator[str]:
         why = NOTES.get(change.kind) or (change.role.value if change.role else "")
         note = f"  # {why}" if why else ""
         command = "" if plan.backend == NATIVE else "-A "
-        yield f"  {SIGNS[change.kind]} {command}{change.chain} {change.text}{note}"
+        yield f"  {SIGNS[change.kind]} {command}{visible(f'{change.chain} {change.text}')}{note}"
 
 
 def _routing_lines(sign: str, routing: Routing) -> Iterator[str]:

@@ -108,7 +108,16 @@ quoted_words = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "C
 """What stands in quotes may hold spaces, quotes and backslashes."""
 
 bare_words = printable.filter(lambda word: not word.startswith('"') and word not in ("-m", "-j", "-g"))
-opaque_words = st.one_of(bare_words, quoted_words, st.sampled_from(["!", "--flag", "-x", "10:20"]))
+_opaque = st.one_of(
+    st.tuples(bare_words),
+    st.tuples(st.just("--flag"), quoted_words),
+    st.tuples(st.sampled_from(["!", "--flag", "-x", "10:20"])),
+)
+
+
+def opaque_words(most: int = 3) -> SearchStrategy[tuple[str, ...]]:
+    """Words of what is not known; the value of an option may be quoted."""
+    return st.lists(_opaque, max_size=most).map(lambda groups: tuple(word for group in groups for word in group))
 
 
 @st.composite
@@ -139,7 +148,7 @@ states = st.frozensets(st.sampled_from(CTSTATES), min_size=1).map(_in_order)
 opaque_matches = st.builds(
     OpaqueMatch,
     st.sampled_from(["addrtype", "statistic", "string", "x", "icmp"]),
-    tuples_of(opaque_words, most=4),
+    opaque_words(4),
 )
 matches: SearchStrategy[Match] = st.one_of(
     st.builds(PortMatch, st.sampled_from(["tcp", "udp"]), st.none() | port_tests, st.none() | port_tests),
@@ -169,7 +178,7 @@ targets: SearchStrategy[Target] = st.one_of(
     st.builds(SaveMark, numbers32, numbers32),
     st.builds(RestoreMark, numbers32, numbers32),
     st.builds(CtZone, st.integers(0, 65535)),
-    st.builds(OpaqueTarget, st.sampled_from(["LOG", "MASQUERADE", "DNAT"]), tuples_of(opaque_words)),
+    st.builds(OpaqueTarget, st.sampled_from(["LOG", "MASQUERADE", "DNAT"]), opaque_words()),
 )
 
 

@@ -16,7 +16,8 @@ from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config.model import Config, Surroundings
 from istio_init.config.parse import gather, parse
 from istio_init.dialects.iptables.matches import OpaqueMatch
-from istio_init.dialects.iptables.parse import parse_rule, words
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.quoting import words
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.targets import OpaqueTarget

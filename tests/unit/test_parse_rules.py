@@ -23,7 +23,8 @@ from istio_init.dialects.iptables.matches import (
     PortTest,
     Protocol,
 )
-from istio_init.dialects.iptables.parse import parse_rule, words
+from istio_init.dialects.iptables.parse import parse_rule
+from istio_init.dialects.iptables.quoting import words
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.rules import Rule
 from istio_init.dialects.iptables.targets import (
@@ -244,10 +245,12 @@ def test_a_goto_with_words_of_its_own_is_not_taken_for_a_jump() -> None:
     [
         ("", []),
         ("  a   b ", ["a", "b"]),
-        ('a "b c" d', ["a", '"b c"', "d"]),
-        (r'"a \" b" c', [r'"a \" b"', "c"]),
-        (r'"a \\" b', [r'"a \\"', "b"]),
-        ('"never closed', ['"never closed']),
+        ('--a "b c" d', ["--a", '"b c"', "d"]),
+        (r'--a "a \" b" c', ["--a", r'"a \" b"', "c"]),
+        (r'--a "a \\" b', ["--a", r'"a \\"', "b"]),
+        ('--a "never closed', ["--a", '"never closed']),
+        ('-o "b -j c" d', ["-o", '"b', "-j", 'c"', "d"]),
+        ("-o a\N{NO-BREAK SPACE}b\x85c\td", ["-o", "a\N{NO-BREAK SPACE}b\x85c", "d"]),
         ('mid"dle quote', ['mid"dle', "quote"]),
     ],
     ids=lambda value: str(value),

@@ -23,7 +23,7 @@ from istio_init.plan.model import Append, Delete, FamilyPlan, Insert
 from istio_init.plan.sequence import common_pairs, is_subsequence
 from istio_init.stores.fake import Fake
 
-from .strategies import Planted, configs, opaque_words, planted, rule_set, rules, surroundings, texts_of, tuples_of
+from .strategies import Planted, configs, opaque_words, planted, rule_set, rules, surroundings, texts_of
 
 families = st.sampled_from(Family)
 
@@ -82,7 +82,7 @@ class TestText:
     def test_the_text_of_a_rule_is_one_line(self, rule: Rule) -> None:
         assert "\n" not in rule_text(rule)
 
-    @given(tuples_of(opaque_words, most=6))
+    @given(opaque_words(6))
     def test_words_that_are_not_known_come_back_as_they_were(self, words: tuple[str, ...]) -> None:
         text = " ".join(["-m", "unheard", *words, "-j", "RETURN"])
 

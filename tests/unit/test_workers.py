@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 import pytest
 
@@ -91,3 +92,25 @@ def test_no_child_and_no_descriptor_is_left() -> None:
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     assert threading.active_count() == 1
+
+
+def test_what_takes_too_long_is_given_up_alone() -> None:
+    def work(number: int) -> int:
+        while number == 1:
+            time.sleep(0.1)
+        return number
+
+    found = list(spread(4, work, workers=2, seconds=1))
+
+    assert [each for each in found if not isinstance(each, ToolError)] == [0, 2, 3]
+    assert "given up after 1 s" in str(found[1])
+
+
+def test_what_takes_too_much_memory_is_given_up_alone() -> None:
+    def work(number: int) -> int:
+        return len(bytes(8 << 30)) if number == 1 else number
+
+    found = list(spread(3, work, workers=1, memory=4 << 30))
+
+    assert [each for each in found if not isinstance(each, ToolError)] == [0, 2]
+    assert "no memory is left" in str(found[1])

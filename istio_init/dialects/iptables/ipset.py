@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.dialects.iptables.parse import words
+from istio_init.dialects.iptables.quoting import words
 from istio_init.value import Value
 
 _FLAGS = frozenset(["counters", "comment", "skbinfo", "forceadd"])
@@ -53,7 +53,7 @@ def parse_ipset_save(text: str) -> dict[str, IpSet]:
     found: dict[str, IpSet] = {}
     elements: dict[str, list[Element]] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        parts = words(line)
+        parts = words(line, "comment")
         match parts:
             case []:
                 continue

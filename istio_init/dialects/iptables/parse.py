@@ -24,6 +24,7 @@ from istio_init.dialects.iptables.matches import (
     PortTest,
     Protocol,
 )
+from istio_init.dialects.iptables.quoting import words
 from istio_init.dialects.iptables.rules import Rule
 from istio_init.dialects.iptables.targets import (
     VERDICTS,
@@ -50,25 +51,6 @@ if TYPE_CHECKING:
 
 _HEADER_FLAGS = {"-s": "source", "-d": "destination", "-i": "in_interface", "-o": "out_interface", "-p": "protocol"}
 _EXTENSION_TARGETS = frozenset(["REDIRECT", "TPROXY", "MARK", "CONNMARK", "CT"])
-
-
-def words(text: str) -> list[str]:
-    """Split at spaces outside double quotes; a quoted word keeps its quotes and escapes."""
-    if '"' not in text:
-        return text.split()
-    found, current, quoted, escaped = [], "", False, False
-    for character in text:
-        if quoted:
-            current += character
-            quoted = escaped or character != '"'
-            escaped = not escaped and character == "\\"
-        elif character.isspace():
-            found += [current] if current else []
-            current = ""
-        else:
-            quoted = character == '"' and not current
-            current += character
-    return [*found, current] if current else found
 
 
 def parse_rule(text: str) -> Rule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.iptables.quoting import doubt, ends_open, is_one_name
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.iptables.rules import Chain, Counters, Entry, RuleSet
 from istio_init.dialects.iptables.tables import Table
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from istio_init.dialects.iptables.rules import Rule
+
+
+LONGEST_RULE = 1 << 16
+"""Characters of a rule that has line breaks; the kernel keeps 256 of a comment."""
 
 
 class SaveError(ValueError):
@@ -73,18 +78,22 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     begun = ""
     for number, part in enumerate(text.split("\n"), 1):
         line = begun + part
-        if '"' in line and line.replace("\\\\", "").replace('\\"', "").count('"') % 2:
+        if line[:1] in ("-", "[") and ends_open(line):
+            if len(line) > LONGEST_RULE:
+                raise SaveError(f"line {number}: a rule of more than {LONGEST_RULE} characters")
             begun = line + "\n"
         else:
             begun = ""
             yield number, line.removesuffix("\r")
     if begun:
-        yield number, begun
+        raise SaveError(f"line {number}: the text ends within quotes: {begun!r}")
 
 
 def _parse_chain(line: str, number: int) -> Chain:
     try:
-        name, policy, *rest = line[1:].split()
+        name, policy, *rest = line[1:].split(" ")
+        if len(rest) > 1 or not is_one_name(name):
+            raise ValueError(line)
         counters = _counters(rest[0]) if rest else None
     except ValueError:
         raise SaveError(f"line {number}: not a chain of iptables-save: {line!r}") from None
@@ -108,6 +117,8 @@ def _parse_entry(line: str, number: int, known: Mapping[str, Rule]) -> tuple[str
     if rule is None:
         from istio_init.dialects.iptables.parse import parse_rule
 
+        if (why := doubt(text)) is not None:
+            raise SaveError(f"line {number}: {why}: {line!r}")
         rule = parse_rule(text)
     return chain, Entry(rule, text=text, counters=counters)
 

@@ -1,0 +1,254 @@
+"""What a pod's owner writes into rules and names is told as it is, or said to be unread; it becomes no rule of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.command import drop_in, istio_init
+from support.rules import everything
+
+from istio_init.dialects.iptables.quoting import is_plain
+from istio_init.system.nft_table import (
+    CREATE,
+    NEW_CHAIN,
+    NEW_RULE,
+    NEW_TABLE,
+    OwnedTable,
+    _attribute,
+    _expression,
+    _nested,
+    _number,
+    open_channel,
+)
+from istio_init.testing.entering import Entrance
+from istio_init.testing.namespaces import Namespace
+from istio_init.testing.pods import Pod
+
+BACKENDS = ("nft", "legacy")
+INJECTION = 'x" \nCOMMIT\n*filter\n-A INPUT -j DROP\nCOMMIT\n*nat\n'
+BIDI = "\N{RIGHT-TO-LEFT OVERRIDE}"
+
+
+@pytest.fixture(params=BACKENDS)
+def held(request: pytest.FixtureRequest, pod: Pod) -> tuple[Pod, str]:
+    """A pod with redirection in one of the stores."""
+    istio_init("apply", "--netns", pod.name, "--force-iptables-binary", request.param).ok()
+    return pod, request.param
+
+
+def nat(pod: Pod, backend: str, *words: str) -> None:
+    pod.inside.run(f"iptables-{backend}", "-t", "nat", *words)
+
+
+def test_quotes_in_names_of_interfaces_hide_no_rule(held: tuple[Pod, str]) -> None:
+    pod, backend = held
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "1", "-o", 'a"b', "-j", "RETURN")
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "2", "-p", "tcp", "--dport", "80", "-j", "RETURN")
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "3", "-o", '"c', "-j", "RETURN")
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+    listed = istio_init("explain", "--netns", pod.name, "--format", "list").ok()
+
+    assert found.stdout.splitlines()[-1].startswith("=> direct")
+    assert "dpt:80 " in listed.stdout
+
+
+COMMENTS = [INJECTION, "x\nEND\ntouch /tmp/pwned\n", f'{BIDI}\x1b[31m"']
+
+
+@pytest.mark.parametrize("comment", COMMENTS, ids=["a section", "an end", "an escape"])
+def test_a_comment_becomes_no_command(held: tuple[Pod, str], comment: str) -> None:
+    pod, backend = held
+    nat(pod, backend, "-A", "OUTPUT", "-m", "comment", "--comment", comment, "-j", "ISTIO_OUTPUT")
+
+    shown = istio_init("clean", "--netns", pod.name, "--dry-run").ok()
+    handed = drop_in(pod.inside, "--cleanup-only", "--dry-run")
+    cleaned = istio_init("clean", "--netns", pod.name).ok()
+
+    for text in (shown.stdout, handed.stdout, cleaned.stdout):
+        assert "\n-A INPUT" not in text
+        assert "\x1b" not in text
+        assert BIDI not in text
+    assert handed.stdout.count("END") == 2 * handed.stdout.count("<<")
+    assert not any(everything(pod.inside).values())
+
+
+def test_a_foreign_rule_is_kept_whatever_its_comment(held: tuple[Pod, str]) -> None:
+    pod, backend = held
+    nat(pod, backend, "-I", "OUTPUT", "-m", "comment", "--comment", INJECTION, "-p", "icmp", "-j", "ACCEPT")
+
+    istio_init("clean", "--netns", pod.name).ok()
+
+    assert pod.inside.run(f"iptables-{backend}-save", "-t", "nat").count("-A ") == 2  # One of them in the comment.
+
+
+def in_namespace(namespace: Namespace, act: Callable[[], None]) -> None:
+    """Do something in a namespace that no program offers."""
+    namespace.call(act)
+
+
+def raw_interface(name: bytes) -> Callable[[], None]:
+    """In nat OUTPUT, a rule with an interface of this name, as only netlink takes it."""
+
+    def act() -> None:
+        table = OwnedTable("nat")
+        table._socket = open_channel()
+        compared = _expression("cmp", _number(1, 1) + _number(2, 0) + _nested(3, _attribute(1, name.ljust(16, b"\0"))))
+        rule = _nested(4, _expression("meta", _number(1, 1) + _number(2, 7)), compared)
+        place = _attribute(1, b"nat\0") + _attribute(2, b"OUTPUT\0")
+        send(table, (NEW_RULE, CREATE | 0x800, place + rule))
+
+    return act
+
+
+def raw_chain(name: bytes) -> Callable[[], None]:
+    """In nat, a chain of this name."""
+
+    def act() -> None:
+        table = OwnedTable("nat")
+        table._socket = open_channel()
+        send(table, (NEW_CHAIN, CREATE, _attribute(1, b"nat\0") + _attribute(3, name + b"\0")))
+
+    return act
+
+
+def raw_table(name: bytes) -> Callable[[], None]:
+    def act() -> None:
+        table = OwnedTable("x")
+        table._socket = open_channel()
+        send(table, (NEW_TABLE, CREATE, _attribute(1, name + b"\0")))
+
+    return act
+
+
+def send(table: OwnedTable, message: tuple[int, int, bytes]) -> None:
+    """As the family ip, not inet."""
+    from istio_init.system import nft_table
+
+    inet, nft_table.INET = nft_table.INET, 2
+    try:
+        table._send(message)
+    finally:
+        nft_table.INET = inet
+
+
+FORGED = {
+    "an interface that reads as a match": raw_interface(b"a -p udp"),
+    "an interface with a line": raw_interface(b"a\n-A OUTPUT -"),
+    "an interface with a flag": raw_interface(b'a --x "'),
+    "a chain with a space": raw_chain(b"a b"),
+    "a chain that reads as another section": raw_chain(
+        b"x - [0:0]\nCOMMIT\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n*nat\n:y"
+    ),
+    "a chain that reads as a rule": raw_chain(b"x - [0:0]\n-A OUTPUT -p tcp -j RETURN\n:y"),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_name_that_reads_as_something_else_is_said(pod: Pod, forge: Callable[[], None]) -> None:
+    istio_init("apply", "--netns", pod.name, "--force-iptables-binary", "nft").ok()
+    in_namespace(pod.inside, forge)
+
+    told = istio_init("explain", "--netns", pod.name)
+    cleaned = istio_init("clean", "--netns", pod.name)
+
+    assert "not read: nft rules of ipv4" in " ".join(told.stdout.split())
+    assert istio_init("explain", "--netns", pod.name, "--check").status != 0
+    assert cleaned.status == 1
+    for done in (told, cleaned):
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [raw_table(b"\xff"), raw_table(b"a b\n"), raw_chain(b"e\x1b[31mf")],
+    ids=["no text", "a line", "an escape"],
+)
+@pytest.mark.parametrize("command", ["map", "ps"])
+def test_a_strange_name_stops_no_command_and_reaches_no_terminal(
+    pod: Pod, forge: Callable[[], None], command: str
+) -> None:
+    istio_init("apply", "--netns", pod.name, "--force-iptables-binary", "nft").ok()
+    in_namespace(pod.inside, forge)
+    where = () if command == "ps" else ("--netns", pod.name)
+
+    done = istio_init(command, *where)
+
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.status in (0, 6)
+
+
+@contextlib.contextmanager
+def process_named(name: bytes, namespace: Namespace) -> Iterator[int]:
+    ready, begun = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            Entrance(namespace.path, None, namespace.path).enter()
+            ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
+            os.write(begun, b"!")
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(begun)
+    try:
+        assert os.read(ready, 1) == b"!"
+        yield pid
+    finally:
+        os.close(ready)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+NAMES = [b"[/a]", b"\x1b[31m", "a\u202eb".encode() + b"\xff"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["markup", "an escape", "no text"])
+def test_the_name_of_a_process_is_but_text(pod: Pod, name: bytes) -> None:
+    with process_named(name, pod.peer) as pid:
+        text = istio_init("ps").ok()
+        found = json.loads(istio_init("ps", "--format", "json").ok().stdout)
+
+    [row] = [each for each in found["namespaces"] if each["pid"] == pid] or [None]
+    if row is not None:  # Otherwise an older process lives there.
+        assert row["process"].encode(errors="surrogateescape") == name
+    assert "\x1b" not in text.stdout
+    assert "\u202e" not in text.stdout
+
+
+def test_an_empty_rule_is_a_rule(held: tuple[Pod, str]) -> None:
+    pod, backend = held
+    pod.inside.run(f"iptables-{backend}", "-A", "OUTPUT")
+    nat(pod, backend, "-I", "ISTIO_OUTPUT")
+
+    for command in (("explain",), ("map",), ("trace", "outbound", "tcp", "192.0.2.9:80")):
+        istio_init(*command, "--netns", pod.name).ok()
+    istio_init("apply", "--netns", pod.name).ok()
+    istio_init("clean", "--netns", pod.name).ok()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("-o a -j X", True),
+        ('-m comment --comment "a b" -j X', True),
+        ('-m comment --comment "a \\" b" -j X', True),
+        ('-m comment --comment "a\nb" -j X', False),
+        ('-o a"b -j X', False),
+        ('-o "a -j X', False),
+        ('-m comment --comment "a', False),
+        ("-o a\x85b -j X", False),
+        ("-o a\N{NO-BREAK SPACE}b -j X", False),
+    ],
+    ids=ascii,
+)
+def test_what_iptables_restore_could_misread_is_known(text: str, expected: bool) -> None:
+    assert is_plain(text) is expected

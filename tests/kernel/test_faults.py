@@ -1,0 +1,33 @@
+"""A sample of scripts/faults: a system call that fails, or a signal, leaves the state before or the wanted one."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from judge.faulty import Bench, Fault, table
+
+from istio_init.testing.pods import Pod
+
+SAMPLE = (
+    Fault("pidfd_open", "EMFILE", 3, False),
+    Fault("memfd_create", "ENOMEM", 16, False),
+    Fault("poll", "EIO", 5, False),
+    Fault("sendto", "ENOMEM", 2, True),
+    Fault("wait4", "SIGTERM", 4, False),
+    Fault("pidfd_open", "SIGINT", 5, False),
+    Fault("poll", "SIGHUP", 6, False),
+    Fault("pidfd_open", "SIGKILL", 5, False),
+)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize(("store", "command"), [("nft", "apply"), ("native", "clean")])
+def test_no_fault_leaves_anything_but_the_state_before_or_the_wanted_one(pod: Pod, store: str, command: str) -> None:
+    bench = Bench(pod, store, command)
+
+    found = [bench.judge(each) for each in SAMPLE]
+
+    print(table(found))
+    assert [(each.case.fault.injection, each.state, each.said) for each in found if each.is_wrong] == []
+    assert {each.state for each in found} & {"old", "converged"}
