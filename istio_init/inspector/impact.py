@@ -13,7 +13,7 @@ from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.reader import proxy_ports
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.intervals import difference
+from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.protocols import TCP, UDP
@@ -139,7 +139,7 @@ class _Look:
             return list(dict.fromkeys(found))
         if traffic is Traffic.INBOUND:
             fixed = {Field.PROTOCOL: TCP, Field.SPORT: CLIENT_PORT, Field.MARK: 0, **self._at(Field.DESTINATION)}
-            away = {Field.SOURCE: self._away(), Field.DESTINATION: self._away(), Field.IN_INTERFACE: NOT_LO}
+            away = {Field.SOURCE: self._away(), Field.DESTINATION: self._away(), Field.IN_INTERFACE: self._interfaces()}
             return self._parts(
                 self.space.map(Direction.INBOUND, only_expected=True, within=away, fixed=fixed), Direction.INBOUND
             )
@@ -174,12 +174,22 @@ class _Look:
         return {field: self.home} if self.home is not None else {}
 
     def _outside(self, *, queries: bool = False) -> dict[Field, Intervals]:
-        found: dict[Field, Intervals] = {Field.OUT_INTERFACE: NOT_LO, Field.DESTINATION: self._away()}
+        found: dict[Field, Intervals] = {Field.OUT_INTERFACE: self._interfaces(), Field.DESTINATION: self._away()}
         meant = self.view.inferred or self.view.ambient
         if queries or meant is None or not meant.config.redirect_dns:
             return found
         # Queries over TCP are no matter of ordinary connections.
         return {**found, Field.DPORT: ((0, DNS_PORT - 1), (DNS_PORT + 1, (1 << 16) - 1))}
+
+    def _interfaces(self) -> Intervals:
+        """Those that lead away and have an address; any but lo where none is known."""
+        version = 4 if self.family is Family.IPV4 else 6
+        names = [
+            number_of(link.name)
+            for link in self.evaluated.host.links
+            if link.name != "lo" and any(each.version == version for each in link.addresses)
+        ]
+        return union([((name, name),) for name in names]) if names else NOT_LO
 
     def _away(self) -> Intervals:
         """Addresses of others; the kubelet's probes of an ambient pod come from one that stands for the node."""
