@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -15,7 +16,7 @@ import click
 
 from istio_init import __version__
 from istio_init.cli import DROPIN
-from istio_init.cli.lines import say
+from istio_init.cli.lines import say, write_any_text
 from istio_init.errors import IstioInitError, error_json
 
 COMMANDS = {
@@ -28,6 +29,8 @@ COMMANDS = {
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
     "completion": "istio_init.cli.completion:completion",
+    "help": "istio_init.cli.help:help_command",
+    "version": "istio_init.cli.help:version",
     DROPIN: "istio_init.cli.dropin_command:istio_iptables",
 }
 
@@ -45,13 +48,22 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else "istio-init --help lists all."
+            ctx.fail(f"No such command {args[0]!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Exit status: 0 done, 1 refused by the kernel or a tool, 2 bad usage or configuration, "
     "3 problems or differences found, 4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables, "
-    "126 traffic does not flow as it has to.",
+    "126 traffic does not flow as it has to, 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -62,6 +74,7 @@ def cli() -> None:
     """
 
 
+INTERRUPTED = 130
 SELDOM = (200_000, 20, 100)
 """How often garbage is collected: values of rules hold no cycles, and looking for some takes a third of the time."""
 
@@ -69,11 +82,12 @@ SELDOM = (200_000, 20, 100)
 def run(argv: list[str]) -> int:
     """Run the group; the exit status."""
     gc.set_threshold(*SELDOM)
+    write_any_text()
     try:
         result: Any = cli.main(argv, prog_name="istio-init", standalone_mode=False)
-    except click.exceptions.Abort:
-        say("aborted", err=True)
-        return 1
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        say("interrupted", err=True)
+        return INTERRUPTED
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as error:

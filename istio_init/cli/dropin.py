@@ -48,8 +48,11 @@ def run(argv: list[str]) -> int:
 def _logged(argv: list[str]) -> int:
     log = Log()
     try:
-        given = gather(parse_flags(argv, ALL_OPTIONS), os.environ, apply=False, options=ALL_OPTIONS)
+        flags, stray = parse_flags(argv, ALL_OPTIONS)
+        given = gather(flags, os.environ, apply=False, options=ALL_OPTIONS)
         log = _log(given)
+        for word in stray:
+            log.warn(f"{word!r} belongs to no flag and is ignored: write a list with commas, a switch as --flag=false")
         behaviour = behaviour_of(given)
         _run(given, behaviour, log)
     except UsageError as error:

@@ -76,6 +76,12 @@ def _sidecar(words: list[str], environ: dict[str, str], names: Names) -> tuple[C
 
 def _flags(words: list[str], options: tuple[Option, ...]) -> dict[str, str]:
     try:
-        return dict(parse_flags(words, options))
+        given, stray = parse_flags(words, options)
     except UsageError as error:
         raise ConfigError((f"--expect: {error}; see istio-iptables --help, or istio-init apply --help",)) from None
+    if stray:
+        fix = "write a list with commas, and a switch as --flag=false"
+        raise ConfigError(
+            tuple([f"--expect: {word!r} belongs to no flag, and would be ignored: {fix}" for word in stray])
+        )
+    return given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 
 import click
@@ -20,3 +21,20 @@ def hand_over(data: str) -> None:
         say(data, nl=False)
     else:
         click.echo(data.encode(errors="surrogateescape"), nl=False)
+
+
+def write_any_text() -> None:
+    """Have text that the locale has no characters for be written with others, instead of ending in an error."""
+    codecs.register_error("istio-init", _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="istio-init")
+
+
+_PLAIN = {"“": '"', "”": '"', "\u2019": "'", "…": "...", "·": "-", "─": "-", "│": "|", "├": "|", "└": "`", "►": ">"}
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(each) or each.encode("ascii", "backslashreplace").decode() for each in lost), error.end

@@ -1,8 +1,7 @@
 """The grammar of Go's pflag, which istio-iptables' callers write in.
 
 ``--flag value``, ``--flag=value``, ``-f value``, ``-fvalue``, ``-f=value``, several short booleans in one word,
-``--`` ends the flags. Words that belong to no flag are ignored, as the reference does. The last of a repeated flag
-holds.
+``--`` ends the flags. Words that belong to no flag mean nothing to the reference. The last of a repeated flag holds.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ class UsageError(ValueError):
     """A word that is not of the grammar."""
 
 
-def parse_flags(argv: list[str], options: Iterable[Option]) -> dict[str, str]:
-    """The values given, by long flag.
+def parse_flags(argv: list[str], options: Iterable[Option]) -> tuple[dict[str, str], list[str]]:
+    """The values given, by long flag, and the words that belong to no flag.
 
     Raises:
         UsageError: a flag is not known, or its value is missing.
@@ -28,10 +27,12 @@ def parse_flags(argv: list[str], options: Iterable[Option]) -> dict[str, str]:
     long = {option.flag: option for option in options if option.flag}
     short = {option.short: option for option in options if option.short}
     given: dict[str, str] = {}
+    stray: list[str] = []
     words = list(argv)
     while words:
         word = words.pop(0)
         if word == "--":
+            stray += words
             break
         if word.startswith("--"):
             name, equals, value = word.partition("=")
@@ -41,7 +42,9 @@ def parse_flags(argv: list[str], options: Iterable[Option]) -> dict[str, str]:
             given[name] = value if equals else "true" if option.is_flag else _next(words, name)
         elif word.startswith("-") and len(word) > 1:
             _parse_short(word, words, short, given)
-    return given
+        else:
+            stray.append(word)
+    return given, stray
 
 
 def _parse_short(word: str, words: list[str], short: dict[str, Option], given: dict[str, str]) -> None:

@@ -259,7 +259,7 @@ class TestArguments:
     def test_the_arguments_give_the_configuration(self, config: AmbientConfig) -> None:
         told = ambient_arguments(config)
 
-        given = parse_flags(list(told.argv[1:]), AMBIENT_OPTIONS)
+        given, _ = parse_flags(list(told.argv[1:]), AMBIENT_OPTIONS)
         gathered = gather(given, dict(told.env), apply=True, options=AMBIENT_OPTIONS)
         assert parse_ambient(gathered, Names()) == config
 

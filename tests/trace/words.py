@@ -43,7 +43,7 @@ def rules_of(text: str, family: Family = Family.IPV4) -> RuleSet:
 
 def sidecar_rules(arguments: str, family: Family = Family.IPV4, servers: tuple[str, ...] = ()) -> RuleSet:
     """The rules that arguments of istio-iptables mean; ``*`` needs no quotes."""
-    given = parse_flags(arguments.split(), OPTIONS + DROPIN_OPTIONS)
+    given, _ = parse_flags(arguments.split(), OPTIONS + DROPIN_OPTIONS)
     config, _ = parse(gather(given, {}, apply=False), FileNames(), lenient_mode=True)
     around = Surroundings(True, tuple(map(ip_address, servers)))
     return as_in_kernel(with_texts(sidecar.rules(config, around)[family]))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import threading
+import time
 from importlib import resources
 from pathlib import Path
 
 import pytest
 from referencing import Registry, Resource
+from support.command import PROGRAM, environment
 
 import istio_init
 from istio_init.cli.app import COMMANDS, run
@@ -251,3 +255,79 @@ def test_options_of_the_other_kind_of_pod_are_refused_by_name(argv: list[str], p
     assert run(["apply", *argv]) == 2
 
     assert problem in capsys.readouterr().err
+
+
+def test_version_and_help_are_commands_too(capsys: Output) -> None:
+    assert run(["version"]) == 0
+    assert capsys.readouterr().out == f"istio-init {istio_init.__version__}\n"
+    assert run(["trace", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert run(["help", "trace"]) == 0
+    assert capsys.readouterr().out == shown
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert run(["help"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["explian"], "Did you mean 'explain'?"),
+        (["varify", "--pid", "1"], "Did you mean 'verify'?"),
+        (["help", "aply"], "Did you mean 'apply'?"),
+        (["nonsense"], "istio-init --help lists all."),
+    ],
+)
+def test_a_slip_in_a_command_s_name_is_answered_with_the_name(words: list[str], hint: str, capsys: Output) -> None:
+    assert run(words) == 2
+    assert hint in capsys.readouterr().err
+
+
+STRAY = "-x 10.0.0.0/8 10.1.0.0/16"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["diff", STRAY, "-x 10.0.0.0/8"],
+        ["diff", "-x 10.0.0.0/8", STRAY],
+        ["trace", "--expect", STRAY, "outbound", "tcp", "10.1.0.1:80"],
+        ["map", "--expect", STRAY],
+        ["map", "--expect", "-x 10.0.0.0/8 -- 10.1.0.0/16"],
+        ["explain", "--file", "/dev/null", "--expect", STRAY],
+        ["apply", "--dry-run", *STRAY.split()],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_word_that_belongs_to_no_flag_is_refused(words: list[str], capsys: Output) -> None:
+    assert run(words) == 2
+    assert "10.1.0.0/16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
+def test_text_is_printed_in_any_encoding(encoding: str) -> None:
+    words = ("trace", "--expect", "", "outbound", "tcp", "1.2.3.4:80")
+    done = subprocess.run(
+        [*PROGRAM, *words], capture_output=True, env={**environment(), "PYTHONIOENCODING": encoding}, check=True
+    )
+    quote = '"' if encoding == "latin-1" else "“"
+    assert f"not {quote}to 127.0.0.1" in done.stdout.decode(encoding)
+
+
+def test_an_interruption_has_an_exit_status_of_its_own() -> None:
+    reading = ("map", "--file", "-")
+    with subprocess.Popen([*PROGRAM, *reading], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stderr is not None
+        wait_until_reading(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read().strip() == "interrupted"
+
+
+def wait_until_reading(pid: int) -> None:
+    """Wait until a process sleeps in a read of its standard input."""
+    deadline = time.monotonic() + 60
+    while not Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 "):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

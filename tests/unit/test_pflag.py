@@ -45,7 +45,23 @@ PORTS, CIDR, PROXY, DRY_RUN = "--istio-inbound-ports", "--istio-service-cidr", "
     ],
 )
 def test_words_become_values(argv: list[str], given: dict[str, str]) -> None:
-    assert parse_flags(argv, ALL) == given
+    assert parse_flags(argv, ALL)[0] == given
+
+
+@pytest.mark.parametrize(
+    ("argv", "stray"),
+    [
+        (["-p", "1"], []),
+        (["apply", "-p", "1", "now"], ["apply", "now"]),
+        (["-b", "80", "443"], ["443"]),
+        (["-n", "false"], ["false"]),
+        (["-", "-p", "1"], ["-"]),
+        (["-p", "1", "--", "-p", "2"], ["-p", "2"]),
+    ],
+    ids=lambda part: " ".join(part),
+)
+def test_words_that_belong_to_no_flag_are_told(argv: list[str], stray: list[str]) -> None:
+    assert parse_flags(argv, ALL)[1] == stray
 
 
 @pytest.mark.parametrize(
