@@ -63,7 +63,7 @@ def run_live(packet: Packet, assumed: list[str], source: Source, tracer: Tracer,
 def _check(packet: Packet, assumed: list[str], source: Source) -> None:
     """Refuse what cannot be sent from inside."""
     if packet.direction is not Direction.OUTBOUND:
-        raise click.UsageError("--live sends from inside: an inbound connection needs somebody outside who sends it")
+        raise click.UsageError("--live sends from inside: an inbound connection has to be sent from outside")
     if packet.protocol not in KINDS or "dport" in assumed or packet.destination_port == 0:
         raise click.UsageError("--live sends tcp or udp to a port")
     if packet.destination.is_multicast:

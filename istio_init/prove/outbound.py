@@ -142,7 +142,7 @@ def _range(planner: SidecarPlanner, family: Family, network: IPNetwork, *, captu
     small = network.num_addresses < SMALLEST
     ours = not loops and not small and bool(planner.links)
     if not captured and not loops and not ours:
-        why = f"each of fewer than {SMALLEST} addresses may be somebody's, whom the probe would cut off"
+        why = f"of fewer than {SMALLEST} addresses each may be in use, and the probe would cut it off"
         planner.skip(name, why if planner.links else str(planner.no_neighbour))
         return
     ports = planner.free_port() if loops else ORDINARY_PORTS

@@ -193,7 +193,7 @@ def _occupant(probe: Probe, run: Run, snapshot: Snapshot) -> str | None:
         return None
     found = [each for each in snapshot.listeners if (each.protocol, each.port) == (spot.protocol, spot.port)]
     process = found[0].process if found else None
-    return f"{visible(process.name)} (pid {process.pid})" if process is not None else "somebody else"
+    return f"{visible(process.name)} (pid {process.pid})" if process is not None else "another program"
 
 
 def _facts(snapshot: Snapshot) -> Facts:

@@ -188,7 +188,7 @@ def lock(seconds: float, warn: Callable[[str], None] | None = None) -> int:
     if own is None:
         deadline = time.monotonic() + min(seconds, UNSURE)
         if not _try_until(deadline, lambda: fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)) and warn is not None:
-            warn("somebody holds the lock of this network namespace, perhaps another run: not waiting any longer")
+            warn("another process holds the lock of this network namespace: not waiting any longer")
         return here
     span = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, os.fstat(here).st_ino, 1, 0)
     os.close(here)

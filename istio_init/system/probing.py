@@ -235,7 +235,7 @@ class Run:
         if answer == client.token and client.arrival is not None:
             client.latency = time.monotonic() - client.began
         elif client.arrival is None:
-            client.failure = "somebody else answered" if answer else "somebody else took it, and closed it"
+            client.failure = "another program answered" if answer else "another program took it, and closed it"
         client.is_done = True
 
     def occupied(self, probe: Probe) -> Spot | None:

@@ -142,7 +142,7 @@ def test_the_table_goes_with_a_run_that_is_ended(real_kernel: None, number: sign
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("inbound tcp 10.0.0.1:80", "an inbound connection needs somebody outside"),
+        ("inbound tcp 10.0.0.1:80", "an inbound connection has to be sent from outside"),
         ("outbound icmp 10.0.0.1", "tcp or udp to a port"),
         ("outbound tcp 10.0.0.1", "tcp or udp to a port"),
         ("outbound udp 224.0.0.1:80", "the copies of a multicast packet cannot be told apart"),
