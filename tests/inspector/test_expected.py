@@ -10,12 +10,16 @@ from support.command import PROGRAM, execute, istio_init
 
 from istio_init.testing.pods import Pod
 
+from .test_stores import ztunnel
+
 STORES = {
     "nft": ("--force-iptables-binary", "nft"),
     "legacy": ("--force-iptables-binary", "legacy"),
     "native": ("--native-nftables",),
 }
 INJECTED = "-b '*' -i '*' -d 15090,15021,15020"
+
+EQUAL = {"equal": True, "note": None, "changes": [], "command": None}
 
 Told = set[tuple[str, str, str]]
 
@@ -40,8 +44,9 @@ def rules(drift: dict[str, Any]) -> Told:
 def test_an_ambient_pod_is_as_expected_and_otherwise_the_rules_are_named(pod: Pod, store: tuple[str, ...]) -> None:
     istio_init("apply", "--ambient", "--netns", pod.name, *store).ok()
 
-    assert explained(pod, "--ambient") == (0, {"equal": True, "note": None, "changes": []})
-    assert explained(pod, "istio-init apply --ambient --native-nftables --ipv6=true")[0] == 0
+    with ztunnel(pod.inside):
+        assert explained(pod, "--ambient") == (0, EQUAL)
+        assert explained(pod, "istio-init apply --ambient --native-nftables --ipv6=true")[0] == 0
     status, drift = explained(pod, "--ambient --bypass-inbound-capture --ipv6=false")
     assert (status, drift["equal"]) == (3, False)
     assert {kind for kind, *_ in rules(drift)} == {"extra"}
@@ -71,7 +76,7 @@ def test_a_native_sidecar_is_as_expected_and_otherwise_the_rules_are_named(pod: 
     istio_init("apply", "--native-nftables", "--netns", pod.name, *flags).ok()
 
     line = f"{INJECTED} --dual-stack -x 10.2.0.0/16,10.1.0.0/16 -o 100,99"
-    assert explained(pod, line)[1] == {"equal": True, "note": None, "changes": []}
+    assert explained(pod, line)[1] == EQUAL
     _, drift = explained(pod, f"{line} -c eth7")
     assert not drift["equal"]
     assert {(kind, chain) for kind, chain, _ in rules(drift)} == {("missing", "PREROUTING"), ("missing", "OUTPUT")}
@@ -137,6 +142,6 @@ def test_native_rules_are_the_same_where_nft_knows_no_protocol_by_name(
     diff = execute(*slim, *PROGRAM, "diff", pod.name, expect).ok()
 
     said = json.loads(told.stdout)
-    assert (said["exact"], said["drift"]) == (True, {"equal": True, "note": None, "changes": []})
+    assert (said["exact"], said["drift"]) == (True, EQUAL)
     assert "as wanted already" in again.stdout
     assert diff.stdout == "equal: every new connection has the same outcome\n"

@@ -33,7 +33,7 @@ def test_a_packet_meets_the_rule_of_its_protocol_however_it_is_written(tmp_path:
 
     done = istio_init("trace", "outbound", typed, "10.0.0.5", "--file", path).ok()
 
-    assert done.stdout.startswith("outbound ospf ")
+    assert done.stdout.startswith(f"{path}: outbound ospf ")
     assert "=> dropped" in done.stdout
 
 
