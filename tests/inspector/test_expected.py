@@ -19,7 +19,7 @@ STORES = {
 }
 INJECTED = "-b '*' -i '*' -d 15090,15021,15020"
 
-EQUAL = {"equal": True, "note": None, "changes": [], "command": None}
+EQUAL: dict[str, Any] = {"equal": True, "note": None, "changes": [], "command": None}
 
 Told = set[tuple[str, str, str]]
 
