@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from istio_init.cli.pflag import UsageError, parse_flags
@@ -16,6 +17,7 @@ from istio_init.system import routing
 AMBIENT = "--ambient"
 PROGRAMS = ("istio-iptables", "istio-init")
 COMMANDS = ("istio-iptables", "apply")
+CONTINUED = re.compile(r"\\\r?\n")
 STORE_FLAGS = ("--native-nftables", "--force-iptables-binary")
 """Where the rules are to be held, which is no matter of what they have to do."""
 
@@ -52,7 +54,7 @@ def expected_config(line: str, names: Names) -> tuple[Config, tuple[str, ...]]:
 def _split(line: str) -> tuple[list[str], dict[str, str]]:
     """The words of a line after a program's name, and the variables before that."""
     try:
-        words = shlex.split(line, comments=True)
+        words = shlex.split(CONTINUED.sub(" ", line), comments=True)
     except ValueError as error:
         raise ConfigError((f"--expect {line!r}: {error}; close the quotes",)) from None
     environ: dict[str, str] = {}

@@ -33,7 +33,7 @@ ZTUNNEL = 0x539
 
 RULE = "from all fwmark 0x111/0xfff lookup 100"
 SEED = 111
-KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "300")) // 10
+KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "120")) // 10
 """In each store."""
 
 SO_MARK = 36

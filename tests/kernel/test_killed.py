@@ -23,7 +23,7 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod
 from istio_init.testing.traffic import Endpoint, Listener, close_without_trace, connect, talk
 
-KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "300"))
+KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "120"))
 SHARES = {"nft": 0.9, "legacy": 0.1}
 """Of all kills: a run through python-iptables takes several times as long."""
 
