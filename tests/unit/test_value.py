@@ -10,7 +10,7 @@ import pytest
 from istio_init.dialects.iptables.matches import Address, IdRange, PortRange
 from istio_init.mesh.routing import MarkRoute
 from istio_init.netfilter.family import Family
-from istio_init.value import Value
+from istio_init.value import MANY, Value
 
 
 class Point(Value):
@@ -128,3 +128,19 @@ def test_wrong_arguments_are_refused(args: tuple[Any, ...], kwargs: dict[str, An
 def test_replace_refuses_an_unknown_field() -> None:
     with pytest.raises(TypeError):
         Point(1).replace(z=3)
+
+
+def test_a_class_of_many_instances_goes_on_as_before() -> None:
+    class Many(Value):
+        one: int
+        two: tuple[int, ...] = ()
+
+    made = [Many(number, (number,)) for number in range(MANY + 10)]
+    assert made[0] == Many(0, (0,)) and made[-1].one == MANY + 9
+    assert Many(1) == Many(one=1, two=())
+    assert Many(1).replace(two=(2,)) == Many(1, (2,))
+    for wrong in ((), (1, (), 2)):
+        with pytest.raises(TypeError):
+            Many(*wrong)
+    with pytest.raises(TypeError):
+        Many(1, three=3)  # type: ignore[call-arg]

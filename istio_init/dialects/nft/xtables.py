@@ -185,7 +185,9 @@ def _merged(printed: Chain, lowered: Chain, chain: ruleset.Chain) -> Chain:
 
 
 def _chosen(text: Rule, lowered: list[Rule], source: ruleset.Rule) -> list[Rule]:
-    is_theirs = is_written_by_iptables(source.expressions)
+    # What iptables wrote has its text already, if it was lowered with that.
+    is_shown = bool(lowered) and lowered[0].origin.text == text.origin.text
+    is_theirs = is_shown or is_written_by_iptables(source.expressions)
     is_told = not has_extension(source.expressions) and all(is_exact(rule.body) for rule in lowered)
     if is_theirs and not is_told:
         return [_with_tests(text, lowered[0], source.expressions) if lowered else text]
