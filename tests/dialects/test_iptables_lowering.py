@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from istio_init.dialects.iptables.lower import lower
@@ -17,7 +14,6 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import number_of, with_prefix
 from istio_init.netfilter.rules import (
-    AnyOf,
     Assign,
     BaseChain,
     Cause,
@@ -45,7 +41,6 @@ from istio_init.netfilter.rules import (
 
 from .evaluating import body, holds, rule
 
-RECORDED = Path("/work/shared/kernel-paths/paths.json")
 TCP = Test(Field.PROTOCOL, ((6, 6),))
 ACCEPT = End(Verdict.ACCEPT)
 
@@ -296,20 +291,3 @@ def test_a_match_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert statements == (Test(Field.TTL, ((7, 7),)), ACCEPT)
     assert holds(statements, {Field.TTL: 7})
-
-
-@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded paths here")
-def test_every_recorded_rule_is_known() -> None:
-    unknown = []
-    for case in json.loads(RECORDED.read_text()):
-        for key, family in (("save4", Family.IPV4), ("save6", Family.IPV6)):
-            for table in lower(parse_save(case.get(key) or "", family).rules, Store.NFT):
-                for chain in table.chains.values():
-                    unknown += [rule for rule in chain.rules if any(map(_is_unknown, rule.body))]
-    assert unknown == []
-
-
-def _is_unknown(statement: Statement) -> bool:
-    if isinstance(statement, AnyOf):
-        return any(_is_unknown(each) for option in statement.options for each in option)
-    return isinstance(statement, Undecided | Unknowable | Forget)
