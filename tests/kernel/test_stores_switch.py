@@ -7,15 +7,15 @@ from itertools import combinations, pairwise, permutations, product
 from typing import NamedTuple
 
 import pytest
-from support.command import istio_init
-from support.rules import everything, nft_generation, routing
+from support.command import INJECTED, drop_in, istio_init
+from support.rules import everything, has_rules_of_ours, nft_generation, routing
 
 from istio_init.netfilter.family import Family
 from istio_init.stores import session
 from istio_init.stores.legacy import IptablesLegacy
 from istio_init.stores.nft import IptablesNft
 from istio_init.testing.namespaces import Namespace
-from istio_init.testing.pods import Pod
+from istio_init.testing.pods import HOSTS, Pod
 
 from .test_hitless import CAPTURED, MINIMUM, REDIRECT, TPROXY, Clients, Configuration, Switch
 
@@ -149,3 +149,23 @@ def test_no_connection_is_refused_and_none_escapes_when_stores_are_switched(
     for met in traffic:
         assert set(met) == {CAPTURED.decode()}, met
         assert met.total() > MINIMUM
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+@pytest.mark.parametrize(
+    "store",
+    [("--force-iptables-binary", "nft"), ("--force-iptables-binary", "legacy"), ("--native-nftables",)],
+    ids=["nft", "legacy", "native"],
+)
+def test_what_a_dry_run_prints_does_what_a_run_does(
+    pod: Pod, both_backends: None, store: tuple[str, ...], mode: str
+) -> None:
+    flags = (*INJECTED, "-m", mode, "--dual-stack", "--redirect-dns", *store)
+    pod.inside.write_resolv_conf(*(hosts.peer for hosts in HOSTS.values()))
+
+    told = drop_in(pod.inside, *flags, "--dry-run").ok().stdout
+    assert not has_rules_of_ours(pod.inside, "nft")
+    pod.inside.run("sh", "-e", stdin=told)
+
+    assert drop_in(pod.inside, *flags, "--dry-run").ok().stdout == "# nothing to do\n"
+    assert "as wanted already" in drop_in(pod.inside, *flags).ok().stderr

@@ -74,17 +74,17 @@ def table_lines(table: Table) -> Iterator[str]:
 
 
 def _set(each: Set) -> Iterator[str]:
-    yield f"\tset {each.name} {{"
-    yield f"\t\ttype {each.type}"
+    yield f"  set {each.name} {{"
+    yield f"    type {each.type}"
     flags = ",".join(sorted(each.flags - {COUNTING}))
     if flags:
-        yield f"\t\tflags {flags}"
+        yield f"    flags {flags}"
     if COUNTING in each.flags or any(map(_counts, each.elements)):
-        yield "\t\tcounter"
+        yield "    counter"
     if each.elements:
         elements = [element_text(element, each.type) for element in each.elements]
-        yield f"\t\telements = {{ {', '.join(elements)} }}"
-    yield "\t}"
+        yield f"    elements = {{ {', '.join(elements)} }}"
+    yield "  }"
 
 
 def element_text(element: Json, kind: Json) -> str:
@@ -97,10 +97,10 @@ def _counts(element: Json) -> bool:
 
 
 def _chain(chain: Chain) -> Iterator[str]:
-    yield f"\tchain {chain.name} {{"
+    yield f"  chain {chain.name} {{"
     if chain.hook is not None:
         policy = f" policy {chain.policy};" if chain.policy else ""
-        yield f"\t\ttype {chain.type} hook {chain.hook} priority {chain.priority};{policy}"
+        yield f"    type {chain.type} hook {chain.hook} priority {chain.priority};{policy}"
     for rule in chain.rules:
-        yield f"\t\t{rule_text(rule.expressions, rule.comment)}"
-    yield "\t}"
+        yield f"    {rule_text(rule.expressions, rule.comment)}"
+    yield "  }"
