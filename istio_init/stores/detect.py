@@ -11,8 +11,7 @@ from istio_init.stores.nft import RESTORE as NFT_RESTORE
 from istio_init.stores.nft import IptablesNft
 from istio_init.stores.nftables import INSTALL
 from istio_init.stores.nftables import PROGRAM as NFT
-from istio_init.system import netlink, process
-from istio_init.system.xtables import has_legacy
+from istio_init.system import netlink, process, xtables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +44,10 @@ def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str |
         return legacy.name
     kernel_has_nft = netlink.nft_tables() is not None
     if kernel_has_nft and process.find_binary(NFT_RESTORE[Family.IPV4]) is not None:
-        # Whoever has no other choice tries iptables all the same, and is told what the program says.
-        if forced is not None or netlink.runs_xtables() or not has_native():
+        # Where there is no other choice iptables is tried all the same, and the error is what the program says.
+        if forced is not None or xtables.runs_in_nft() or not has_native():
             return nft.name
-        if has_legacy(Family.IPV4) and process.find_binary(LEGACY_SAVE[Family.IPV4]) is not None:
+        if xtables.has_legacy(Family.IPV4) and process.find_binary(LEGACY_SAVE[Family.IPV4]) is not None:
             return legacy.name
         raise NoBackendError("this kernel has no x_tables, whose matches and targets iptables needs", fix=LOAD)
     if forced == "nft":

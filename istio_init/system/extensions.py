@@ -18,8 +18,8 @@ from istio_init.dialects.nft.xtables import extension_chain
 from istio_init.errors import IstioInitError
 from istio_init.netfilter.family import Family
 from istio_init.system import namespaces, process
-from istio_init.system.netlink import FAMILIES, NETLINK_NETFILTER, dump, parse_attributes
-from istio_init.system.nft_kernel import GET_RULES, elements, text_of
+from istio_init.system.netlink import FAMILIES, NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
+from istio_init.system.nft_kernel import GET_RULES
 from istio_init.value import Value
 
 TYPE_CHECKING = False

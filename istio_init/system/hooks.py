@@ -12,7 +12,7 @@ import struct
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.rules import Hook, Store
 from istio_init.netfilter.stages import Core
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,18 +75,18 @@ def registered(bodies: Iterable[bytes], family: Family) -> Iterable[Registered |
     for body in bodies:
         attributes = parse_attributes(body, 4)
         info = parse_attributes(attributes.get(CHAIN_INFO, b""), 0)
-        function = _text(attributes.get(FUNCTION, b"")).partition(" ")[0]
+        function = text_of(attributes.get(FUNCTION, b"")).partition(" ")[0]
         (priority,) = struct.unpack("!i", attributes[PRIORITY])
         if info.get(TYPE) == struct.pack("!I", NF_TABLES):
             chain = parse_attributes(info[DESCRIPTION], 0)
             name = FAMILIES.get(chain[FAMILY][-1])
             if name is not None:
-                yield Store.NFT, name, _text(chain[TABLE]), _text(chain[NAME])
+                yield Store.NFT, name, text_of(chain[TABLE]), text_of(chain[NAME])
         elif function in CONNTRACK_FUNCTIONS:
             yield Core.CONNTRACK
         elif function.startswith(NAT_FUNCTIONS):
             yield Core.NAT
-        elif (table := _legacy(function, _text(attributes.get(MODULE, b"")), priority)) is not None:
+        elif (table := _legacy(function, text_of(attributes.get(MODULE, b"")), priority)) is not None:
             (hooknum,) = struct.unpack("!I", attributes[HOOKNUM])
             yield Store.LEGACY, "ip" if family is Family.IPV4 else "ip6", table, ORDER[hooknum].name
 
@@ -97,7 +97,3 @@ def _legacy(function: str, module: str, priority: int) -> str | None:
     if name in LEGACY.values():
         return name
     return LEGACY.get(priority) if function in LEGACY_FUNCTIONS else None
-
-
-def _text(packed: bytes) -> str:
-    return packed.rstrip(b"\0").decode(errors="surrogateescape")

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from istio_init.dialects.iptables.ipset import Element, IpSet
 from istio_init.errors import IstioInitError, PrivilegeError, ToolError
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,16 +44,17 @@ def read() -> dict[str, IpSet] | IstioInitError:
     except OSError as error:
         return ToolError(f"the sets cannot be read: {error.strerror}")
     heads: dict[str, Attributes] = {}
-    elements: dict[str, list[Element]] = {}
+    members: dict[str, list[Element]] = {}
     for body in bodies:
         attributes = parse_attributes(body, 4)
-        name = _text(attributes[SETNAME])
+        name = text_of(attributes[SETNAME])
         if TYPENAME in attributes:  # Not in the second and later messages of a large set.
             heads[name] = attributes
-        kind = _text(heads[name][TYPENAME])
-        elements.setdefault(name, []).extend(_element(kind, each) for each in _nested(attributes.get(ELEMENTS, b"")))
+        kind = text_of(heads[name][TYPENAME])
+        listed = elements(attributes.get(ELEMENTS, b""))
+        members.setdefault(name, []).extend(_element(kind, parse_attributes(each, 0)) for each in listed)
     return {
-        name: IpSet(name, _text(head[TYPENAME]), tuple(elements[name]), tuple(_options(head)))
+        name: IpSet(name, text_of(head[TYPENAME]), tuple(members[name]), tuple(_options(head)))
         for name, head in heads.items()
     }
 
@@ -62,7 +63,7 @@ def _options(head: Attributes) -> Iterator[tuple[str, str]]:
     """What ``create`` was given, as far as it decides what is in the set."""
     data = parse_attributes(head.get(DATA, b""), 0)
     family = FAMILIES.get(head.get(FAMILY, b"\0")[0])
-    if family is not None and not _text(head[TYPENAME]).startswith("bitmap:"):
+    if family is not None and not text_of(head[TYPENAME]).startswith("bitmap:"):
         yield "family", family
     if NETMASK in data:
         yield "netmask", str(data[NETMASK][0])
@@ -97,11 +98,11 @@ def _parts(dimensions: list[str], data: Attributes, flags: int) -> Iterator[str]
             case "port":
                 yield _port(data.get(PROTO), _number(data[PORT]))
             case "iface":
-                yield ("physdev:" if flags & PHYSDEV else "") + _text(data[IFACE])
+                yield ("physdev:" if flags & PHYSDEV else "") + text_of(data[IFACE])
             case "mark":
                 yield f"{_number(data[MARK]):#x}"
             case "set":
-                yield _text(data[NAME])
+                yield text_of(data[NAME])
             case "mac":
                 if ETHER in data:
                     yield data[ETHER].hex(":").upper()
@@ -119,20 +120,5 @@ def _address(packed: bytes) -> str:
     return str(ip_address(value))
 
 
-def _nested(packed: bytes) -> Iterator[Attributes]:
-    """The elements in a list of them, which all have the same kind of attribute."""
-    offset = 0
-    while offset + 4 <= len(packed):
-        (length,) = struct.unpack_from("=H", packed, offset)
-        if length < 4:
-            return
-        yield parse_attributes(packed[: offset + length], offset + 4)
-        offset += (length + 3) & ~3
-
-
 def _number(packed: bytes) -> int:
     return int.from_bytes(packed, "big")
-
-
-def _text(packed: bytes) -> str:
-    return packed.rstrip(b"\0").decode(errors="surrogateescape")

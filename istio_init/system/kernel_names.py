@@ -11,7 +11,7 @@ import os
 import struct
 
 from istio_init.netfilter.family import Family
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -61,11 +61,11 @@ def of_nft(family: Family) -> dict[str, Told]:
     for body in dump(NETLINK_NETFILTER, GET_CHAINS, header):
         if body[0] == number:
             attributes = parse_attributes(body, 4)
-            counts.setdefault(_text(attributes[1]), {})[_text(attributes[3])] = 0
+            counts.setdefault(text_of(attributes[1]), {})[text_of(attributes[3])] = 0
     for body in dump(NETLINK_NETFILTER, GET_RULES, header):
         if body[0] == number:
             attributes = parse_attributes(body, 4)
-            table, chain = _text(attributes[1]), _text(attributes[2])
+            table, chain = text_of(attributes[1]), text_of(attributes[2])
             chains = counts.setdefault(table, {})
             chains[chain] = chains.get(chain, 0) + 1
             if any(sign in body for sign in SIGNS):
@@ -76,23 +76,13 @@ def of_nft(family: Family) -> dict[str, Told]:
 def _interfaces(expressions: bytes) -> Iterator[str]:
     """What a rule compares the name of an interface with."""
     asks = False
-    for element in _elements(expressions):
+    for element in elements(expressions):
         parts = parse_attributes(element, 0)
         data = parse_attributes(parts.get(2, b""), 0)
-        name = _text(parts.get(1, b""))
+        name = text_of(parts.get(1, b""))
         if name == "cmp" and asks:
-            yield _text(parse_attributes(data.get(3, b""), 0).get(1, b""))
+            yield text_of(parse_attributes(data.get(3, b""), 0).get(1, b""))
         asks = name == "meta" and int.from_bytes(data.get(META_KEY, b""), "big") in (6, 7)
-
-
-def _elements(packed: bytes) -> Iterator[bytes]:
-    offset = 0
-    while offset + 4 <= len(packed):
-        (length,) = struct.unpack_from("=H", packed, offset)
-        if length < 4:
-            return
-        yield packed[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
 
 
 def of_legacy(family: Family, table: str) -> Told:
@@ -149,7 +139,7 @@ def _legacy(family: Family, entries: bytes, starts: dict[int, str]) -> Told:
         if following == 0:
             break
         if entries[offset + target + 2 : offset + target + 8] == b"ERROR\0":
-            current = _text(entries[offset + target + 32 : offset + following].partition(b"\0")[0])
+            current = text_of(entries[offset + target + 32 : offset + following].partition(b"\0")[0])
             chains[current] = -1  # Its last entry is no rule.
         else:
             if offset in starts:
@@ -157,12 +147,8 @@ def _legacy(family: Family, entries: bytes, starts: dict[int, str]) -> Told:
                 chains[current] = -1
             if current is not None:
                 chains[current] += 1
-        names.update(_text(entries[offset + at + n : offset + at + n + 16].partition(b"\0")[0]) for n in (0, 16))
+        names.update(text_of(entries[offset + at + n : offset + at + n + 16].partition(b"\0")[0]) for n in (0, 16))
         offset += following
     if current == "ERROR" and chains[current] == -1:
         del chains[current]  # Which ends a table.
     return Told(chains, frozenset(name for name in names if name))
-
-
-def _text(packed: bytes) -> str:
-    return packed.rstrip(b"\0").decode(errors="surrogateescape")

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Link
-from istio_init.system.netlink import NETLINK_ROUTE, RTM_GETADDR, dump, parse_attributes
+from istio_init.system.netlink import NETLINK_ROUTE, RTM_GETADDR, dump, parse_attributes, text_of
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ def links() -> tuple[tuple[Link, ...], Settings]:
 def _interface(body: bytes) -> _Interface:
     kind_of_link, index, flags = struct.unpack_from("=2xHiI", body)
     attributes = parse_attributes(body, 16)
-    name = attributes[IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+    name = text_of(attributes[IFLA_IFNAME])
     families = parse_attributes(attributes.get(IFLA_AF_SPEC, b""), 0)
     packed = parse_attributes(families.get(AF_INET, b""), 0).get(IFLA_INET_CONF, b"")
     info = parse_attributes(attributes.get(IFLA_LINKINFO, b""), 0)
@@ -95,7 +95,7 @@ def _interface(body: bytes) -> _Interface:
         struct.unpack(f"={len(packed) // 4}i", packed),
         kind_of_link,
         int.from_bytes(attributes.get(IFLA_GROUP, b""), sys.byteorder),
-        info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        text_of(info.get(IFLA_INFO_KIND, b"")),
     )
 
 

@@ -1,8 +1,8 @@
-"""Asks the kernel over netlink, and only asks: addresses, routing rules, routes, nf_tables' tables.
+"""Asks the kernel over netlink: addresses, routing rules, routes, nf_tables' tables.
 
-Changes go through pyroute2. Reading does not, because every pod's start reads and importing pyroute2 takes several
-times as long as programming the rules; most pods need no change of their routing. Formats: linux/netlink.h,
-rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
+Changes are made elsewhere, most through pyroute2. Reading is not, because every pod's start reads and importing
+pyroute2 takes several times as long as programming the rules; most pods need no change of their routing. Formats:
+linux/netlink.h, rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from istio_init.errors import PrivilegeError, ToolError
 from istio_init.netfilter.family import Family
 from istio_init.value import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 AF_NETLINK = 16
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
 ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_GETADDR, RTM_GETROUTE, RTM_DELRULE, RTM_GETRULE = 22, 26, 33, 34
+RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
-COMPAT_GET, COMPAT_NAME, COMPAT_REVISION, COMPAT_TYPE, COMPAT_TARGET = 11 << 8, 1, 2, 3, 1
-"""How iptables-nft asks for an extension (linux/netfilter/nf_tables_compat.h)."""
-
 NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT = 1, 2, 1
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
@@ -88,10 +89,11 @@ def addresses() -> list[LocalAddress]:
 
 def mark_rules() -> list[MarkRule]:
     """The routing rules of both families that select by mark and by nothing else."""
-    return [rule for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)) if (rule := _mark_rule(body)) is not None]
+    return [rule for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)) if (rule := mark_rule(body)) is not None]
 
 
-def _mark_rule(body: bytes) -> MarkRule | None:
+def mark_rule(body: bytes) -> MarkRule | None:
+    """The routing rule of a message, if it selects by mark and by nothing else."""
     family, destination, source, tos, table, _, _, action = struct.unpack_from("=8B", body)
     attributes = parse_attributes(body, 12)
     if family not in FAMILIES or FRA_FWMARK not in attributes or action != FR_ACT_TO_TBL:
@@ -107,28 +109,20 @@ def _mark_rule(body: bytes) -> MarkRule | None:
     return MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide, preference)
 
 
-def delete_mark_rule(rule: MarkRule) -> None:
-    """Remove just this rule: the kernel gets back all that it told of it, whoever made it.
+def ask(protocol: int, request: int, body: bytes) -> int:
+    """The number of the error that a single request is answered with; 0 for none, and for an answer.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: it cannot be asked.
     """
-    for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
-        if _mark_rule(body) == rule:
-            return _change(NETLINK_ROUTE, RTM_DELRULE, body)
-    return None
-
-
-def _change(protocol: int, request: int, body: bytes) -> None:
     channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
     try:
         channel.send(struct.pack("=IHHII", 16 + len(body), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
-        data = channel.recv(1 << 16)
+        answer = channel.recv(1 << 16)
     finally:
         channel.close()
-    number = -struct.unpack_from("=i", data, 16)[0]
-    if number:
-        raise OSError(number, os.strerror(number))
+    _, kind = struct.unpack_from("=IH", answer)
+    return -int(struct.unpack_from("=i", answer, 16)[0]) if kind == NLMSG_ERROR else 0
 
 
 def unusual_rules() -> list[tuple[Family, int]]:
@@ -197,30 +191,9 @@ def all_nft_tables() -> list[NftTable] | None:
     return [_nft_table(body) for body in bodies]
 
 
-def runs_xtables() -> bool:
-    """Whether nf_tables can hold what iptables writes, in the kernel's own words: x_tables' targets, here REDIRECT.
-
-    Asking has the kernel load what it has of them, as iptables-nft does.
-    """
-    name = b"REDIRECT\0"
-    attributes = struct.pack("=HH", 4 + len(name), COMPAT_NAME) + name.ljust(12, b"\0")
-    for kind, value in ((COMPAT_REVISION, 0), (COMPAT_TYPE, COMPAT_TARGET)):
-        attributes += struct.pack("=HH", 8, kind) + struct.pack(">I", value)
-    body = struct.pack("=BBH", 2, 0, 0) + attributes
-    message = struct.pack("=IHHII", 16 + len(body), COMPAT_GET, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body
-    channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-    try:
-        channel.send(message)
-        answer = channel.recv(1 << 12)
-    finally:
-        channel.close()
-    _, kind = struct.unpack_from("=IH", answer)
-    return bool(kind != NLMSG_ERROR or struct.unpack_from("=i", answer, 16)[0] == 0)
-
-
 def _nft_table(body: bytes) -> NftTable:
     attributes = parse_attributes(body, 4)
-    name = attributes[NFTA_TABLE_NAME].rstrip(b"\0").decode(errors="surrogateescape")
+    name = text_of(attributes[NFTA_TABLE_NAME])
     flags = int.from_bytes(attributes.get(NFTA_TABLE_FLAGS, b""), "big")
     return NftTable(body[0], name, bool(flags & NFT_TABLE_F_DORMANT))
 
@@ -233,7 +206,7 @@ def nft_rule_numbers() -> dict[tuple[str, str, str, int], int]:
         if body[0] not in NFT_FAMILIES:
             continue
         attributes = parse_attributes(body, 4)
-        table, chain = (attributes[kind].rstrip(b"\0").decode(errors="surrogateescape") for kind in (1, 2))
+        table, chain = (text_of(attributes[kind]) for kind in (1, 2))
         place = NFT_FAMILIES[body[0]], table, chain
         counts[place] = counts.get(place, 0) + 1
         found[*place, int.from_bytes(attributes[3], "big")] = counts[place]
@@ -303,6 +276,22 @@ def parse_attributes(body: bytes, offset: int) -> dict[int, bytes]:
         found[kind & 0x3FFF] = body[offset + 4 : offset + length]
         offset += (length + 3) & ~3
     return found
+
+
+def elements(packed: bytes) -> Iterator[bytes]:
+    """The attributes of a list, which all have the same kind."""
+    offset = 0
+    while offset + 4 <= len(packed):
+        (length,) = struct.unpack_from("=H", packed, offset)
+        if length < 4:
+            return
+        yield packed[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def text_of(packed: bytes) -> str:
+    """A text that ends with a zero."""
+    return packed.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 def _number(packed: bytes) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 
 from istio_init.dialects.nft.misprints import Told
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
 from istio_init.system.ruleset import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     Chain = tuple[str, str, str]
     """Family, table and chain."""
@@ -80,19 +80,3 @@ def _told(expressions: bytes) -> Told:
         elif name == "range":
             negated += int.from_bytes(data.get(RANGE_OP, b""), "big")
     return Told(asks_for_type, negated)
-
-
-def elements(packed: bytes) -> Iterator[bytes]:
-    """The attributes of a list, which all have the same kind."""
-    offset = 0
-    while offset + 4 <= len(packed):
-        (length,) = struct.unpack_from("=H", packed, offset)
-        if length < 4:
-            return
-        yield packed[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-
-
-def text_of(packed: bytes) -> str:
-    """A text that ends with a zero."""
-    return packed.rstrip(b"\0").decode(errors="surrogateescape")

@@ -15,7 +15,7 @@ from typing import Self
 
 from istio_init.errors import PrivilegeError, ToolError
 from istio_init.netfilter.protocols import TCP, UDP
-from istio_init.system.netlink import NFT_FAMILIES, parse_attributes
+from istio_init.system.netlink import NFT_FAMILIES, parse_attributes, text_of
 from istio_init.system.nft_table import open_channel
 from istio_init.value import Value
 
@@ -130,7 +130,7 @@ class Listener:
                 # At the end of a base chain the kernel tells of a rule once more, but of none.
                 is_rule = HANDLE in attributes and int.from_bytes(attributes[KIND], "big") == RULE
                 if number in self._open and is_rule:
-                    rule = _text(attributes[CHAIN]), int.from_bytes(attributes[HANDLE], "big")
+                    rule = text_of(attributes[CHAIN]), int.from_bytes(attributes[HANDLE], "big")
                     self._open[number].rules.append(rule)
             offset += (length + 3) & ~3
 
@@ -140,8 +140,8 @@ def _passage(number: int, family: int, attributes: dict[int, bytes], headers: He
     return Passage(
         number,
         NFT_FAMILIES.get(family),
-        _text(attributes[TABLE]),
-        _text(attributes[CHAIN]),
+        text_of(attributes[TABLE]),
+        text_of(attributes[CHAIN]),
         headers,
         numbers.get(IIF),
         numbers.get(OIF),
@@ -173,7 +173,3 @@ def _headers(attributes: dict[int, bytes]) -> Headers | None:
         network[8] if is_ipv4 else network[7],
         tos,
     )
-
-
-def _text(packed: bytes) -> str:
-    return packed.rstrip(b"\0").decode(errors="surrogateescape")

@@ -13,7 +13,15 @@ from ipaddress import ip_address, ip_network
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import Route, RoutingRule
-from istio_init.system.netlink import FAMILIES, NETLINK_ROUTE, RTM_GETROUTE, RTM_GETRULE, dump, parse_attributes
+from istio_init.system.netlink import (
+    FAMILIES,
+    NETLINK_ROUTE,
+    RTM_GETROUTE,
+    RTM_GETRULE,
+    dump,
+    parse_attributes,
+    text_of,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -215,7 +223,7 @@ def _network(packed: bytes | None, length: int, family: int) -> Network:
 
 
 def _name(packed: bytes | None) -> str | None:
-    return None if packed is None else packed.rstrip(b"\0").decode(errors="surrogateescape")
+    return None if packed is None else text_of(packed)
 
 
 def _range(packed: bytes | None) -> tuple[int, int] | None:

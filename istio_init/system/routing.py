@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from ipaddress import IPv6Address
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PASSTHROUGH_IPV6 = IPv6Address("::6")
 LO_INDEX = 1
+RTM_DELRULE = 33
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 """Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
 
@@ -90,15 +92,22 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
             what = f"the local default route cannot be removed from table {route.table}"
             _change(what, _route, "del", route)
             removed.add(place)
-        for rule in netlink.mark_rules():
-            if route.is_met_by(_route_of(rule)):
-                try:
-                    netlink.delete_mark_rule(rule)
-                except OSError as error:
-                    what = f"the routing rule for mark {route.selector} cannot be removed: {error.strerror}"
-                    raise ToolError(what, fix=_explain(error.errno or 0)) from error
+        for body in netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETRULE, bytes(12)):
+            rule = netlink.mark_rule(body)
+            if rule is not None and route.is_met_by(_route_of(rule)):
+                _remove_rule(body, f"the routing rule for mark {route.selector} cannot be removed")
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
         _change("::6/128 cannot be removed from lo", _passthrough, "del")
+
+
+def _remove_rule(body: bytes, failure: str) -> None:
+    """Remove just this rule: the kernel gets back all that it told of it, whoever made it."""
+    try:
+        number = netlink.ask(netlink.NETLINK_ROUTE, RTM_DELRULE, body)
+    except OSError as error:
+        number = error.errno or errno.EIO
+    if number not in (0, errno.ENOENT):
+        raise ToolError(f"{failure}: {os.strerror(number)}", fix=_explain(number))
 
 
 def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None) -> None:

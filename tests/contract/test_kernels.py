@@ -13,7 +13,7 @@ import pytest
 from istio_init.cli.app import run
 from istio_init.errors import BusyError, IstioInitError, LackError, PrivilegeError
 from istio_init.stores.failure import failure
-from istio_init.system import netlink
+from istio_init.system import xtables
 from istio_init.system.process import Completed
 from istio_init.testing.pods import Pod
 
@@ -83,14 +83,14 @@ def test_what_a_program_says_tells_a_kernel_that_lacks_something_from_other_fail
 def without_xtables(real_kernel: None) -> Iterator[None]:
     """A kernel whose nf_tables knows no matches and targets of x_tables, and that has no legacy iptables."""
     with (
-        patch.object(netlink, "runs_xtables", return_value=False),
-        patch("istio_init.stores.detect.has_legacy", return_value=False),
+        patch.object(xtables, "runs_in_nft", return_value=False),
+        patch.object(xtables, "has_legacy", return_value=False),
     ):
         yield
 
 
-def test_this_kernel_runs_xtables(both_backends: None) -> None:
-    assert netlink.runs_xtables()
+def test_this_kernel_runs_what_iptables_writes_to_nf_tables(both_backends: None) -> None:
+    assert xtables.runs_in_nft()
 
 
 @pytest.mark.usefixtures("without_xtables")
@@ -115,7 +115,7 @@ def test_native_nftables_is_taken_with_a_warning_and_found_by_the_next_run(
 
 @pytest.mark.usefixtures("without_xtables")
 def test_legacy_iptables_is_taken_where_it_is_loaded(pod: Pod, capfd: pytest.CaptureFixture[str]) -> None:
-    with patch("istio_init.stores.detect.has_legacy", return_value=True):
+    with patch.object(xtables, "has_legacy", return_value=True):
         assert run(["apply", "--netns", pod.name]) == 0
 
     assert "applied (legacy" in capfd.readouterr().out
