@@ -14,7 +14,7 @@ from istio_init.inspector.remedies import Remedies
 from istio_init.inspector.rows import Row, rows
 from istio_init.inspector.stores import StoreHeld, stores
 from istio_init.mesh.mode import Mode
-from istio_init.mesh.neighbours import Neighbour, neighbours
+from istio_init.mesh.neighbours import Neighbour
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
 from istio_init.value import Value
@@ -125,7 +125,7 @@ def explain(
         findings=tuple(remedies.of(each) for each in every if each.kind.code not in ignore),
         ignored=tuple(dict.fromkeys(each.kind.code for each in every if each.kind.code in ignore)),
         impacts=impacts(view) if with_impacts else (),
-        neighbours=tuple(neighbours(snapshot.netfilter.tables)) if with_impacts else (),
+        neighbours=view.neighbours if with_impacts else (),
         drift=drifted,
         repair=remedies.apply() if drifted is not None and not drifted.is_equal else None,
     )

@@ -94,27 +94,27 @@ def impacts(view: View) -> tuple[Impact, ...]:
     if not snapshot.netfilter.tables:
         return ()
     families = [each for each in _families(view) if each not in snapshot.partial]
-    return tuple(impact for family in families for impact in _Look(view, family).all())
+    evaluated = Evaluated(view)
+    return tuple(impact for family in families for impact in _Look(view, evaluated, family).all())
 
 
 def _families(view: View) -> Iterator[Family]:
     snapshot = view.snapshot
     versions = {address.version for address in snapshot.addresses if is_usable(address)}
-    for family, version in ((Family.IPV4, 4), (Family.IPV6, 6)):
-        if version in versions if versions else family in view.families:
+    for family in Family:
+        if family.version in versions if versions else family in view.families:
             yield family
 
 
 class _Look:
     """What becomes of one family's traffic."""
 
-    def __init__(self, view: View, family: Family) -> None:
+    def __init__(self, view: View, evaluated: Evaluated, family: Family) -> None:
         self.view = view
         self.family = family
-        self.evaluated = Evaluated(view)
+        self.evaluated = evaluated
         self.ports = proxy_ports(view)
-        version = 4 if family is Family.IPV4 else 6
-        own = [each for each in self.evaluated.host.addresses if each.version == version and is_usable(each)]
+        own = [each for each in self.evaluated.host.addresses if each.version == family.version and is_usable(each)]
         self.home = int(own[0]) if own else None
         self.space = Space(self.evaluated.live, self.evaluated.host, family)
 
@@ -162,8 +162,7 @@ class _Look:
         known: Iterable[IPv4Address | IPv6Address] = self.view.snapshot.dns_servers
         if not self.view.snapshot.knows_servers:
             known = self.view.inferred.around.dns_servers if self.view.inferred is not None else ()
-        version = 4 if self.family is Family.IPV4 else 6
-        mine = [int(each) for each in known if each.version == version and not each.is_loopback]
+        mine = [int(each) for each in known if each.version == self.family.version and not each.is_loopback]
         return [*mine] if mine or known else [None]
 
     def _sender(self) -> dict[Field, int]:
@@ -183,11 +182,10 @@ class _Look:
 
     def _interfaces(self) -> Intervals:
         """Those that lead away and have an address; any but lo where none is known."""
-        version = 4 if self.family is Family.IPV4 else 6
         names = [
             number_of(link.name)
             for link in self.evaluated.host.links
-            if link.name != "lo" and any(each.version == version for each in link.addresses)
+            if link.name != "lo" and any(each.version == self.family.version for each in link.addresses)
         ]
         return union([((name, name),) for name in names]) if names else NOT_LO
 

@@ -15,6 +15,11 @@ class Family(Enum):
     __hash__ = object.__hash__
 
     @property
+    def version(self) -> int:
+        """The version of the protocol, as `ipaddress` has it."""
+        return 4 if self is Family.IPV4 else 6
+
+    @property
     def bits(self) -> int:
         """Length of an address, in bits."""
         return 32 if self is Family.IPV4 else 128

@@ -98,10 +98,14 @@ Box = tuple[Intervals, ...]
 """One set of intervals a key."""
 
 
+SOON = 60
+"""An element with less than so many seconds to live may be gone when a packet comes."""
+
+
 class Elements:
     """What a set holds: disjoint or overlapping boxes. Compared by identity of what it was read from, never changed.
 
-    ``is_complete`` is false where elements come and go with packets (timeouts, dynamic sets) or could not be read.
+    ``is_complete`` is false where packets add elements, where one is about to expire, or where they could not be read.
     """
 
     __slots__ = ("boxes", "is_complete", "name")

@@ -45,9 +45,8 @@ def _application(facts: Facts) -> Ids:
 
 def _outbound(planner: Planner, family: Family) -> None:
     """An application's connections, and ztunnel's own."""
-    far = planner.far(family)
+    far = planner.way_out(family)
     if far is None:
-        planner.skip("outbound connections", f"no route leads out of the namespace; {planner.no_neighbour}", family)
         return
     address, waits = far
     packet = planner.packet(_application(planner.facts), address, ORDINARY_PORTS[0])

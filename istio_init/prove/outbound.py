@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.config.model import ALL
 from istio_init.mesh.policy.outbound import DNS_PORT
 from istio_init.netfilter.protocols import TCP, UDP
-from istio_init.prove.planner import LOOPBACK, MOST, ORDINARY_PORTS, SidecarPlanner, family_of, ports_of, version
+from istio_init.prove.planner import LOOPBACK, MOST, ORDINARY_PORTS, SidecarPlanner, family_of, ports_of
 from istio_init.system.spots import IPAddress, Side
 
 TYPE_CHECKING = False
@@ -36,9 +36,8 @@ def outbound(planner: SidecarPlanner, family: Family) -> None:
 
 def _everything(planner: SidecarPlanner, family: Family) -> None:
     """Capture of all ranges, and the proxy's own connections, which bypass it."""
-    far = planner.far(family)
+    far = planner.way_out(family)
     if far is None:
-        planner.skip("outbound connections", f"no route leads out of the namespace; {planner.no_neighbour}", family)
         return
     address, waits = far
     if planner.config.outbound_ranges is ALL:
@@ -170,7 +169,7 @@ def _picks(planner: SidecarPlanner, network: IPNetwork) -> list[IPAddress]:
 
 
 def _of_family(ranges: tuple[IPNetwork, ...], family: Family) -> tuple[IPNetwork, ...]:
-    return tuple(each for each in ranges if each.version == version(family))
+    return tuple(each for each in ranges if each.version == family.version)
 
 
 def _dns(planner: SidecarPlanner, family: Family) -> None:
@@ -178,7 +177,7 @@ def _dns(planner: SidecarPlanner, family: Family) -> None:
     config = planner.config
     if not config.redirect_dns:
         return
-    servers: list[IPAddress] = [each for each in planner.around.dns_servers if each.version == version(family)][:MOST]
+    servers: list[IPAddress] = [each for each in planner.around.dns_servers if each.version == family.version][:MOST]
     link = planner.links.get(family)
     if config.capture_all_dns and link is not None:
         servers = [link.theirs]

@@ -65,7 +65,7 @@ class Planner:
 
     def own_address(self, family: Family) -> IPAddress | None:
         """An address of the namespace that clients could call."""
-        return next((each for each in self.facts.addresses if each.version == version(family)), None)
+        return next((each for each in self.facts.addresses if each.version == family.version), None)
 
     def far(self, family: Family) -> tuple[IPAddress, Side | None] | None:
         """An address beyond the namespace, and whether a listener of ours can wait there; None: no route leads out."""
@@ -73,6 +73,13 @@ class Planner:
         if link is not None:
             return link.theirs, Side.NEIGHBOUR
         return (NOWHERE[family], None) if self.facts.reaches(NOWHERE[family]) else None
+
+    def way_out(self, family: Family) -> tuple[IPAddress, Side | None] | None:
+        """The same for a group's first probe, which lists the group as not probed where no route leads out."""
+        found = self.far(family)
+        if found is None:
+            self.skip("outbound connections", f"no route leads out of the namespace; {self.no_neighbour}", family)
+        return found
 
     def packet(
         self,
@@ -195,11 +202,6 @@ def _first(
 def family_of(address: IPAddress) -> Family:
     """The family of an address."""
     return Family.IPV4 if address.version == 4 else Family.IPV6
-
-
-def version(family: Family) -> int:
-    """4 or 6."""
-    return 4 if family is Family.IPV4 else 6
 
 
 def _cast(config: Config, facts: Facts) -> dict[str, Ids]:

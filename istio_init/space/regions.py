@@ -62,8 +62,7 @@ class Packets:
         self.usual: dict[Field, tuple[int, ...]] = {**USUAL}
         names = [link.name for link in host.links if link.is_up and link.name != "lo"]
         self.usual[self.interface] = tuple(number_of(name) for name in ("eth0", *names))
-        version = 4 if layout.family is Family.IPV4 else 6
-        own = [each for each in host.addresses if each.version == version and _is_usable(each)]
+        own = [each for each in host.addresses if each.version == layout.family.version and _is_usable(each)]
         mine, others = (Field.SOURCE, Field.DESTINATION)
         if direction is Direction.INBOUND:
             mine, others = others, mine

@@ -219,8 +219,7 @@ class Translation:
         return self.surroundings.facts.is_loopback(address) or address >> 16 == IPV4_LINK_LOCAL
 
     def _addresses_of(self, link: Link) -> list[int]:
-        version = 4 if self.layout.family is Family.IPV4 else 6
-        return [int(each) for each in link.addresses if each.version == version]
+        return [int(each) for each in link.addresses if each.version == self.layout.family.version]
 
     def _others(self, interface: int) -> Intervals:
         """The names of no interface that is known."""

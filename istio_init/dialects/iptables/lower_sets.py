@@ -10,6 +10,7 @@ from istio_init.netfilter.intervals import EMPTY, difference, size, union
 from istio_init.netfilter.names import exactly, with_prefix
 from istio_init.netfilter.protocols import DCCP, ICMP, ICMPV6, WITH_PORTS, protocol_number
 from istio_init.netfilter.rules import (
+    SOON,
     AnyOf,
     AssignFrom,
     Cause,
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     """An element as a box of fields."""
 
 NEVER = Never()
-SOON = 60
-"""An element with less than so many seconds to live may be gone when a packet comes."""
-
 _FAMILIES = {"inet": Family.IPV4, "inet6": Family.IPV6}
 _OF_SIDE = {
     "src": (Field.SOURCE, Field.SPORT, Field.IN_INTERFACE),

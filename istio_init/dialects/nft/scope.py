@@ -6,7 +6,7 @@ from istio_init.dialects.nft.values import OddError
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import Intervals, intersection
-from istio_init.netfilter.rules import Elements, Test
+from istio_init.netfilter.rules import SOON, Elements, Test
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,10 +60,6 @@ class Scope:
         if "dynamic" in found.flags or found.name in self.changing:
             return False
         return (found.timeout is None and "timeout" not in found.flags) or all(map(_stays, found.elements))
-
-
-SOON = 60
-"""An element with less than so many seconds to live may be gone when a packet comes."""
 
 
 def _stays(element: Json) -> bool:

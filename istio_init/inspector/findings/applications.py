@@ -6,8 +6,9 @@ from difflib import get_close_matches
 
 from istio_init.config.model import ALL
 from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.listening import tcp_on
 from istio_init.inspector.findings.model import Finding, Severity, View
-from istio_init.inspector.findings.namespace import PROXY_NAMES, RESERVED, is_exempt, tcp_on
+from istio_init.inspector.findings.namespace import PROXY_NAMES, RESERVED, is_exempt
 from istio_init.inspector.findings.rules import limited
 
 TYPE_CHECKING = False

@@ -55,7 +55,7 @@ def _of_ambient(view: View) -> Iterator[str]:
     ports = [OUTBOUND, *([] if config.bypass_inbound_capture else [INBOUND]), TUNNEL]
     versions = {address.version for address in view.snapshot.addresses if not address.is_link_local}
     for family in config.families:
-        if (4 if family is Family.IPV4 else 6) not in versions - _loopback_alone(view):
+        if family.version not in versions - _loopback_alone(view):
             continue
         for port in ports:
             if not _is_heard(view, port, family, inbound=port != OUTBOUND):
@@ -78,12 +78,12 @@ def _loopback_alone(view: View) -> set[int]:
 
 
 def _is_heard(view: View, port: int, family: Family, *, inbound: bool) -> bool:
-    return any(hears(view, each, family, inbound=inbound) for each in _on(view, port))
+    return any(hears(view, each, family, inbound=inbound) for each in tcp_on(view, (port,)))
 
 
 def _missing(view: View, port: int, family: Family) -> str:
     """That nothing listens, or what does and does not hear."""
-    others = [str(each) for each in _on(view, port)]
+    others = [str(each) for each in tcp_on(view, (port,))]
     if not others:
         return f"nothing listens on tcp {port}"
     return f"nothing listens on tcp {port} where {family.value} arrives, only {' and '.join(others)}"
@@ -94,10 +94,9 @@ def hears(view: View, listener: Listener, family: Family, *, inbound: bool = Fal
 
     Outbound ones come to the loopback address, inbound ones to that of the interface (nf_nat_redirect).
     """
-    version = 4 if family is Family.IPV4 else 6
     if listener.address.is_unspecified:
-        return listener.address.version == version or (version == 4 and _takes_both(view, listener))
-    if listener.address.version != version:
+        return listener.address.version == family.version or (family is Family.IPV4 and _takes_both(view, listener))
+    if listener.address.version != family.version:
         return False
     return listener.address.is_loopback is not inbound
 
@@ -115,8 +114,9 @@ def _takes_both(view: View, listener: Listener) -> bool:
     )
 
 
-def _on(view: View, port: int) -> list[Listener]:
-    return [each for each in view.snapshot.listeners if each.protocol == "tcp" and each.port == port]
+def tcp_on(view: View, ports: tuple[int, ...]) -> list[Listener]:
+    """TCP listeners on some ports."""
+    return [each for each in view.snapshot.listeners if each.protocol == "tcp" and each.port in ports]
 
 
 def not_transparent(view: View) -> Iterator[Finding]:
@@ -128,5 +128,5 @@ def not_transparent(view: View) -> Iterator[Finding]:
     listening = [each for each in known if each.protocol == TCP and each.port == port]
     if not listening or any(each.is_transparent is not False for each in listening):
         return
-    evidence = [f"{each}: not transparent" for each in _on(view, port)]
+    evidence = [f"{each}: not transparent" for each in tcp_on(view, (port,))]
     yield Finding(catalogue.NOT_TRANSPARENT, limited(evidence))

@@ -130,10 +130,15 @@ class View:
         """Every rule of iptables' stores and of Istio's native tables, where it stands."""
         return list(_places(self.snapshot))
 
+    @cached_property
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """Others whose rules are here."""
+        return tuple(neighbours(self.snapshot.netfilter.tables))
+
     @property
     def meshes(self) -> tuple[Neighbour, ...]:
-        """Other meshes whose rules are here."""
-        return tuple(each for each in neighbours(self.snapshot.netfilter.tables) if each.is_mesh)
+        """Other meshes among them."""
+        return tuple(each for each in self.neighbours if each.is_mesh)
 
     @property
     def inferred(self) -> Inferred | None:

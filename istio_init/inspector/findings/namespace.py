@@ -6,7 +6,7 @@ from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.listening import hears
+from istio_init.inspector.findings.listening import hears, tcp_on
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.policy import ambient
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IdRange
-    from istio_init.observe.snapshot import Listener
     from istio_init.system.processes import Process
 
 PROXY_PORTS = (15001, 15006)
@@ -164,8 +163,7 @@ def ambient_routing(view: View) -> Iterator[Finding]:
     evidence = [
         f"{wanted.family.value}: no routing rule for mark {wanted.selector}"
         for wanted in ambient.routing(view.ambient.config).mark_routes
-        if not view.snapshot.routing.holds(wanted.replace(preference=None))
-        and (4 if wanted.family is Family.IPV4 else 6) in versions
+        if not view.snapshot.routing.holds(wanted.replace(preference=None)) and wanted.family.version in versions
     ]
     if evidence:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
@@ -227,11 +225,6 @@ def zero_counters(view: View) -> Iterator[Finding]:
     if jumps and counted and view.snapshot.connections and not any(each.packets for each in counted):
         evidence = [f"{view.snapshot.connections} established sockets", *map(str, jumps)]
         yield Finding(catalogue.ZERO_COUNTERS, limited(evidence))
-
-
-def tcp_on(view: View, ports: tuple[int, ...]) -> list[Listener]:
-    """TCP listeners on some ports."""
-    return [each for each in view.snapshot.listeners if each.protocol == "tcp" and each.port in ports]
 
 
 def is_proxy(view: View, process: Process) -> bool:

@@ -64,8 +64,7 @@ class _Ordinary:
     def __init__(self, family: Family, host: Host) -> None:
         self.family = family
         self.host = host
-        self.version = 4 if family is Family.IPV4 else 6
-        own = [str(each) for each in host.addresses if each.version == self.version and is_usable(each)]
+        own = [str(each) for each in host.addresses if each.version == family.version and is_usable(each)]
         self.own = frozenset(own)
         self.home = own[0] if own else STAND_IN[family]
         self.app: dict[str, Any] = {"uid": APP_ID, "gid": APP_ID}
@@ -74,7 +73,7 @@ class _Ordinary:
         """Those of a sidecar's pod; ``servers`` are None where DNS is not captured."""
         home, port, app = self.home, _service(config), self.app
         proxy: dict[str, Any] = {"uid": config.proxy_uids[0].first, "gid": config.proxy_gids[0].first}
-        world = self._world(_included(config, self.version))
+        world = self._world(_included(config, self.family))
         inside = {"interface": "lo"}
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
         yield Group("the proxy's own connections", self._made("outbound", "tcp", world, **proxy), True)
@@ -104,7 +103,7 @@ class _Ordinary:
         return Group("inbound connections", self._made("inbound", "tcp", strangers), True, True)
 
     def _queries(self, servers: tuple[IPv4Address | IPv6Address, ...]) -> Group:
-        known = [str(each) for each in servers if each.version == self.version]
+        known = [str(each) for each in servers if each.version == self.family.version]
         asked = [(self.home, each, 53) for each in (known or STRANGERS[self.family])]
         return Group("DNS queries", self._made("outbound", "udp", asked, **self.app), True, True)
 
@@ -135,11 +134,11 @@ class _Ordinary:
         )
 
 
-def _included(config: Config, version: int) -> tuple[str, ...]:
+def _included(config: Config, family: Family) -> tuple[str, ...]:
     """An address of each included range."""
     if config.outbound_ranges is ALL:
         return ()
-    ranges = [each for each in config.outbound_ranges if each.version == version]
+    ranges = [each for each in config.outbound_ranges if each.version == family.version]
     return tuple(str(each[1] if each.num_addresses > 1 else each[0]) for each in ranges[:MOST_RANGES])
 
 
