@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from support.command import drop_in, istio_init
+from support.processes import sleeping
 from support.rules import everything
 
 from istio_init.dialects.iptables.quoting import is_plain
@@ -185,27 +184,14 @@ def test_a_strange_name_stops_no_command_and_reaches_no_terminal(
     assert done.status in (0, 6)
 
 
-@contextlib.contextmanager
-def process_named(name: bytes, namespace: Namespace) -> Iterator[int]:
-    ready, begun = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            Entrance(namespace.path, None, namespace.path).enter()
-            ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
-            os.write(begun, b"!")
-            while True:
-                signal.pause()
-        finally:
-            os._exit(1)
-    os.close(begun)
-    try:
-        assert os.read(ready, 1) == b"!"
-        yield pid
-    finally:
-        os.close(ready)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+def process_named(name: bytes, namespace: Namespace) -> contextlib.AbstractContextManager[int]:
+    """A process there of this name."""
+
+    def prepare() -> None:
+        Entrance(namespace.path, None, namespace.path).enter()
+        ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
+
+    return sleeping(prepare)
 
 
 NAMES = [b"[/a]", b"\x1b[31m", "a\u202eb".encode() + b"\xff"]

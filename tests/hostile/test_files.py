@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from support.command import istio_init
+from support.processes import sleeping
 
 from istio_init.system import places, rooted
 from istio_init.system.names import FileNames
 from istio_init.system.resolv import MOST, name_servers, parse_resolv_conf
+from istio_init.testing.entering import Entrance
 from istio_init.testing.pods import Pod
 from istio_init.testing.processes import run
 
@@ -24,36 +26,19 @@ SERVER = "192.0.2.53"
 SECRET = "192.0.2.99"
 
 
-@contextlib.contextmanager
-def process_with_root(root: Path, namespace: str | None = None) -> Iterator[int]:
+def process_with_root(root: Path, namespace: str | None = None) -> contextlib.AbstractContextManager[int]:
     """A process of an ordinary user, whose root is a directory of that user's."""
-    ready, begun = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            if namespace is not None:
-                from istio_init.testing.entering import Entrance
 
-                Entrance(Path(f"/run/netns/{namespace}"), None, Path("/nonexistent")).enter()
-            os.chroot(root)
-            os.chdir("/")
-            os.setgroups([])
-            os.setresgid(4242, 4242, 4242)
-            os.setresuid(4242, 4242, 4242)
-            os.write(begun, b"!")
-            while True:
-                signal.pause()
-        finally:
-            os._exit(1)
-    os.close(begun)
-    try:
-        assert os.read(ready, 1) == b"!"
-        yield pid
-    finally:
-        os.close(ready)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    def prepare() -> None:
+        if namespace is not None:
+            Entrance(Path(f"/run/netns/{namespace}"), None, Path("/nonexistent")).enter()
+        os.chroot(root)
+        os.chdir("/")
+        os.setgroups([])
+        os.setresgid(4242, 4242, 4242)
+        os.setresuid(4242, 4242, 4242)
+
+    return sleeping(prepare)
 
 
 @pytest.fixture

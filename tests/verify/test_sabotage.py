@@ -243,15 +243,7 @@ NATIVE_CASES = {
 def test_native_nftables_that_somebody_broke_fails_in_the_same_way(pod: Pod, name: str) -> None:
     case = NATIVE_CASES[name]
     apply(pod, "--native-nftables", *case.expect.replace("'", "").split())
-    for command in case.done:
-        pod.inside.run(*command.split())
-
-    proof = verify(pod, "--expect", case.expect)
-
-    assert (proof.status, proof.said["proved"]) == (NOT_PROVED, False)
-    probe = found(proof, case)
-    assert probe["happened"] == case.happened
-    assert case.reason in probe["reason"]
+    assert_it_fails_as_said(pod, case)
 
 
 def test_native_rules_that_are_missing_are_found_without_an_expectation(pod: Pod) -> None:
@@ -262,6 +254,19 @@ def test_native_rules_that_are_missing_are_found_without_an_expectation(pod: Pod
 
     assert proof.status == NOT_PROVED
     assert any("missing: -A ISTIO_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN" in each for each in proof.said["problems"])
+
+
+def assert_it_fails_as_said(pod: Pod, case: Case) -> None:
+    """Break the rules, and see the probe that a case is about fail for the reason that it gives."""
+    for command in case.done:
+        pod.inside.run(*command.split())
+
+    proof = verify(pod, "--expect", case.expect)
+
+    assert (proof.status, proof.said["proved"]) == (NOT_PROVED, False)
+    probe = found(proof, case)
+    assert probe["happened"] == case.happened
+    assert case.reason in probe["reason"]
 
 
 def found(proof: Proof, case: Case) -> dict[str, str]:
@@ -282,15 +287,7 @@ def test_the_probe_that_fails_says_what_happened_and_which_rule_decided_it(pod: 
     words = case.expect.replace("'", "").split()
     pod.inside.write_resolv_conf(HOSTS[Family.IPV4].peer)
     apply(pod, *words)
-    for command in case.done:
-        pod.inside.run(*command.split())
-
-    proof = verify(pod, "--expect", case.expect)
-
-    assert (proof.status, proof.said["proved"]) == (NOT_PROVED, False)
-    probe = found(proof, case)
-    assert probe["happened"] == case.happened
-    assert case.reason in probe["reason"]
+    assert_it_fails_as_said(pod, case)
 
 
 def test_rules_that_are_missing_from_a_chain_are_found_without_an_expectation(pod: Pod) -> None:
