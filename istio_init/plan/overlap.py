@@ -1,8 +1,9 @@
 """Rules for the moment in which two stores hold a sidecar's TPROXY rules, when one takes them over from the other.
 
 What one store has handed to the proxy and marked, the other would take for a packet of the proxy's, and keep its mark
-with the connection: the answers would be routed back to this machine for good. The proxy's own packets come in by lo,
-so for the moment only those count. A rule that a killed run left so is known, and replaced by the next run.
+with the connection: the answers would be routed back to this machine until it is closed. The proxy's own packets
+come in by lo, so for the moment only those count. A rule that a killed run left so is known, and replaced by the next
+run.
 """
 
 from __future__ import annotations

@@ -74,6 +74,8 @@ def inferred(view: View) -> Intent | None:
         return Intent(found.config, found.around, "live")
     span = release_span(view.rules)
     if is_older(span):
-        return Intent(found.config, found.around, "live", (f"rules as of {span}, held to what today's would do",))
+        return Intent(
+            found.config, found.around, "live", (f"rules as of {span}, compared with what today's release would do",)
+        )
     problems = tuple(line for finding in half_applied(view) for line in finding.evidence)
     return Intent(found.config, found.around, "live", (NOT_EXACT,), problems)

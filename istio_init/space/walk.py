@@ -141,7 +141,7 @@ class Walk:
         return any(changes.get(one, Moved(one)) != changes.get(other) for one, other in dims)
 
     def _met(self, chains: Mapping[str, str], interface: int, program: Node) -> Node:
-        """The program, but for packets at interfaces where chains are called that nobody follows here."""
+        """The program, but for packets at interfaces whose chains are not modelled."""
         for device, chain in sorted(chains.items()):  # Any interface, "", comes first.
             words = f"what {chain} does at {device or 'its interface'}"
             stopped = self.ways.stopped(Kind.UNKNOWN, RoutingDecider(words), Cause(Openness.NOT_MODELLED, words))
@@ -181,14 +181,14 @@ class Walk:
         return ways.apart(parts)
 
     def _arrival_key(self, way: Way) -> tuple[Kind | None, Unknown | None]:
-        """What decides about a way besides its numbers: how it was translated, and an address that nobody knows."""
+        """What decides about a way besides its numbers: how it was translated, and an address that is not known."""
         changes = dict(way.changes)
         addresses = [changes.get(self.layout.dim(field)) for field in (Field.SOURCE, Field.DESTINATION)]
         unknown = next((each for each in addresses if isinstance(each, Unknown)), None)
         return way.delivery.kind if way.delivery is not None else None, unknown
 
     def _arrived(self, kind: Kind | None, unknown: Unknown | None, arriving: Node | None) -> Node:
-        """Where routing sends it; where nobody knows, it stays here unless it was translated."""
+        """Where routing sends it; where that is not known, it stays here unless it was translated."""
         ways, here = self.ways, self.leaving.here()
         if unknown is not None and kind is Kind.REDIRECT:
             return here

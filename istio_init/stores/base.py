@@ -39,6 +39,6 @@ if TYPE_CHECKING:
             """Carry the edits out in order, each table in one transaction; a failing table is left as it was.
 
             Raises:
-                BusyError: somebody else held the lock for too long.
+                BusyError: another process held the lock for too long.
                 ToolError: the kernel refused; tables before the failing one are committed.
             """

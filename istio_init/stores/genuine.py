@@ -23,7 +23,7 @@ class DeceptiveError(ToolError):
 
 
 ATTEMPTS = 5
-"""Readings; somebody else may write between the text and the question."""
+"""Readings; another process may write between the text and the question."""
 
 
 def genuine(read: Callable[[], RuleSet], store: RuleStore, known: Mapping[str, object] | None = None) -> RuleSet:

@@ -40,7 +40,8 @@ def program(
     """Bring the current network namespace to exactly the wanted state, as far as it is ours.
 
     Raises:
-        NamespaceError: it is the host's and that was not allowed, or somebody else's who is not to be replaced.
+        NamespaceError: it is the host's and that was not allowed, or it holds rules of another kind of pod or mesh that
+            are not to be replaced.
         NotWantedError: it holds unwanted rules of ours and replacing them was not asked for.
         VerificationError: the kernel does not hold what was written.
         IstioInitError: reading or writing failed; what was written is put back.
@@ -72,7 +73,7 @@ def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
             warn(f"iptables cannot be used here, native nftables is: {error.message.splitlines()[0]}")
         return _through(wanted, manner.replace(backend=NATIVE), warn)
     except NotWantedError:
-        # A run before this one may have had to take native nftables; whoever starts again must find that it did.
+        # A run before this one may have had to take native nftables; the next one must find those rules.
         if manner.backend is not None or not has_native():
             raise
         session = Session(wanted, manner.replace(backend=NATIVE), None)
@@ -120,7 +121,7 @@ def _put_back(session: Session, error: BaseException, warn: Callable[[str], None
 
 
 def _write(session: Session, plan: Plan) -> None:
-    """Commit and read back, again for as long as somebody else keeps changing what we read, within the wait."""
+    """Commit and read back, again for as long as another process keeps changing what we read, within the wait."""
     deadline = time.monotonic() + session.manner.wait
     live = session.before
     if session.take_over():

@@ -80,7 +80,7 @@ class Session:
         return self.native.means if self.backend == NATIVE else self.by_name[self.backend].means
 
     def _ask_for_others(self, warn: Callable[[str], None] | None) -> None:
-        """Refuse a namespace that somebody else holds, unless their rules are to be replaced."""
+        """Refuse a namespace that holds rules of another kind or mesh, unless they are to be replaced."""
         ours = {clause.chain for clause in self.wanted.clauses}
         tables = [each.name for each in netlink.all_nft_tables() or () if each.name not in XTABLES]
         made = (chain for rules in self.before.raw.values() for _, chain in rules.chains() if chain.policy is None)
@@ -109,7 +109,7 @@ class Session:
                     known = {} if self.manner.backend == NATIVE else self.wanted.known
                     rules[backend.name, family] = backend.read(family, known)
                 except NoBackendError:
-                    # Where the program is missing, nobody wrote there for us.
+                    # Where the program is missing, no run of ours wrote there.
                     if self.manner.backend != NATIVE:
                         raise
         tables = frozenset(route.table for route in self.wanted.routing.mark_routes)

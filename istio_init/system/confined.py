@@ -1,9 +1,9 @@
-"""Starts programs in namespaces of others, where whoever owns them may try to get hold of what root starts.
+"""Starts programs in namespaces of others, whose owners may try to take over what root starts.
 
-A process of ours is never traceable there: outside the pod's user namespace nobody of the pod's has any right over it,
-and inside it cannot be dumped (``PR_SET_DUMPABLE``, prctl(2)), which is what ptrace(2) and /proc/PID ask. Executing a
-program makes a process dumpable again, unless it may not read the program: then the kernel keeps it so (fs/exec.c,
-would_dump). So what is executed there is a sealed copy in memory that may be executed and not be read.
+A process of ours is never traceable there: outside the pod's user namespace the pod has no right over it, and inside it
+cannot be dumped (``PR_SET_DUMPABLE``, prctl(2)), which is what ptrace(2) and /proc/PID ask. Executing a program makes a
+process dumpable again, unless it may not read the program: then the kernel keeps it so (fs/exec.c, would_dump). So what
+is executed there is a sealed copy in memory that may be executed and not be read.
 
 Besides it has no terminal, no descriptor, no group and no variable of ours, and limits.
 """
@@ -47,7 +47,7 @@ LIMITS = {"RLIMIT_AS": MEMORY, "RLIMIT_CPU": SECONDS, "RLIMIT_FSIZE": LARGEST, "
 """Far above what rules take: a program that reaches one of them is out of hand."""
 
 PATIENCE = 5.0
-"""Seconds for a child to enter a namespace. Whoever owns it may stop the child there."""
+"""Seconds for a child to enter a namespace. Its owner may stop the child there."""
 
 SUID_DUMPABLE = "/proc/sys/fs/suid_dumpable"
 
@@ -199,7 +199,7 @@ def _require_undumpable() -> None:
 
 
 def _unreadable_copy(path: str) -> int:
-    """A descriptor of a copy of a program that nobody may read or change, and everybody may execute."""
+    """A descriptor of a copy of a program that may be executed by anyone, and neither read nor changed."""
     name, flags = os.path.basename(path), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         with open(path, "rb") as original:
@@ -275,7 +275,7 @@ def _become_root() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Keep those that rules take, for good. What takes another to be dropped stays, and is not had either."""
+    """Keep those that rules take, irrevocably. What takes another to be dropped stays, and is not had either."""
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, must=False)
     for number in range(LAST_CAP + 1):
         if not KEPT >> number & 1:

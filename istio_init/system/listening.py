@@ -1,4 +1,4 @@
-"""Short-lived listeners on both sides, which tell where our own probes come out and answer them, and nobody else."""
+"""Short-lived listeners on both sides, which tell where our own probes come out, and answer only them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Listener:
     ``arrived`` is called with the token and where it came out, and says whether the token is one of ours.
 
     Raises:
-        OSError: it cannot listen there; EADDRINUSE where somebody else does.
+        OSError: it cannot listen there; EADDRINUSE where another program does.
     """
 
     def __init__(self, spot: Spot, arrived: Callable[[bytes, Arrival], bool]) -> None:
@@ -116,7 +116,7 @@ class Listener:
         self._waiting[connection.fileno()] = connection, (peer[0], peer[1])
 
     def _read(self, descriptor: int) -> None:
-        """Take the token of a connection and give it back; whoever says something else is left."""
+        """Take the token of a connection and give it back; a connection that says something else is closed."""
         connection, peer = self._waiting[descriptor]
         try:
             token = connection.recv(TOKEN)
@@ -139,7 +139,7 @@ class Listener:
 
 
 def listen(spot: Spot, arrived: Callable[[bytes, Arrival], bool]) -> Listener | None:
-    """A listener on a spot; None where somebody else listens there, or it may not be listened on."""
+    """A listener on a spot; None where another program listens there, or it may not be listened on."""
     try:
         return Listener(spot, arrived)
     except OSError as error:

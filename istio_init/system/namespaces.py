@@ -56,7 +56,7 @@ def refuse_host(label: str) -> None:
 def call_in(place: Place, function: Callable[[], T]) -> T:
     """Call a function inside a network namespace and come back.
 
-    The user namespace that owns it is not entered: there is no way back from it, and whoever owns it has power over
+    The user namespace that owns it is not entered: there is no way back from it, and its owner has power over
     what is in it. Only a program that writes rules has to be there, and ``process.run`` sees to that.
 
     Raises:
@@ -164,7 +164,7 @@ def _setns(descriptor: int, kind: int, label: str) -> None:
 
 
 def enter_user(userns: int) -> None:
-    """Enter a user namespace for good. Only a child that nobody there can get hold of may do so (see ``confined``).
+    """Enter a user namespace; there is no way back. Only a child that cannot be traced may do so (see ``confined``).
 
     Raises:
         OSError: it may not be entered.
@@ -175,9 +175,9 @@ def enter_user(userns: int) -> None:
 def lock(seconds: float, warn: Callable[[str], None] | None = None) -> int:
     """Keep other runs of ours out of the current network namespace until the descriptor is closed.
 
-    It is a range of a file of root's own, numbered as the namespace is, so that nobody of the pod's can hold it. Where
-    there can be no such file, as without a directory to write to, it is the namespace's own file instead. Anybody in
-    the namespace can lock that, so it is not waited for beyond ``UNSURE`` seconds: whatever another run changes
+    It is a range of a file of root's own, numbered as the namespace is, so that no process of the pod can hold it.
+    Where there can be no such file, as without a directory to write to, it is the namespace's own file instead. Anybody
+    in the namespace can lock that, so it is not waited for beyond ``UNSURE`` seconds: whatever another run changes
     meanwhile is noticed when rules are read back.
 
     Raises:
@@ -199,7 +199,7 @@ def lock(seconds: float, warn: Callable[[str], None] | None = None) -> int:
 
 
 def _own_file() -> int | None:
-    """A descriptor of the file whose ranges are locked; None where there can be none that is nobody else's."""
+    """A descriptor of the file whose ranges are locked; None where it could not be root's alone."""
     try:
         own = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError:

@@ -92,7 +92,7 @@ class _Client:
                 made.close()
                 if error.errno != errno.EADDRINUSE:
                     raise
-                break  # No port is nobody's; one that is shared serves, too.
+                break  # No port is free; a shared one serves, too.
             if made.getsockname()[1] not in remembered:
                 return made
             made.close()
@@ -124,7 +124,7 @@ class _Client:
 class Run:
     """Probes and the listeners for them, in the current network namespace and, if there is one, the second one.
 
-    ``taken`` are the spots on which somebody else listens, ``busy`` those whose port a connection of somebody else has.
+    ``taken`` are the spots on which another program listens, ``busy`` those whose port another connection uses.
     """
 
     def __init__(self, probes: tuple[Probe, ...], spots: tuple[Spot, ...], neighbour: Neighbour | None) -> None:
@@ -239,11 +239,11 @@ class Run:
         client.is_done = True
 
     def occupied(self, probe: Probe) -> Spot | None:
-        """The spot where a probe has to come out, if somebody else listens there."""
+        """The spot where a probe has to come out, if another program listens there."""
         return self._among(self.taken, probe)
 
     def blocked(self, probe: Probe) -> Spot | None:
-        """The spot where a probe has to come out, if nobody can listen there."""
+        """The spot where a probe has to come out, if no listener can be opened there."""
         return self._among(self.busy, probe)
 
     @staticmethod

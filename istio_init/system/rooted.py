@@ -2,7 +2,7 @@
 
 A symbolic link there cannot lead out into our own files. Only regular files of real file systems are opened at all, as
 opening a device, a FIFO or a file of the kernel does something or waits. And a child reads, as even looking for a name
-may take for ever where somebody else answers for the file system.
+may never end on a file system that another process serves.
 """
 
 from __future__ import annotations
