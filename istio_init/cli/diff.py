@@ -66,7 +66,7 @@ def diff(before: str, after: str, form: str) -> int:
         equal = None if caveats and not found else not found
         say(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
     else:
-        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.target)
+        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.look)
     return DIFFERENT if found else UNDECIDED if caveats else 0
 
 
