@@ -104,9 +104,15 @@ def _snapshot(files: Mapping[str, bytes], path: str) -> Snapshot:
         registered=netfilter,
         ruleset=ruleset,
         raised=natives,
-        taken=decoded(Taken, facts["taken"], "taken", path=path),
+        taken=_seen(decoded(Taken, facts["taken"], "taken", path=path)),
     )
-    return made
+    return made.replace(label=visible(made.label))
+
+
+def _seen(taken: Taken) -> Taken:
+    """What is printed as a line of ours, in one line."""
+    texts = {field: visible(getattr(taken, field)) for field in ("date", "host", "kernel", "version")}
+    return taken.replace(**texts)
 
 
 def _facts(files: Mapping[str, bytes], path: str) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def _facts(files: Mapping[str, bytes], path: str) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("kind") != KIND:
         raise FieldError(f"{FACTS}: no {KIND}")
     schema = facts.get("schema")
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise InputError(
             f"{path}: its schema is {visible(repr(schema))}, and this istio-init knows {SCHEMA}",
             fix="look at it with the istio-init that took it, or a newer one",
