@@ -35,6 +35,8 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
     found = from_files(
         [File(path, data[path].decode(errors="surrogateescape"), family) for path, family in families if path]
     )
+    for note in found.notes:
+        say(note, err=True)
     options = ("--file", file), ("--file6", file6)
     natives = raised_from(found.ruleset, found.netfilter)
     return Snapshot(

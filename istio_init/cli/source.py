@@ -161,7 +161,7 @@ def source_from(snapshot: Snapshot) -> Source:
         InputError: they are missing from the file.
         NoBackendError: the same, for another reason.
     """
-    if snapshot.missing_rules or snapshot.ruleset is None:
+    if snapshot.missing_rules or (snapshot.ruleset is None and not snapshot.is_listed):
         refuse_unread(snapshot)
     caveats = tuple(_caveats(snapshot))
     for caveat in caveats:
@@ -177,7 +177,7 @@ def refuse_unread(snapshot: Snapshot) -> None:
     if snapshot.taken is not None:
         raise InputError(what, fix="take the snapshot again, as root")
     if not snapshot.is_live:
-        raise InputError(what, fix="such a table is missing from the file: ask about the namespace itself")
+        raise InputError(what, fix="give iptables-save's text of all tables, or ask about the namespace itself")
     if "NET_ADMIN" in capabilities() and not any(each.why is Why.DENIED for each in snapshot.unread):
         raise NoBackendError(what, fix="install what is missing; iptables and nftables read the rules")
     raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")

@@ -174,6 +174,11 @@ class Snapshot(Value):
         return tuple(each for each in self.unread if each.part in parts)
 
     @property
+    def is_listed(self) -> bool:
+        """Whether nothing is missing of the rules but what a listing leaves out, which is undecidable in the model."""
+        return all(each.part is Part.LISTING for each in self.unread if each.family is not None)
+
+    @property
     def not_read(self) -> tuple[str, ...]:
         """What could not be read, in words, processes included; those matter to findings, not to what rules do."""
         said = tuple(map(str, self.unread))
