@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import time
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from istio_init.cli.lines import say
 from istio_init.cli.source import live_snapshot, refuse_unread
 from istio_init.observe.archive import LONGEST, pack
 from istio_init.observe.bundle import files_of
-from istio_init.observe.snapshot import Snapshot, Taken
+from istio_init.observe.redaction import redacted, without_comments
+from istio_init.observe.snapshot import Taken
 from istio_init.observe.unread import Why
 from istio_init.system import routing
 
@@ -25,7 +27,11 @@ from istio_init.system import routing
 @click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
 @click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
 @click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
-def snapshot(target: str | None, pid: int | None, netns: str | None, output: str | None) -> int:
+@click.option("--redact", is_flag=True, help="Replace names of hosts, pods and processes, comments, public addresses.")
+@click.option("--keep-addresses", is_flag=True, help="With --redact, leave addresses as they are.")
+def snapshot(
+    target: str | None, pid: int | None, netns: str | None, output: str | None, redact: bool, keep_addresses: bool
+) -> int:
     """Keep all that is known of a namespace in a file, for a ticket.
 
     The file is a tar of text files. explain, trace, map and diff take it with
@@ -36,6 +42,8 @@ def snapshot(target: str | None, pid: int | None, netns: str | None, output: str
     """
     if len([each for each in (target, pid, netns) if each is not None]) > 1:
         raise click.UsageError("give one of --pid, --netns, a container id or an address")
+    if keep_addresses and not redact:
+        raise click.UsageError("--keep-addresses says what --redact leaves: give both")
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a tar is not for a terminal: add > pod.tar, or -o pod.tar")
     found = live_snapshot(target, pid, netns)
@@ -43,13 +51,11 @@ def snapshot(target: str | None, pid: int | None, netns: str | None, output: str
         refuse_unread(found)
     for each in found.not_read:
         say(f"warning: not in the snapshot: {each}", fg="yellow", err=True)
-    _write(packed(found), output)
+    files = files_of(without_comments(found) if redact else found, taken_now())
+    if redact:
+        files = redacted(files, secrets.token_bytes(32), addresses=not keep_addresses)
+    _write(pack(files, int(time.time())), output)
     return 0
-
-
-def packed(found: Snapshot) -> bytes:
-    """The archive of a live namespace's snapshot."""
-    return pack(files_of(found, taken_now()), int(time.time()))
 
 
 def taken_now() -> Taken:
