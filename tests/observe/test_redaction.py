@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from istio_init.errors import InputError
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.observe.bundle import files_of, snapshot_of
+from istio_init.observe.bundle import MADE_AGAIN, files_of, snapshot_of
+from istio_init.observe.fields import hints
 from istio_init.observe.namespace import observe
+from istio_init.observe.netfilter import Known
 from istio_init.observe.pseudonyms import Pseudonyms, ranges_in
 from istio_init.observe.redaction import redacted, without_comments
 from istio_init.observe.snapshot import Snapshot, Taken
@@ -19,6 +21,7 @@ from istio_init.system.places import HERE
 from istio_init.system.processes import Process
 from istio_init.testing.namespaces import Namespace
 from istio_init.trace.tracer import Tracer
+from istio_init.value import Value
 
 SECRET = b"told to nobody, but to this test"
 TAKEN = Taken("pod.tar", "2026-11-27 06:00:00 UTC", "secret-host", "6.1.0", "1.0", ipv6_in_kernel=True)
@@ -164,3 +167,32 @@ def test_addresses_are_not_half_replaced(real_kernel: None, rule: tuple[str, ...
         redacted(files, SECRET, addresses=True)
     assert caught.value.fix == "keep the addresses as they are, with --keep-addresses"
     assert snapshot_of(redacted(files, SECRET, addresses=False), "pod.tar").netfilter.tables == live.netfilter.tables
+
+
+REPLACED = "Process.name Snapshot.label Snapshot.target Taken.host Element.extensions Element.parts"
+KEPT = """
+Host.accept_local Host.forwards_from Host.reverse_path_filter Host.route_localnet Host.src_valid_mark Link.kind
+Link.name Route.device RoutingRule.in_interface RoutingRule.out_interface Interface.name Listener.protocol
+IpSet.name IpSet.options IpSet.type Known.devices Known.dormant Known.sets Known.told Snapshot.programs
+Snapshot.sysctls Taken.date Taken.kernel Taken.version Taken.path Unread.file Unread.reason
+"""
+"""Names that rules and findings depend on, and what is of no pod; docs/tickets.md tells of them."""
+
+
+def texts_of(cls: type[Value], left_out: frozenset[str] = frozenset()) -> set[str]:
+    """The fields of a value, and of the values in it, that hold texts."""
+
+    def within(hint: Any, name: str) -> set[str]:
+        found = {name} if hint is str else set()
+        if isinstance(hint, type) and issubclass(hint, Value):
+            found |= texts_of(hint)
+        return found.union(*[within(each, name) for each in get_args(hint)])
+
+    fields = {field: hint for field, hint in hints(cls).items() if field not in left_out}
+    return {name for field, hint in fields.items() for name in within(hint, f"{cls.__name__}.{field}")}
+
+
+def test_of_every_text_of_a_snapshot_it_is_decided_whether_it_is_replaced() -> None:
+    found = texts_of(Snapshot, MADE_AGAIN) | texts_of(Taken) | texts_of(Known, frozenset(["extensions"]))
+
+    assert found == {*REPLACED.split(), *KEPT.split()}

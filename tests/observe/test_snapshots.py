@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,12 @@ from istio_init.observe.snapshot import Snapshot, Taken
 from istio_init.system.places import HERE
 from istio_init.testing.namespaces import Namespace
 
+jsonschema = pytest.importorskip("jsonschema")
+
 TAKEN = Taken("pod.tar", "2026-11-27 06:00:00 UTC", "node-1", "6.1.0", "1.0", ipv6_in_kernel=True)
 NOBODY = 65534
+ATTEMPTS = 5
+"""The kernel itself sends packets now and then, such as neighbour discovery's, and they are counted."""
 
 WILD = """
 table inet mine {
@@ -65,7 +71,6 @@ PODS: dict[str, Callable[[], AbstractContextManager[Namespace]]] = {
 }
 
 COMMANDS = [
-    ("explain", "--rules"),
     ("explain", "--format", "json"),
     ("explain", "--expect", "--ambient"),
     ("map", "--format", "json"),
@@ -105,25 +110,24 @@ def as_nobody(*argv: str, stdin: bytes) -> Result:
 def test_answers_are_those_of_the_live_namespace_to_the_byte(real_kernel: None, tmp_path: Path) -> None:
     taken = tmp_path / "pod.tar"
     with sidecar("--dual-stack", "-m", "TPROXY", "--redirect-dns") as namespace:
-        target = ("--netns", namespace.name)
-        istio_init("snapshot", *target, "-o", str(taken)).ok()
-        live = {command: istio_init(*command, *target) for command in COMMANDS}
+        for command in COMMANDS:
+            for _ in range(ATTEMPTS):
+                istio_init("snapshot", "--netns", namespace.name, "-o", str(taken)).ok()
+                live = istio_init(*command, "--netns", namespace.name)
+                found = as_nobody(*command, "--file", "-", stdin=taken.read_bytes())
+                # Commands that look again name the file: elsewhere a live target's words name another pod.
+                again = found.stdout.replace("--file -", f"--netns {namespace.name}")
+                if live.stdout in (found.stdout, again):
+                    break
+            assert live.stdout in (found.stdout, again)
+            assert found.status == live.status
+            first, *others = found.stderr.splitlines()
+            assert first.startswith(f"standard input: netns {namespace.name}, taken on {os.uname().nodename} at")
+            assert others == live.stderr.splitlines()
         equal = istio_init("diff", namespace.name, str(taken))
         compared = istio_init("diff", namespace.name, "-b '*' -i '*'")
     assert (equal.status, equal.stdout) == (0, "equal: every new connection has the same outcome\n")
     assert istio_init("diff", str(taken), "-b '*' -i '*'")[:2] == compared[:2]
-
-    for command, expected in live.items():
-        found = as_nobody(*command, "--file", "-", stdin=taken.read_bytes())
-
-        # Commands that look again name the file, for what the words of a live target name is elsewhere another pod.
-        assert found.stdout == expected.stdout or found.stdout.replace("--file -", " ".join(target)) == expected.stdout
-        assert found.status == expected.status
-        first, *others = found.stderr.splitlines()
-        assert first.startswith(
-            f"standard input: {' '.join(target).removeprefix('--')}, taken on {os.uname().nodename} at"
-        )
-        assert others == expected.stderr.splitlines()
 
 
 def test_a_snapshot_is_a_tar_of_texts(real_kernel: None, tmp_path: Path) -> None:
@@ -134,7 +138,23 @@ def test_a_snapshot_is_a_tar_of_texts(real_kernel: None, tmp_path: Path) -> None
         listed = subprocess.run(["tar", "-t"], input=done.stdout, capture_output=True, text=False, check=True)
 
     assert listed.stdout.decode().split() == ["snapshot.json", "nft-ipv4.save", "nft.json"]
-    assert b"-A INPUT -j DROP" in unpack(done.stdout)["nft-ipv4.save"]
+    found = unpack(done.stdout)
+    assert b"-A INPUT -j DROP" in found["nft-ipv4.save"]
+    schema = json.loads(
+        (resources.files("istio_init") / "schemas" / "snapshot.schema.json").read_text(encoding="utf-8")
+    )
+    jsonschema.Draft202012Validator(schema).validate(json.loads(found["snapshot.json"]))
+
+
+def test_a_redacted_snapshot_answers_too(real_kernel: None, tmp_path: Path) -> None:
+    taken = tmp_path / "pod.tar"
+    with plain(("iptables-nft", "-A", "OUTPUT", "-d", "93.184.216.34/32", "-j", "DROP")) as namespace:
+        istio_init("snapshot", "--redact", "--netns", namespace.name, "-o", str(taken)).ok()
+    done = istio_init("map", "--file", str(taken)).ok()
+
+    assert "netns pod-1, taken on host-1 at" in done.stderr and "redacted" in done.stderr
+    assert "dropped: filter OUTPUT 1" in done.stdout
+    assert "93.184.216.34" not in done.stdout
 
 
 def test_a_terminal_gets_no_tar() -> None:
