@@ -47,8 +47,8 @@ class DiffCommand(click.Command):
 def diff(before: str, after: str, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.
 
-    Each is a process id, the name or path of a network namespace, a file of
-    iptables-save text (FILE or FILE,FILE6), or a configuration as
+    Each is a process id, the name or path of a network namespace, a file that
+    explain --file takes (FILE or FILE,FILE6), or a configuration as
     istio-iptables arguments ("-b '*' -i '*'") or those of apply --ambient
     ("--ambient --ipv6=false"). Exit status 0 where they are equal in behaviour,
     3 where they are not.

@@ -16,7 +16,6 @@ from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
 from istio_init.cli.files import file_snapshot
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
-from istio_init.cli.snapshot import taken_now
 from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
@@ -80,7 +79,7 @@ def explain_command(
     """Say what live redirection rules do, where they come from, and what is wrong.
 
     Reads everything, changes nothing: a namespace by process, name, container
-    id or pod address, or the text of iptables-save from a support bundle.
+    id or pod address, a snapshot of one, or what a ticket holds of its rules.
     """
     named = [value for value in (target, pid, netns, file or file6) if value is not None]
     if len(named) > 1:
@@ -173,6 +172,7 @@ def _formatted(explanation: Explanation, form: str) -> str:
 
         return listing(explanation)
     if form == "html":
+        from istio_init.cli.snapshot import taken_now
         from istio_init.report.explain_html import Made, explanation_html
 
         taken = explanation.snapshot.taken or taken_now()

@@ -24,7 +24,8 @@ _NFT = re.compile(r"^\s*(?:table|add|create|flush|destroy|delete|define|include)
 _IPSET = re.compile(r"^create \S+ \w+:\S+", re.MULTILINE)
 _LISTING = re.compile(r"^Chain \S+ \((?:policy|\d+ references?)", re.MULTILINE)
 _RULES = re.compile(
-    r"^-[PNA] \S+|^\* ?(?:nat|mangle|filter|raw|security)\s*$|(?<![\w-])ip6?tables(?:-nft|-legacy)? .*-[AN] ",
+    r"^-[PNA] \S+|^\* ?(?:nat|mangle|filter|raw|security)\s*$|"
+    r"^.{0,200}(?<![\w-])ip6?tables(?:-nft|-legacy)? .{0,400}-[AN] ",
     re.MULTILINE,
 )
 _BUILT_IN = re.compile(r"^:(?:PREROUTING|INPUT|OUTPUT|FORWARD|POSTROUTING) ", re.MULTILINE)

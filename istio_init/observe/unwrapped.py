@@ -62,7 +62,7 @@ def _bare(line: str) -> str:
 
 def _message(line: str) -> str | None:
     """The text of a line of a JSON log."""
-    if not line.lstrip().startswith("{"):
+    if not line.lstrip().startswith("{") or not any(f'"{name}"' in line for name in MESSAGES):
         return None
     try:
         record = json.loads(line)

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import tarfile
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,6 +26,7 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host, Link
 from istio_init.observe.archive import ArchiveError, pack, unpack
 from istio_init.observe.bundle import files_of, snapshot_of
+from istio_init.observe.files import File, from_files
 from istio_init.observe.netfilter import Known, Reading
 from istio_init.observe.snapshot import Interface, Listener, Snapshot, Taken
 from istio_init.observe.unread import Part, Unread
@@ -239,3 +241,64 @@ def test_what_a_snapshot_holds_does_nothing_to_a_terminal(command: tuple[str, ..
     assert done.exception is None
     assert "\x1b" not in done.output
     assert "\\x1b[2Jpod\\x0a" in done.output
+
+
+LISTING = """$ iptables -t nat -L -v -n
+Chain PREROUTING (policy ACCEPT 1 packets, 2 bytes)
+ pkts bytes target     prot opt in     out     source               destination
+    0     0 RETURN     6    --  *      lo      0.0.0.0/0           !127.0.0.1            tcp dpt:!53 owner UID match 1
+Chain INPUT (policy ACCEPT 1 packets, 2 bytes)
+Chain OUTPUT (policy ACCEPT 1 packets, 2 bytes)
+Chain POSTROUTING (policy ACCEPT 1 packets, 2 bytes)
+$ iptables -S
+-P INPUT ACCEPT
+-P FORWARD ACCEPT
+-P OUTPUT ACCEPT
+-A INPUT -p tcp -m tcp --dport 1:5 -m comment --comment "a b" -j DROP
+"""
+LOG = """2026-04-03T03:25:00.112365Z\tinfo\tRunning iptables-restore with the following input:
+* nat
+-N ISTIO_REDIRECT
+-A ISTIO_REDIRECT -p tcp --dport 1 -j REDIRECT --to-ports 15001
+-I OUTPUT 1 -o lo ! -d 127.0.0.1/32 -j ISTIO_REDIRECT
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("text", [LISTING, LOG], ids=["listing", "log"])
+def test_damaged_texts_at_random_end_in_a_sentence(text: str) -> None:
+    chance = random.Random(7)
+    reached = 0
+    for _ in range(400):
+        damaged = text
+        for _ in range(chance.randint(1, 3)):
+            at, length = chance.randrange(len(damaged)), chance.randint(0, 6)
+            new = chance.choice(["", "\n", "-", "!", '"', "/99", "\x1b[2J", "999999", " -j ", "\u2028", "\udc80", "ä"])
+            damaged = damaged[:at] + new + damaged[at + length :]
+        try:
+            from_files([File("ticket", damaged)])
+            reached += 1
+        except IstioInitError as error:
+            assert "\x1b" not in error.message  # noqa: PT017 - most are errors, some are none
+    assert 0 < reached < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "iptables " * 200_000,
+        "-A " * 300_000,
+        "Chain INPUT (policy ACCEPT)\ntarget prot opt source destination\n" + "a " * 4000,
+        "2026-04-03T03:25:00Z " * 50_000,
+        '{"log":"' * 50_000,
+        "\x1b[" * 200_000,
+        "* nat\n" * 50_000,
+        "Running iptables-restore with\n" * 20_000,
+    ],
+    ids=["commands", "rules", "columns", "times", "JSON", "colours", "tables", "logs"],
+)
+def test_a_text_that_repeats_costs_no_more_than_its_length(text: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(InputError):
+        from_files([File("ticket", text)])
+    assert time.process_time() - begun < 20

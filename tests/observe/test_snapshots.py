@@ -72,7 +72,6 @@ PODS: dict[str, Callable[[], AbstractContextManager[Namespace]]] = {
 
 COMMANDS = [
     ("explain", "--format", "json"),
-    ("explain", "--expect", "--ambient"),
     ("map", "--format", "json"),
     ("trace", "inbound", "tcp", "10.0.0.5:22", "--format", "json"),
 ]

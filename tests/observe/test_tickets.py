@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.rules import Counters, RuleSet
+from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
@@ -298,6 +299,14 @@ def test_tables_are_told_apart_by_whatever_stands_between_them(text: str) -> Non
 
     assert held["nat", "OUTPUT"] == ("ACCEPT", ["-p tcp -j DROP"])
     assert held["filter", "INPUT"] == ("DROP", [])
+
+
+def test_counters_are_those_outside_quotes() -> None:
+    rule = '-A INPUT -m comment --comment "see -c 7 8" -c 5 300 -j DROP'
+    [entry] = read(f"-P INPUT ACCEPT -c 1 2\n{FILTER_RULES[14:]}{rule}\n").tables[Table.FILTER]["INPUT"].entries
+
+    assert entry.text == '-m comment --comment "see -c 7 8" -j DROP'
+    assert entry.counters == Counters(5, 300)
 
 
 def test_commands_tell_program_and_store() -> None:

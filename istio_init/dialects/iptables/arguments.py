@@ -29,6 +29,7 @@ _LONG = {
     "--goto": "-g",
     "--match": "-m",
 }
+_NUMBERS = {"6": "tcp", "17": "udp", "132": "sctp"}
 _WHOLE = "0xffffffff"
 
 
@@ -48,7 +49,7 @@ def _with_matches(rest: list[str]) -> Iterable[str]:
     for at, word in enumerate(rest):
         following = rest[at + 1] if at + 1 < len(rest) else ""
         if word == "-p":
-            protocol = following
+            protocol = _NUMBERS.get(following, following)
         elif word == "-m":
             name = following
         elif word in ("-j", "-g"):

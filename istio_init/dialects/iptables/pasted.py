@@ -12,7 +12,7 @@ from enum import Enum
 from istio_init.dialects.iptables.arguments import canonical
 from istio_init.dialects.iptables.listing import CHAIN, HEADER, Columns, ListingError, read_row
 from istio_init.dialects.iptables.parse import parse_rule
-from istio_init.dialects.iptables.quoting import doubt, is_word
+from istio_init.dialects.iptables.quoting import doubt, is_word, words
 from istio_init.dialects.iptables.rules import Chain, Counters, Entry
 from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
 from istio_init.dialects.rule_store import RuleStore
@@ -33,7 +33,6 @@ _RESTORE = re.compile(r"\*\s*(raw|mangle|nat|filter|security)\s*")
 _PROGRAM = re.compile(r"(?<![\w-])(?P<program>ip6?tables)(?P<store>-nft|-legacy)?-restore(?=\s|$)")
 _MADE = re.compile(r":(\S+) ([A-Z]+|-)(?: \[\d+:\d+\])?")
 _RULE = re.compile(r"-[ANIP] .*")
-_COUNTERS = re.compile(r"(?:^| )-c (\d+) (\d+)(?= |$)")
 _HOOKS = BUILTIN_CHAINS[Table.MANGLE]
 """The order in which -S prints policies."""
 
@@ -239,8 +238,7 @@ class _Reading:
         block = self.block
         if block is None or block.form in (Form.LISTING, Form.VERBOSE) or (flag == "-P" and self.is_next(name)):
             block = self.open(Form.RULES, self.hint)
-        counters = _counters(text)
-        text = _COUNTERS.sub("", text).strip()
+        text, counters = _counted(text.strip())
         if flag == "-P":
             block.policies[name] = (text, counters)
             block.chains.setdefault(name, [])
@@ -291,9 +289,16 @@ class _Reading:
         self.hint = self.hint.replace(table=None)
 
 
-def _counters(text: str) -> Counters | None:
-    found = _COUNTERS.search(text)
-    return Counters(int(found[1]), int(found[2])) if found else None
+def _counted(text: str) -> tuple[str, Counters | None]:
+    """A rule's text without the counters of -S -v, and these."""
+    if "-c" not in text:
+        return text, None
+    rest = words(text)
+    for at, word in enumerate(rest):
+        match rest[at + 1 : at + 3]:
+            case [packets, seen] if word == "-c" and packets.isdecimal() and seen.isdecimal():
+                return " ".join([*rest[:at], *rest[at + 3 :]]), Counters(int(packets), int(seen))
+    return text, None
 
 
 def _table_of(block: _Block) -> Table:
