@@ -14,6 +14,7 @@ import click
 from istio_init import __version__
 from istio_init.cli.lines import say
 from istio_init.cli.source import live_snapshot, refuse_unread
+from istio_init.errors import IstioInitError
 from istio_init.observe.archive import LONGEST, pack
 from istio_init.observe.bundle import files_of
 from istio_init.observe.redaction import redacted, without_comments
@@ -69,7 +70,10 @@ def _write(data: bytes, output: str | None) -> None:
     if len(data) > LONGEST:
         say(f"warning: it is longer than the {LONGEST >> 20} MB that --file takes", fg="yellow", err=True)
     if output is not None:
-        Path(output).write_bytes(data)
+        try:
+            Path(output).write_bytes(data)
+        except OSError as error:
+            raise IstioInitError(f"{output}: it cannot be written: {error.strerror}") from None
     else:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -156,6 +156,21 @@ def test_a_redacted_snapshot_answers_too(real_kernel: None, tmp_path: Path) -> N
     assert "93.184.216.34" not in done.stdout
 
 
+def test_rules_that_may_not_be_read_are_no_snapshot(real_kernel: None) -> None:
+    done = as_nobody("snapshot", stdin=b"")
+
+    assert (done.status, done.stdout) == (5, "")
+    assert "run as root, or with the capability NET_ADMIN" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named(real_kernel: None) -> None:
+    with plain() as namespace:
+        done = istio_init("snapshot", "--netns", namespace.name, "-o", "/nowhere/pod.tar")
+
+    assert done.status == 1
+    assert "istio-init: /nowhere/pod.tar: it cannot be written: No such file or directory" in done.stderr
+
+
 def test_a_terminal_gets_no_tar() -> None:
     done = subprocess.run(
         ["script", "-qec", " ".join([*PROGRAM, "snapshot"]), "/dev/null"],
