@@ -76,7 +76,7 @@ def trace(
         assert direction is not None and protocol is not None and destination is not None
         return _live(direction, protocol, destination, given, pid, netns, form)
     source = source_of(pid, netns, file, file6, expect)
-    asked = _Asked(source, only_given=file is not None or file6 is not None)
+    asked = _Asked(source, only_given=not source.snapshot.is_live and expect is None)
     target = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":
