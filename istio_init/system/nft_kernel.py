@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from istio_init.dialects.nft.misprints import Told
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
 from istio_init.system.ruleset import FAMILIES
 
 TYPE_CHECKING = False
@@ -35,6 +35,7 @@ def devices() -> dict[Chain, tuple[str, ...]]:
     return devices_in(dump(NETLINK_NETFILTER, GET_CHAINS, bytes(4)))
 
 
+@understood
 def devices_in(bodies: Iterable[bytes]) -> dict[Chain, tuple[str, ...]]:
     """The same, from the kernel's messages."""
     found: dict[Chain, tuple[str, ...]] = {}
@@ -57,6 +58,7 @@ def told() -> dict[tuple[str, str, str, int], Told]:
     return told_in(dump(NETLINK_NETFILTER, GET_RULES, bytes(4)))
 
 
+@understood
 def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
     """The same, from the kernel's messages."""
     found = {}
