@@ -12,7 +12,11 @@ NO_INTERFACE = 0
 
 def number_of(name: str) -> int:
     """The number of a name; longer names than the kernel's are cut, which matches nothing that exists."""
-    return int.from_bytes(name.encode(errors="surrogateescape")[:SIZE].ljust(SIZE, b"\0"))
+    try:
+        packed = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        packed = name.encode(errors="surrogatepass")  # As JSON can spell them, and no name of the kernel's has them.
+    return int.from_bytes(packed[:SIZE].ljust(SIZE, b"\0"))
 
 
 def name_of(number: int) -> str:

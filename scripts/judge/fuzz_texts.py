@@ -127,8 +127,8 @@ def packet_words(text: str) -> None:
     """The words of trace are a packet or refused."""
     try:
         _packet.main(text.split("\x1f"), standalone_mode=False)
-    except click.exceptions.Exit:
-        pass
+    except (click.exceptions.Exit, click.ClickException):
+        pass  # They are the caller's own words, and made visible where they are printed.
 
 
 GRAMMARS: tuple[Callable[[str], object], ...] = (
@@ -217,7 +217,7 @@ def parsers() -> Iterator[Parser]:
     yield Parser("environment", environment, (ConfigError,), [f"\x1f{each}=" for each in VARIABLES])
     yield Parser("expect", expected, (ConfigError,), [*FLAGS, *SHORTS, "--ambient", "'", '"', "\\\n", "#", " ", "= "])
     yield Parser("batch-line", batch_line, (ValueError, RecursionError), JSON_WORDS, Form.JSON)
-    yield Parser("packet-words", packet_words, (click.ClickException,), PACKET_WORDS)
+    yield Parser("packet-words", packet_words, (), PACKET_WORDS)
     yield Parser(
         "value", value, (), ("0x", ":", "/32", "-", ",", "s", "ms", "µs", "1h", "%eth0", "::", "127.0.0.1", "+")
     )

@@ -28,6 +28,7 @@ from istio_init.system.nft_table import (
 from istio_init.testing.entering import Entrance
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
+from istio_init.visible import visible
 
 BACKENDS = ("nft", "legacy")
 INJECTION = 'x" \nCOMMIT\n*filter\n-A INPUT -j DROP\nCOMMIT\n*nat\n'
@@ -56,6 +57,20 @@ def test_quotes_in_names_of_interfaces_hide_no_rule(held: tuple[Pod, str]) -> No
 
     assert found.stdout.splitlines()[-1].startswith("=> direct")
     assert "dpt:80 " in listed.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["eth0\x1c-p\x1ctcp", "eth0\x1f", "lo\x1d-j\x1dRETURN"], ids=["within", "at an end", "a target"]
+)
+def test_a_separator_in_the_name_of_an_interface_separates_nothing(held: tuple[Pod, str], name: str) -> None:
+    pod, backend = held
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "1", "-j", "RETURN", "-o", name)
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "1", "-o", name)
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+
+    assert found.stdout.splitlines()[-1].startswith("=> proxied")
+    assert visible(name) in istio_init("explain", "--netns", pod.name, "--rules").stdout
 
 
 COMMENTS = [INJECTION, "x\nEND\ntouch /tmp/pwned\n", f'{BIDI}\x1b[31m"']

@@ -70,7 +70,7 @@ def parse_rule(text: str) -> Rule:
         elif word in ("-j", "-g") and rest:
             fields["target"] = _target(word, rest[0], rest[1:])
             rest = []
-        elif word in _HEADER_FLAGS and rest:
+        elif word in _HEADER_FLAGS and rest and _HEADER_FLAGS[word] not in fields:
             value = rest.pop(0)
             try:
                 fields[_HEADER_FLAGS[word]] = _header(word, value, bool(negation))
