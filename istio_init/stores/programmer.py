@@ -8,6 +8,7 @@ import time
 from istio_init.config.model import Config
 from istio_init.errors import IstioInitError, LackError, NoBackendError, NotWantedError, ToolError, VerificationError
 from istio_init.plan.model import NATIVE
+from istio_init.plan.restore import refuse_unwritable
 from istio_init.stores.detect import has_native
 from istio_init.stores.session import Manner, Session
 from istio_init.stores.wanted import Wanted
@@ -91,6 +92,7 @@ def _through(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
     done = Done(plan, False, session.backend, session.means)
     if plan.is_empty or manner.dry_run:
         return done
+    refuse_unwritable(plan)
     with Stopping() as stopping:
         try:
             _write(session, plan)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from judge import fuzz_netlink, fuzz_rules, fuzz_texts
+from judge import fuzz_kernel, fuzz_netlink, fuzz_rules, fuzz_texts
 from judge.fuzzing import CORPUS, Parser, an_input, attempt, fuzz, timed, told
 
+from istio_init.system.workers import in_child
+
 PARSERS = {parser.name: parser for module in (fuzz_rules, fuzz_texts, fuzz_netlink) for parser in module.parsers()}
-SEED, INPUTS = "tests", 250
+SEED, INPUTS, RULE_SETS = "tests", 250, 20
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -18,6 +20,13 @@ def test_a_parser_stands_its_corpus_and_what_is_made_of_it(name: str) -> None:
 
     assert not failures, "\n".join(told(each, PARSERS[name], SEED) for each in failures)
     assert done == INPUTS
+
+
+def test_rules_of_others_survive_in_a_namespace_whatever_they_are(real_kernel: None) -> None:
+    loaded, _, wrong = in_child(lambda: fuzz_kernel.work(SEED, range(RULE_SETS)))
+
+    assert not wrong, "\n".join(fuzz_kernel.told(each, SEED) for each in wrong)
+    assert loaded > RULE_SETS // 3
 
 
 def test_every_parser_has_a_corpus_and_every_corpus_a_parser() -> None:

@@ -73,6 +73,20 @@ def test_a_separator_in_the_name_of_an_interface_separates_nothing(held: tuple[P
     assert visible(name) in istio_init("explain", "--netns", pod.name, "--rules").stdout
 
 
+def test_a_chain_that_cannot_be_removed_by_its_name_leaves_everything_as_it_was(held: tuple[Pod, str]) -> None:
+    pod, backend = held
+    for words in (("-N", "ISTIO_\x1c"), ("-A", "ISTIO_\x1c", "-i", "x\x1b[31m"), ("-A", "OUTPUT", "-j", "ISTIO_\x1c")):
+        pod.inside.run(f"iptables-{backend}", "-t", "mangle", *words)
+    before = everything(pod.inside)
+
+    for command in (("apply", "-m", "TPROXY"), ("clean",)):
+        found = istio_init(*command, "--netns", pod.name, "--force-iptables-binary", backend)
+        assert found.status == 1
+        assert "would misread this: ':ISTIO_\\x1c - [0:0]'" in found.stderr
+        assert "put back" not in found.stderr
+        assert everything(pod.inside) == before
+
+
 COMMENTS = [INJECTION, "x\nEND\ntouch /tmp/pwned\n", f'{BIDI}\x1b[31m"']
 
 
