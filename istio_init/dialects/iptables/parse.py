@@ -70,16 +70,22 @@ def parse_rule(text: str) -> Rule:
         elif word in ("-j", "-g") and rest:
             fields["target"] = _target(word, rest[0], rest[1:])
             rest = []
-        elif word in _HEADER_FLAGS and rest and _HEADER_FLAGS[word] not in fields:
+        elif word in _HEADER_FLAGS and rest:
             value = rest.pop(0)
             try:
-                fields[_HEADER_FLAGS[word]] = _header(word, value, bool(negation))
+                _add_header(fields, word, _header(word, value, bool(negation)))
             except (LookupError, ValueError):
                 matches.append(OpaqueMatch(None, (*negation, word, value)))
         else:
             matches.append(OpaqueMatch(None, (*negation, word)))
         negation = []
     return Rule(matches=tuple(matches), **fields)  # type: ignore[arg-type]
+
+
+def _add_header(fields: dict[str, object], flag: str, value: object) -> None:
+    if _HEADER_FLAGS[flag] in fields:
+        raise ValueError("a repeated flag")
+    fields[_HEADER_FLAGS[flag]] = value
 
 
 def _take_options(rest: list[str]) -> list[str]:
