@@ -31,6 +31,7 @@ ASKED: dict[str, tuple[ModuleType, Callable[[], object]]] = {
     "sets": (ipsets, ipsets.read),
     "chains": (nft_kernel, lambda: nft_kernel.devices_in([_said])),
     "nft-rules": (netlink, lambda: (nft_kernel.told_in([_said]), netlink.nft_rule_numbers())),
+    "nft-sets": (nft_kernel, nft_kernel.garbled_sets),
     "names": (kernel_names, lambda: kernel_names.of_nft(Family.IPV4)),
     "extensions": (extensions, lambda: extensions.extended([_said], frozenset({(Family.IPV4, "nat")}))),
 }

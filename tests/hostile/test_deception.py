@@ -166,6 +166,39 @@ def send(table: OwnedTable, message: tuple[int, int, bytes]) -> None:
         nft_table.INET = inet
 
 
+NO_TEXT = "e\udcff"
+HIDING = {
+    "a set": f'oifname {{ "eth9", "{NO_TEXT}" }} tcp dport 80 redirect to :9999',
+    "a set of several fields": f'oifname . tcp dport {{ "eth9" . 80, "{NO_TEXT}" . 80 }} redirect to :9999',
+    "a map": f'oifname vmap {{ "eth9" : accept, "{NO_TEXT}" : goto x }}',
+    "a match": f'oifname "{NO_TEXT}" tcp dport 80 redirect to :9999',
+}
+
+
+@pytest.mark.parametrize("rule", HIDING.values(), ids=HIDING)
+def test_a_name_that_nft_leaves_out_is_said_to_be_unread_and_hides_no_other_table(pod: Pod, rule: str) -> None:
+    istio_init("apply", "--netns", pod.name, "--native-nftables").ok()
+    chain = f"chain o {{ type nat hook output priority -150; {rule}; }}"
+    text = f"table inet evil {{ chain x {{ tcp dport 80 redirect to :9999; }}; {chain}; }}"
+    pod.inside.run("sh", "-c", f"nft '{text}'")
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+
+    last = found.stdout.splitlines()[-1]
+    assert last.startswith(("=> proxied", "=> undecidable"))
+    assert "not certain: not read: native nftables: " in last
+
+
+def test_sets_of_names_that_are_text_are_read(pod: Pod) -> None:
+    istio_init("apply", "--netns", pod.name).ok()
+    rules = 'oifname { "et*", "é" } counter; oifname . ip6 daddr { "eth9" . ::ff } drop; ip6 daddr { fe80::ff } drop'
+    pod.inside.run("nft", f"table inet fine {{ chain o {{ type filter hook output priority 0; {rules}; }}; }}")
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+
+    assert "not certain" not in found.stdout
+
+
 FORGED = {
     "an interface that reads as a match": raw_interface(b"a -p udp"),
     "an interface with a line": raw_interface(b"a\n-A OUTPUT -"),
