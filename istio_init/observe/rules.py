@@ -78,8 +78,10 @@ def _of_nft(left: list[Unread]) -> Ruleset:
 def _tell_garbled(left: list[Unread]) -> None:
     """Say of which sets nft does not print every element."""
     try:
-        for family, table, name in nft_kernel.garbled_sets():
-            what = f"nft does not print all of the set {name} of table {family} {table}: an element is no text"
+        if garbled := nft_kernel.garbled_sets():
+            family, table, name = garbled[0]
+            count = "the set" if len(garbled) == 1 else f"{len(garbled)} sets, such as"
+            what = f"nft does not print all of {count} {name} of table {family} {table}: an element is no text"
             left.append(Unread(Part.NATIVE, what))
     except OSError as error:
         left.append(unread(Part.NATIVE, error))

@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 """Seconds for loading: a text may well ask nft to wait for ever."""
 
 MEMORY = 1 << 30
-"""Bytes for the program that loads: a short text can say of itself that it is a very long one."""
+"""Bytes, besides our own, for the program that loads: a short text can say of itself that it is a very long one."""
 
 LONGEST = 32 << 20
 """Characters of a text that is loaded."""
@@ -96,8 +96,10 @@ def _closing(text: str, position: int) -> int:
 
 def _load(text: str, name: str) -> tuple[str, dict[tuple[str, str], bool]]:
     """Load the text and read it back, in the namespace of this process, which is there for that alone."""
+    with open("/proc/self/statm") as file:
+        own = int(file.read().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    memory = MEMORY if hard < 0 else min(MEMORY, hard)
+    memory = own + MEMORY if hard < 0 else min(own + MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     found = [each for part in INTERFACES.findall(text) for each in NAME.findall(part)]
     for interface in list(dict.fromkeys(found))[:MOST_INTERFACES]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 from istio_init.dialects.nft.misprints import Told
@@ -98,13 +99,15 @@ def garbled_sets() -> list[Set]:
     """Sets with names of interfaces that are no text: nft leaves such an element out, without a word.
 
     Raises:
-        OSError: the kernel does not tell.
+        OSError: the kernel does not tell, or has too many to ask about.
     """
     found = []
     sets = [each for body in dump(NETLINK_NETFILTER, GET_SETS, bytes(4)) if (each := _names_of(body)) is not None]
-    for number, (family, place, offsets) in enumerate(sets):
+    if len(sets) > MOST_SETS:
+        raise OSError(errno.E2BIG, f"more than {MOST_SETS} sets of interfaces, and nft may not print all of each")
+    for family, place, offsets in sets:
         asked = struct.pack("=BBH", family, 0, 0) + _text(TABLE, place[1]) + _text(SET_NAME, place[2])
-        if number >= MOST_SETS or offsets is None or is_garbled(_elements(asked), offsets):
+        if offsets is None or is_garbled(_elements(asked), offsets):
             found.append(place)
     return found
 
