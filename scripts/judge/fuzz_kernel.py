@@ -125,7 +125,8 @@ def rule_set(chance: random.Random) -> str:
     named = {chain for chain in CHAINS if any(f"-A {chain} " in line or f'"{chain}"' in line for line in lines)}
     declared = {line[1:].split(" ")[0] for line in lines if line[0] == ":"}
     lines[1:1] = [f":{chain} - [0:0]\n" for chain in sorted({*named, "ISTIO_X"} - declared - {"!a"})]
-    return "".join(lines)
+    # A program reads bytes, which spell no lone surrogates.
+    return "".join(lines).encode(errors="replace").decode()
 
 
 def _foreign(chance: random.Random) -> str:
