@@ -416,11 +416,11 @@ class TestTraffic:
         applied.app.connecting_to(hosts.far, 80).must_reach_proxy(OUTBOUND)
         applied.app.connecting_to(hosts.far, 53).must_reach_proxy(DNS)
         applied.app.sending_to(hosts.far, 53).must_reach_proxy(DNS)
-        applied.app.sending_to(hosts.far, 443).must_go_straight()
-        applied.app.connecting_to(hosts.loopback, 8080).must_go_straight()
-        applied.app.connecting_to(hosts.pod, 8080).must_go_straight()
+        applied.app.sending_to(hosts.far, 443).must_be_direct()
+        applied.app.connecting_to(hosts.loopback, 8080).must_be_direct()
+        applied.app.connecting_to(hosts.pod, 8080).must_be_direct()
         applied.outside.connecting_to(hosts.pod, 8080).must_reach_proxy(INBOUND)
-        applied.outside.connecting_to(hosts.pod, TUNNEL).must_go_straight()
+        applied.outside.connecting_to(hosts.pod, TUNNEL).must_be_direct()
 
     def test_ztunnel_itself_is_not_captured(self, applied: Pod, family: Family) -> None:
         destination = Endpoint(HOSTS[family].far, 80)
@@ -446,7 +446,7 @@ class TestTraffic:
 
     def test_with_bypass_inbound_connections_are_left_to_the_pod(self, pod: Pod, anywhere: str, family: Family) -> None:
         apply(pod, "--bypass-inbound-capture", backend=anywhere).ok()
-        pod.outside.connecting_to(HOSTS[family].pod, 8080).must_go_straight()
+        pod.outside.connecting_to(HOSTS[family].pod, 8080).must_be_direct()
         pod.app.connecting_to(HOSTS[family].far, 80).must_reach_proxy(OUTBOUND)
 
 
@@ -495,12 +495,12 @@ def test_a_killed_switch_between_a_sidecar_and_an_ambient_pod_is_finished_by_the
 def test_the_kit_makes_ambient_pods(istio_pod: Pod) -> None:
     istio_pod.redirect("-b '*' -i '*'")
     istio_pod.ambient("--redirect-dns=false")
-    istio_pod.app.sending_to(HOSTS[Family.IPV4].far, 53).must_go_straight()
+    istio_pod.app.sending_to(HOSTS[Family.IPV4].far, 53).must_be_direct()
     istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 80).must_reach_proxy(OUTBOUND)
     istio_pod.ambient(native=True)
     istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 53).must_reach_proxy(DNS)
     assert native_tables(istio_pod) == ["istio-ambient-mangle", "istio-ambient-nat", "istio-ambient-raw"]
     istio_pod.redirect("-b '' -i ''", native=True)
-    istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 80).must_go_straight()
+    istio_pod.app.connecting_to(HOSTS[Family.IPV4].far, 80).must_be_direct()
     istio_pod.clean()
     assert is_clear(istio_pod)
