@@ -11,7 +11,6 @@ namespace of the caller's and is kept by a process.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import signal
@@ -36,7 +35,12 @@ __tracebackhide__ = tells_of_the_test
 
 T = TypeVar("T")
 
-_numbers = itertools.count(1)
+_names: list[str] = []
+
+
+def made() -> int:
+    """How many namespaces this process has made, those that are gone among them."""
+    return len(_names)
 
 
 class Namespace:
@@ -79,7 +83,8 @@ class Namespace:
             ValueError: it cannot be called so.
         """
         with contextlib.ExitStack() as stack:
-            name = f"{PREFIX}-{leftovers.token()}-{next(_numbers)}-{checked_label(label)}"
+            name = f"{PREFIX}-{leftovers.token()}-{len(_names) + 1}-{checked_label(label)}"
+            _names.append(name)
             if leftovers.is_root():
                 holder = None if owner is None else stack.enter_context(owner.hold())
                 stack.callback(_remove, name)

@@ -280,7 +280,7 @@ class TestStreams:
             healthy.connect()
             wait_for(child.stdout, "tcp ─► ISTIO_INBOUND  [2 packets]")
             child.send_signal(signal.SIGINT)
-            child.communicate(timeout=20)
+            child.communicate(timeout=60)
             assert child.returncode == 0
         finally:
             child.kill()
@@ -355,7 +355,7 @@ def any_rules(draw: st.DrawFn) -> Snapshot:
     return Snapshot("a file", found, is_live=draw(st.booleans()))
 
 
-@settings(derandomize=True, deadline=None, database=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, deadline=None, database=None, max_examples=25, suppress_health_check=list(HealthCheck))
 @given(any_rules(), st.none() | configs)
 def test_any_rules_can_be_explained_in_every_format(snapshot: Snapshot, expected: Config | None) -> None:
     explanation = explain(snapshot, expected)
