@@ -161,6 +161,7 @@ def stop(pid: int) -> list[str]:
     """Stop it."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.01)  # It is hers until root notices; the processor is for root now.
         return ["stop"]
     return []
 
