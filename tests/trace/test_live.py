@@ -19,6 +19,8 @@ from istio_init.netfilter.family import Family
 from istio_init.testing import Namespace, Pod
 from istio_init.testing.pods import HOSTS
 
+pytestmark = pytest.mark.kernel
+
 jsonschema = pytest.importorskip("jsonschema")
 
 SCHEMA = json.loads((Path(package.__file__).parent / "schemas" / "trace.schema.json").read_text())
