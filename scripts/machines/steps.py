@@ -10,6 +10,8 @@ INSIDE = ("ip", "netns", "exec", "pod")
 PROGRAM = ("PYTHON", "-m", "istio_init")
 FLAGS = {"nft": ("--force-iptables-binary", "nft"), "legacy": ("--force-iptables-binary", "legacy"),
          "native": ("--native-nftables",)}  # fmt: skip
+LISTS = ("-x", "10.96.0.0/12,10.96.1.0/24,192.0.2.7/32,fd00:96::/64", "-o", "9000,9100:9110", "-c", "docker+,cni0",
+         "-d", "15090,15021,8000:8010", "-q", "7000,7001")  # fmt: skip
 WARNING = "native nftables is: this kernel has no x_tables"
 CARRIED = "native: a real Envoy, requests through it"
 TESTS = {
@@ -74,7 +76,20 @@ def checks(*, xtables: bool) -> tuple[Step, ...]:
 
 def whole(*, xtables: bool) -> tuple[Step, ...]:
     """What takes long: tests, and the tracer against the machine's kernel."""
-    return (*(tests(3600) if xtables else ()), judged(20, 10))
+    stores = FLAGS if xtables else {"native": ()}
+    listed = (step for store, flags in stores.items() for step in lists(store, flags))
+    return (*listed, *(tests(3600) if xtables else ()), judged(20, 10))
+
+
+def lists(store: str, flags: tuple[str, ...]) -> tuple[Step, ...]:
+    """A pod programmed and proved with lists of every kind: ranges that overlap, ports, prefixes of interfaces."""
+    words = (f"applied ({store}, ipv4, ipv6)",)
+    argv = (*PROGRAM, "apply", *POD, "--dual-stack", *LISTS, *flags)
+    proved = (*PROGRAM, "verify", *POD)
+    return (
+        Step(what=f"{store}: lists", argv=argv, words=words, fresh=True),
+        Step(what=f"{store}: lists, real connections", argv=proved, words=("proved: ",)),
+    )
 
 
 def recorded(*, xtables: bool) -> tuple[Step, ...]:
