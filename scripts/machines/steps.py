@@ -28,7 +28,7 @@ def modes(store: str, flags: tuple[str, ...], said: str = "") -> tuple[Step, ...
 
     def apply(what: str, words: str, *more: str) -> Step:
         argv = (*PROGRAM, "apply", *POD, *more, *flags)
-        return Step(what=f"{store}: {what}", argv=argv, words=(words, said), fresh="again" not in what)
+        return Step(what=f"{store}: {what}", argv=argv, words=(words, said), fresh=True)
 
     def verify(what: str) -> Step:
         return Step(what=f"{store}: {what}, real connections", argv=(*PROGRAM, "verify", *POD), words=("proved: ",))
