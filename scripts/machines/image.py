@@ -34,7 +34,7 @@ usr/lib/udev usr/lib/systemd usr/lib/x86_64-linux-gnu/gconv usr/lib/x86_64-linux
 usr/lib/klibc usr/lib/initramfs-tools usr/share/initramfs-tools usr/bin/udevadm usr/lib/debug
 """.split()
 PACKAGES = ("click", "pyroute2", "rich", "pygments", "markdown_it", "mdurl", "psutil", "prometheus_client", "pytest",
-            "_pytest", "pluggy", "iniconfig", "packaging", "pytest_timeout", "typing_extensions")  # fmt: skip
+            "py", "_pytest", "pluggy", "iniconfig", "packaging", "pytest_timeout", "typing_extensions")  # fmt: skip
 """What the product and its tests import; all of it runs on any version of Python."""
 
 COMPILED = ("iptc",)
@@ -120,7 +120,7 @@ class Image:
                 shutil.copytree(origin.parent, site / name, ignore=ignored)
             else:
                 shutil.copy(origin, site)
-        for pattern in ("pytest*-[0-9]*.dist-info", "libxtwrapper*.so"):
+        for pattern in ("pytest-[0-9]*.dist-info", "pytest_timeout-[0-9]*.dist-info", "libxtwrapper*.so"):
             for each in Path(pytest.__file__).parents[1].glob(pattern):
                 (shutil.copytree if each.is_dir() else shutil.copy)(each, site / each.name)
 
