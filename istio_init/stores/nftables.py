@@ -84,8 +84,10 @@ def failure(completed: Completed) -> IstioInitError:
         return PrivilegeError(message, fix="run as root, or with the capability NET_ADMIN")
     if "resource temporarily unavailable" in lowered or "device or resource busy" in lowered:
         return BusyError(message, fix="try again, or give a longer --wait")
+    if "could not open file" in lowered:
+        return ToolError(message, fix="nft before 1.0 reads its input by that name: it has to lead to /proc/self/fd/0")
     if "syntax error" in lowered or "unknown" in lowered:
-        return LackError(message, fix=f"this {PROGRAM} is too old: version 1.0.1 or later is needed")
+        return LackError(message, fix=f"this {PROGRAM} is too old: version 0.9.8 or later is needed")
     if "no such file" in lowered or "not supported" in lowered or "protocol wrong type" in lowered:
         return LackError(message, fix=_missing(lines[1] if len(lines) > 1 else ""))
     return ToolError(message)

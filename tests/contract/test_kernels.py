@@ -11,8 +11,9 @@ from unittest.mock import patch
 import pytest
 
 from istio_init.cli.app import run
-from istio_init.errors import BusyError, IstioInitError, LackError, PrivilegeError
+from istio_init.errors import BusyError, IstioInitError, LackError, PrivilegeError, ToolError
 from istio_init.stores.failure import failure
+from istio_init.stores.nftables import failure as nft_failure
 from istio_init.system import xtables
 from istio_init.system.process import Completed
 from istio_init.testing.pods import Pod
@@ -77,6 +78,31 @@ def test_what_a_program_says_tells_a_kernel_that_lacks_something_from_other_fail
     program, status, said, kind = SAID[name]
 
     assert type(failure(Completed((program,), status, "", said))) is kind
+
+
+NFT_SAID: dict[str, tuple[str, type[IstioInitError], str]] = {
+    "nft 0.9.8 without /dev/stdin": (
+        'Could not open file "/dev/stdin": No such file or directory',
+        ToolError,
+        "it has to lead to /proc/self/fd/0",
+    ),
+    "no nft_tproxy": (
+        "/dev/stdin:9:60-75: Error: Could not process rule: No such file or directory\n"
+        "add rule inet istio-proxy-mangle istio-tproxy meta l4proto tcp tproxy to :15006\n      ^^^",
+        LackError,
+        "load nft_tproxy",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NFT_SAID)
+def test_what_nft_says_tells_a_kernel_that_lacks_something_from_other_failures(name: str) -> None:
+    said, kind, fix = NFT_SAID[name]
+
+    error = nft_failure(Completed(("nft", "-f", "-"), 1, "", said))
+
+    assert type(error) is kind
+    assert fix in str(error.fix)
 
 
 @pytest.fixture

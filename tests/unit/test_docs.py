@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
+from machines.releases import RELEASES
+from machines.steps import checks, recorded, whole
 from support.command import execute
 
 GENERATOR = Path(__file__).parents[2] / "scripts" / "docs.py"
@@ -28,3 +31,14 @@ def test_what_the_page_on_extending_names_is_there() -> None:
         and not list((GENERATOR.parents[1] / "tests").rglob(name))
     ]  # fmt: skip
     assert missing == []
+
+
+def test_what_is_recorded_of_other_kernels_is_what_is_run_in_them() -> None:
+    machines = json.loads((GENERATOR.parents[1] / "docs" / "support.json").read_text())
+
+    assert {each["machine"].removesuffix("-native") for each in machines} == set(RELEASES)
+    for each in machines:
+        names = [step.what for step in checks(xtables=each["x_tables"])]
+        more = [step.what for make in (whole, recorded) for step in make(xtables=each["x_tables"])]
+        assert set(each["checks"]) <= {*names, *more}
+        assert [name for name in each["checks"] if name in names] == names
