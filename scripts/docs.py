@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generate docs/reference.md, docs/rules.md and docs/findings.md from the tables in the code.
+"""Generate docs/reference.md, docs/rules.md, docs/findings.md and the manual pages from the tables in the code.
 
 usage: docs.py [--check]        --check writes nothing and fails where a page is out of date
 """
@@ -12,10 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
-
-from istio_init.cli import DROPIN
-from istio_init.cli.app import COMMANDS, cli
+from istio_init.cli.examples import EXAMPLES
+from istio_init.cli.manual import documented, manual, shown_options
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.role import Role
 from istio_init.inspector.findings.catalogue import KINDS
@@ -26,7 +24,7 @@ from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS, Option
 BAR = "\\|"
 """How a cell of a table holds one, in code as well."""
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 
 REFERENCE = """\
 # Commands, flags and environment
@@ -104,23 +102,17 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     """What each command takes, but for the options that shape the rules and for the drop-in, which have tables."""
     yield "## Commands\n"
-    shaping = {option.flag for option in (*OPTIONS, *AMBIENT_OPTIONS)}
-    for name in COMMANDS:
-        if name == DROPIN:
-            continue
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None
-        context = click.Context(command, info_name=f"istio-init {name}")
-        yield f"### {name}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
+    for context, command in documented():
+        yield f"### {command.name}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
         yield f"{inspect.cleandoc(command.help or '')}\n"
-        records = [
-            record
-            for each in command.get_params(context)
-            if isinstance(each, click.Option) and shaping.isdisjoint(each.opts) and "--help" not in each.opts
-            if (record := each.get_help_record(context)) is not None
+        if command.name in EXAMPLES:
+            yield "\n".join(["For example:\n", *(f"    {each}" for each in EXAMPLES[command.name]), ""])
+        rows = [
+            f"| `{option.replace('|', BAR)}` | {_cell(meaning)} |"
+            for option, meaning in shown_options(command, context)
         ]
-        yield "| option | meaning |\n| --- | --- |"
-        yield from (f"| `{option.replace('|', BAR)}` | {_cell(meaning)} |" for option, meaning in records)
+        if rows:
+            yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
         yield ""
 
 
@@ -167,16 +159,18 @@ def findings() -> str:
 
 def main() -> int:
     stale = 0
-    for name, text in (("reference.md", reference()), ("rules.md", rules()), ("findings.md", findings())):
-        path = DOCS / name
+    pages = {"docs/reference.md": reference(), "docs/rules.md": rules(), "docs/findings.md": findings()}
+    pages |= {f"share/man/man1/{page}.1": manual(page) for page in ("istio-init", "istio-iptables")}
+    for name, text in pages.items():
+        path = ROOT / name
         if path.exists() and path.read_text() == text:
             continue
         stale += 1
         if "--check" in sys.argv:
-            print(f"docs/{name} is out of date: run scripts/docs.py", file=sys.stderr)
+            print(f"{name} is out of date: run scripts/docs.py", file=sys.stderr)
         else:
             path.write_text(text)
-            print(f"wrote docs/{name}")
+            print(f"wrote {name}")
     return stale if "--check" in sys.argv else 0
 
 

@@ -16,6 +16,7 @@ import click
 
 from istio_init import __version__
 from istio_init.cli import DROPIN
+from istio_init.cli.examples import with_examples
 from istio_init.cli.lines import say, write_any_text
 from istio_init.errors import IstioInitError, error_json
 
@@ -29,10 +30,24 @@ COMMANDS = {
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
     "completion": "istio_init.cli.completion:completion",
+    "man": "istio_init.cli.manual:man",
     "help": "istio_init.cli.help:help_command",
     "version": "istio_init.cli.help:version",
     DROPIN: "istio_init.cli.dropin_command:istio_iptables",
 }
+
+
+EXIT_STATUSES = (
+    (0, "done"),
+    (1, "refused by the kernel or a tool"),
+    (2, "bad usage or configuration"),
+    (3, "problems or differences found"),
+    (4, "no such namespace or a refused one"),
+    (5, "missing privilege"),
+    (6, "no usable iptables"),
+    (126, "traffic does not flow as it has to"),
+    (130, "interrupted"),
+)
 
 
 class LazyGroup(click.Group):
@@ -46,7 +61,7 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), name)
-        return command
+        return with_examples(cmd_name, command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -61,9 +76,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    epilog="Exit status: 0 done, 1 refused by the kernel or a tool, 2 bad usage or configuration, "
-    "3 problems or differences found, 4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables, "
-    "126 traffic does not flow as it has to, 130 interrupted.",
+    epilog=f"Exit status: {', '.join(f'{number} {meaning}' for number, meaning in EXIT_STATUSES)}.",
 )
 @click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
 def cli() -> None:
