@@ -75,16 +75,22 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 80},
     epilog=f"Exit status: {', '.join(f'{number} {meaning}' for number, meaning in EXIT_STATUSES)}.",
 )
 @click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Program, inspect and prove the traffic redirection of a mesh sidecar.
 
     Works in the network namespace that it runs in, or enters others by process
     or by name, as nsenter does.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 INTERRUPTED = 130
