@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import json
 import sys
@@ -94,13 +93,10 @@ def cli(ctx: click.Context) -> None:
 
 
 INTERRUPTED = 130
-SELDOM = (200_000, 20, 100)
-"""How often garbage is collected: values of rules hold no cycles, and looking for some takes a third of the time."""
 
 
 def run(argv: list[str]) -> int:
     """Run the group; the exit status."""
-    gc.set_threshold(*SELDOM)
     write_any_text()
     try:
         result: Any = cli.main(argv, prog_name="istio-init", standalone_mode=False)

@@ -31,6 +31,8 @@ def test_it_is_not_tried_with_an_iptables_that_is_too_new(
     program.write_text(f"#!/bin/sh\necho '{said}'\n")
     program.chmod(0o755)
     subject.seed(Table.FILTER, "-A OUTPUT -j ACCEPT")
+    (tmp_path / "iptc.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/sbin:/usr/bin")
     subject.backend = made = IptablesLegacy(WAIT)
 
