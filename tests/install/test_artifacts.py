@@ -93,6 +93,8 @@ class TestContents:
         for path in (built.wheel, built.pyz):
             with zipfile.ZipFile(path) as archive:
                 assert {each.date_time for each in archive.infolist()} == {EPOCHS_DATE}
+        with zipfile.ZipFile(built.pyz) as pyz:
+            assert not any(name.endswith("/RECORD") for name in pyz.namelist()), "it says where it was built"
         with tarfile.open(built.sdist) as sdist:
             assert {(each.mtime, each.uid, each.uname) for each in sdist.getmembers()} == {(EPOCH, 0, "root")}
 
