@@ -28,6 +28,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "istio-init diff \"-b '*' -i '*'\" \"-b '*' -i '*' -x 10.0.0.0/8\"",
         "istio-init diff 4711 before.txt",
     ),
+    "snapshot": (
+        "istio-init snapshot --pid 4711 > pod.tar",
+        "istio-init snapshot --netns pod-a --redact --output pod.tar",
+    ),
     "completion": ('eval "$(istio-init completion bash)"', "istio-init completion fish | source"),
     "man": ("istio-init man | man -l -", "istio-init man istio-iptables > istio-iptables.1"),
 }
