@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Generate docs/reference.md, docs/rules.md and docs/findings.md from the tables in the code.
+"""Generate docs/reference.md, docs/rules.md, docs/findings.md and the manual pages from the tables in the code.
 
 And docs/support.md from docs/support.json, which `scripts/kernels --record` writes.
 
@@ -16,10 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-
-from istio_init.cli import DROPIN
-from istio_init.cli.app import COMMANDS, cli
+from istio_init.cli.examples import EXAMPLES
+from istio_init.cli.manual import documented, manual, shown_options
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.role import Role
 from istio_init.inspector.findings.catalogue import KINDS
@@ -30,7 +28,7 @@ from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS, Option
 BAR = "\\|"
 """How a cell of a table holds one, in code as well."""
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
 
 REFERENCE = """\
 # Commands, flags and environment
@@ -118,23 +116,17 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     """What each command takes, but for the options that shape the rules and for the drop-in, which have tables."""
     yield "## Commands\n"
-    shaping = {option.flag for option in (*OPTIONS, *AMBIENT_OPTIONS)}
-    for name in COMMANDS:
-        if name == DROPIN:
-            continue
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None
-        context = click.Context(command, info_name=f"istio-init {name}")
-        yield f"### {name}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
+    for context, command in documented():
+        yield f"### {command.name}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
         yield f"{inspect.cleandoc(command.help or '')}\n"
-        records = [
-            record
-            for each in command.get_params(context)
-            if isinstance(each, click.Option) and shaping.isdisjoint(each.opts) and "--help" not in each.opts
-            if (record := each.get_help_record(context)) is not None
+        if command.name in EXAMPLES:
+            yield "\n".join(["For example:\n", *(f"    {each}" for each in EXAMPLES[command.name]), ""])
+        rows = [
+            f"| `{option.replace('|', BAR)}` | {_cell(meaning)} |"
+            for option, meaning in shown_options(command, context)
         ]
-        yield "| option | meaning |\n| --- | --- |"
-        yield from (f"| `{option.replace('|', BAR)}` | {_cell(meaning)} |" for option, meaning in records)
+        if rows:
+            yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
         yield ""
 
 
@@ -181,7 +173,7 @@ def findings() -> str:
 
 def support() -> str:
     """The table of kernels, what failed where, and what was checked."""
-    machines: list[dict[str, Any]] = json.loads((DOCS / "support.json").read_text())
+    machines: list[dict[str, Any]] = json.loads((ROOT / "docs" / "support.json").read_text())
     lines = [SUPPORT, "| Linux | release | iptables | nft | Python | x_tables | stores proved | checks passed |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for each in machines:
@@ -212,18 +204,18 @@ STORES = ("nft", "legacy", "native")
 
 def main() -> int:
     stale = 0
-    pages = {"reference": reference, "rules": rules, "findings": findings, "support": support}
-    for page, make in pages.items():
-        name, text = f"{page}.md", make()
-        path = DOCS / name
+    pages = {f"docs/{make.__name__}.md": make() for make in (reference, rules, findings, support)}
+    pages |= {f"share/man/man1/{page}.1": manual(page) for page in ("istio-init", "istio-iptables")}
+    for name, text in pages.items():
+        path = ROOT / name
         if path.exists() and path.read_text() == text:
             continue
         stale += 1
         if "--check" in sys.argv:
-            print(f"docs/{name} is out of date: run scripts/docs.py", file=sys.stderr)
+            print(f"{name} is out of date: run scripts/docs.py", file=sys.stderr)
         else:
             path.write_text(text)
-            print(f"wrote docs/{name}")
+            print(f"wrote {name}")
     return stale if "--check" in sys.argv else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import json
 import sys
@@ -16,6 +15,7 @@ import click
 
 from istio_init import __version__
 from istio_init.cli import DROPIN
+from istio_init.cli.examples import with_examples
 from istio_init.cli.lines import say, write_any_text
 from istio_init.errors import IstioInitError, error_json
 
@@ -30,10 +30,24 @@ COMMANDS = {
     "diff": "istio_init.cli.diff:diff",
     "snapshot": "istio_init.cli.snapshot:snapshot",
     "completion": "istio_init.cli.completion:completion",
+    "man": "istio_init.cli.manual:man",
     "help": "istio_init.cli.help:help_command",
     "version": "istio_init.cli.help:version",
     DROPIN: "istio_init.cli.dropin_command:istio_iptables",
 }
+
+
+EXIT_STATUSES = (
+    (0, "done"),
+    (1, "refused by the kernel or a tool"),
+    (2, "bad usage or configuration"),
+    (3, "problems or differences found"),
+    (4, "no such namespace or a refused one"),
+    (5, "missing privilege"),
+    (6, "no usable iptables"),
+    (126, "traffic does not flow as it has to"),
+    (130, "interrupted"),
+)
 
 
 class LazyGroup(click.Group):
@@ -47,7 +61,7 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), name)
-        return command
+        return with_examples(cmd_name, command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -61,28 +75,29 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    epilog="Exit status: 0 done, 1 refused by the kernel or a tool, 2 bad usage or configuration, "
-    "3 problems or differences found, 4 no such namespace or a refused one, 5 missing privilege, 6 no usable iptables, "
-    "126 traffic does not flow as it has to, 130 interrupted.",
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 80},
+    epilog=f"Exit status: {', '.join(f'{number} {meaning}' for number, meaning in EXIT_STATUSES)}.",
 )
 @click.version_option(__version__, prog_name="istio-init", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Program, inspect and prove the traffic redirection of a mesh sidecar.
 
     Works in the network namespace that it runs in, or enters others by process
     or by name, as nsenter does.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 INTERRUPTED = 130
-SELDOM = (200_000, 20, 100)
-"""How often garbage is collected: values of rules hold no cycles, and looking for some takes a third of the time."""
 
 
 def run(argv: list[str]) -> int:
     """Run the group; the exit status."""
-    gc.set_threshold(*SELDOM)
     write_any_text()
     try:
         result: Any = cli.main(argv, prog_name="istio-init", standalone_mode=False)

@@ -60,7 +60,7 @@ class _ExplainCommand(click.Command):
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
 @click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
 @click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
-@click.option("--watch", metavar="SECONDS", help="Show it again and again, counters moving.")
+@click.option("--watch", metavar="DURATION", help="Show it again and again, counters moving.")
 def explain_command(
     target: str | None,
     pid: int | None,

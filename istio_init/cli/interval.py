@@ -11,15 +11,15 @@ LONGEST = 86400.0
 
 
 def watch_seconds(text: str, *, shortest: float) -> float:
-    """Plain seconds, or a duration such as 1m30s, within reason.
+    """A duration such as 1m30s, or plain seconds, within reason.
 
     Raises:
         click.BadParameter: it is neither, or no time at all.
     """
     try:
-        wanted = float(text) if text.replace(".", "", 1).isdecimal() else values.duration(text)
+        wanted = values.duration(text)
     except values.BadValue as bad:
-        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}, or plain seconds", param_hint="--watch") from None
+        raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}", param_hint="--watch") from None
     if wanted <= 0:
         raise click.BadParameter(f"{text!r}: give a time between two looks, such as 5s", param_hint="--watch")
     return min(max(wanted, shortest), LONGEST)

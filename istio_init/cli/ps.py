@@ -42,7 +42,7 @@ EVERY = "5"
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--watch",
-    metavar="[SECONDS]",
+    metavar="[DURATION]",
     is_flag=False,
     flag_value=EVERY,
     help=f"Look again and again; every {EVERY} s if not said.",

@@ -27,7 +27,9 @@ from istio_init.visible import visible
 
 
 @click.command("trace")
-@click.argument("direction", required=False, type=click.Choice([each.value for each in Direction]))
+@click.argument(
+    "direction", required=False, metavar="[outbound|inbound]", type=click.Choice([each.value for each in Direction])
+)
 @click.argument("protocol", required=False)
 @click.argument("destination", required=False, metavar="[DST[:PORT]]")
 @with_options(NAMESPACE_OPTIONS)

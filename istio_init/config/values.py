@@ -197,16 +197,18 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1
 
 
 def duration(text: str, _: object = None) -> float:
-    """Seconds of a duration as Go writes it, such as ``5s`` or ``1m30s``."""
+    """Seconds of a duration as Go writes it, such as ``5s`` or ``1m30s``, or of a plain number of them."""
+    if text.isascii() and text.replace(".", "", 1).isdecimal():
+        return float(text)
     rest, total = text, 0.0
-    while rest and text != "0":
+    while rest:
         digits = len(rest) - len(rest.lstrip("0123456789."))
         unit_length = len(rest[digits:]) - len(rest[digits:].lstrip("nuµμmsh"))
         number, unit = rest[:digits], rest[digits : digits + unit_length]
         if not number.isascii() or number.count(".") > 1 or not number.strip(".") or unit not in _SECONDS:
-            raise BadValue("not a duration", "write for example 5s or 1m30s")
+            raise BadValue("not a duration", "write for example 5s, 1m30s, or plain seconds")
         total += float(number) * _SECONDS[unit]
         rest = rest[digits + unit_length :]
     if not text:
-        raise BadValue("not a duration", "write for example 5s or 1m30s")
+        raise BadValue("not a duration", "write for example 5s, 1m30s, or plain seconds")
     return total

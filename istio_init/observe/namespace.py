@@ -6,9 +6,6 @@ What cannot be read is said, and the rest still comes.
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
-
-import psutil
 
 from istio_init.errors import IstioInitError
 from istio_init.mesh.routing import LiveRouting
@@ -19,11 +16,12 @@ from istio_init.observe.rules import read_rules
 from istio_init.observe.snapshot import Interface, Listener, Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
-from istio_init.system import netlink, process, routing, sockets
+from istio_init.system import links, netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
 from istio_init.system.processes import Process
 from istio_init.system.resolv import name_servers
+from istio_init.system.running import running
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
     def attempt(part: Part, read: Callable[[], T], otherwise: T) -> T:
         try:
             return read()
-        except (IstioInitError, OSError, psutil.Error) as error:
+        except (IstioInitError, OSError) as error:
             unread.append(not_read(part, error))
             return otherwise
 
@@ -98,14 +96,13 @@ def _processes() -> tuple[tuple[Process, ...], int]:
     """The processes of the current namespace, and how many more this process may not look into."""
     here = os.stat("/proc/thread-self/ns/net").st_ino
     found, unseen = [], 0
-    for each in psutil.process_iter(["pid", "name", "uids", "gids"]):
+    for each in running():
         try:
             if os.stat(f"/proc/{each.pid}/ns/net").st_ino == here and each.pid != os.getpid():
-                info = each.info
-                found.append(Process(each.pid, info["name"], info["uids"].effective, info["gids"].effective))
+                found.append(each.process)
         except PermissionError:
             unseen += 1
-        except (OSError, AttributeError):
+        except OSError:
             continue
     return tuple(found), unseen
 
@@ -121,15 +118,8 @@ def _listeners(found: list[sockets.Socket], processes: tuple[Process, ...]) -> t
 
 
 def _interfaces() -> tuple[Interface, ...]:
-    status = psutil.net_if_stats()
-    by_name: dict[str, list[str]] = {name: [] for name in status}
-    for name, addresses in psutil.net_if_addrs().items():
-        texts = [each.address.partition("%")[0] for each in addresses if each.family.name in ("AF_INET", "AF_INET6")]
-        by_name.setdefault(name, []).extend(texts)
-    return tuple(
-        Interface(name, name in status and status[name].isup, tuple(map(ip_address, addresses)))
-        for name, addresses in by_name.items()
-    )
+    found, _ = links.links()
+    return tuple(Interface(each.name, each.is_up, each.addresses) for each in found)
 
 
 def _sysctls() -> dict[str, int]:

@@ -49,6 +49,8 @@ except ImportError as error:
 """What the isolated interpreter runs: neither the current directory nor a variable says what it imports. Where we were
 imported from comes last, for packages that lie outside of its own directories."""
 
+TOO_NEW = (1, 8, 11)
+"""From this iptables on the options of its extensions are laid out otherwise than python-iptables 1.2 reads them."""
 CANNOT_WORK = 3
 """The child's exit status when python-iptables cannot work and nothing was changed."""
 
@@ -62,6 +64,7 @@ class IptablesLegacy:
         """``binding`` false uses the programs from the start; else they are used once python-iptables cannot work."""
         self.wait = wait
         self._binding = dict.fromkeys(Family, binding)
+        self._untried = binding
         self.doubts = ""
         """Why python-iptables cannot work here, in its own words."""
 
@@ -113,6 +116,9 @@ class IptablesLegacy:
 
     def _through_binding(self, family: Family, *args: str, stdin: str = "") -> Completed | None:
         """Ask the child; None where python-iptables cannot work, which is then not tried again."""
+        if self._untried:
+            self._untried, self.doubts = False, _reason_not_to_try()
+            self._binding = dict.fromkeys(Family, not self.doubts)
         if not self._binding[family]:
             return None
         if args[0] == "commit" and process.needs_owner():
@@ -131,3 +137,17 @@ class IptablesLegacy:
             # It died in the middle; only reading again can tell what it had done.
             raise failure(completed.replace(argv=("python-iptables",)), stdin)
         return None
+
+
+def _reason_not_to_try() -> str:
+    """Why python-iptables cannot work here, as far as that can be told without starting it; empty where it may."""
+    from importlib.machinery import PathFinder
+
+    if PathFinder.find_spec("iptc") is None:
+        return "python-iptables is not installed"
+    if process.find_binary(RESTORE[Family.IPV4]) is None:
+        return ""
+    said = process.run([RESTORE[Family.IPV4], "--version"], timeout=READING).stdout
+    version = said.partition(" v")[2].partition(" ")[0]
+    numbers = tuple(int(each) for each in version.split(".") if each.isdecimal())
+    return f"python-iptables 1.2 cannot work with iptables {version}" if numbers >= TOO_NEW else ""

@@ -6,11 +6,10 @@ import os
 import re
 from ipaddress import ip_address
 
-import psutil
-
 from istio_init.errors import IstioInitError, NamespaceError
 from istio_init.system import namespaces, netlink, places
 from istio_init.system.processes import Process
+from istio_init.system.running import running
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -43,15 +42,13 @@ def pod_namespaces() -> list[PodNamespace]:
 
     Processes whose namespace may not be seen are left out; as root that is none.
     """
-    found: dict[int, list[tuple[float, Process]]] = {}
-    for each in psutil.process_iter(["pid", "name", "uids", "gids", "create_time"]):
+    found: dict[int, list[tuple[int, Process]]] = {}
+    for each in running():
         try:
             inode = os.stat(f"/proc/{each.pid}/ns/net").st_ino
-            info = each.info
-            process = Process(each.pid, info["name"], info["uids"].effective, info["gids"].effective)
-        except (OSError, AttributeError):
+        except OSError:
             continue
-        found.setdefault(inode, []).append((info["create_time"] or 0.0, process))
+        found.setdefault(inode, []).append((each.started, each.process))
     pods = []
     for inode, aged in found.items():
         aged.sort(key=lambda item: (item[0], item[1].pid))
@@ -94,7 +91,7 @@ def _by_container(prefix: str) -> int:
             f"{prefix!r}: neither an address nor a container id", fix="give --pid, or list with istio-init ps"
         )
     found: dict[str, int] = {}
-    for each in psutil.process_iter(["pid"]):
+    for each in running():
         container = container_of(each.pid)
         if container is not None and container.startswith(prefix):
             found.setdefault(container, each.pid)

@@ -33,7 +33,7 @@ usr/share/doc usr/share/man usr/share/locale usr/share/info usr/share/perl5 usr/
 usr/lib/udev usr/lib/systemd usr/lib/x86_64-linux-gnu/gconv usr/lib/x86_64-linux-gnu/perl-base usr/bin/perl var/lib/dpkg
 usr/lib/klibc usr/lib/initramfs-tools usr/share/initramfs-tools usr/bin/udevadm usr/lib/debug
 """.split()
-PACKAGES = ("click", "pyroute2", "rich", "pygments", "markdown_it", "mdurl", "psutil", "prometheus_client", "pytest",
+PACKAGES = ("click", "pyroute2", "rich", "pygments", "markdown_it", "mdurl", "prometheus_client", "pytest",
             "py", "_pytest", "pluggy", "iniconfig", "packaging", "pytest_timeout", "typing_extensions")  # fmt: skip
 """What the product and its tests import; all of it runs on any version of Python."""
 

@@ -70,6 +70,15 @@ def test_the_pod_has_the_arguments_and_the_security_context_of_the_injection_tem
     }
 
 
+@pytest.mark.parametrize("name", ["debug-container.yaml", "node-inspector.yaml"])
+def test_what_runs_in_a_cluster_has_a_filter_of_system_calls_and_cannot_write_its_files(name: str) -> None:
+    found = example(f"kubernetes/{name}", 2 if name == "node-inspector.yaml" else 0)
+    [container] = found["spec"]["template"]["spec"]["containers"] if "spec" in found else [found]
+
+    assert container["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
 def test_the_node_inspector_is_run_with_arguments_that_exist() -> None:
     [container] = example("kubernetes/node-inspector.yaml", 2)["spec"]["template"]["spec"]["containers"]
 

@@ -171,7 +171,7 @@ def test_the_container_is_the_innermost_that_the_cgroups_name(text: str, wanted:
 
 
 class Named(NamedTuple):
-    """A process as psutil lists it."""
+    """What is asked of a process here."""
 
     pid: int
 
@@ -183,7 +183,7 @@ class TestFind:
     def containers(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Processes of three containers, of which two have ids that begin alike."""
         ids = {11: ID, 12: ID, 13: OTHER, 14: "a" * 64, 15: None}
-        monkeypatch.setattr("psutil.process_iter", lambda _: map(Named, ids))
+        monkeypatch.setattr(pods, "running", lambda: map(Named, ids))
         monkeypatch.setattr(pods, "container_of", ids.get)
 
     @pytest.mark.parametrize(("target", "pid"), [(ID, 11), (OTHER, 13), (ID[:13], 11), ("aaaa", 14)])

@@ -66,7 +66,7 @@ CORE = (
 AT_THE_EDGE = {"prove/live_trace.py", "prove/validation.py"}
 """Modules in the pure rooms that touch the machine."""
 
-IMPURE = {"os", "subprocess", "socket", "_socket", "click", "rich", "psutil", "pyroute2", "iptc", "ctypes", "fcntl"}
+IMPURE = {"os", "subprocess", "socket", "_socket", "click", "rich", "pyroute2", "iptc", "ctypes", "fcntl"}
 
 TOUCHING = tuple(f"istio_init.{place}." for place in ("system", "stores", "observe", "prove.validation", "cli"))
 """How names in the places that touch the machine begin."""
@@ -246,7 +246,7 @@ def loaded_by(module: str) -> set[str]:
 
 
 def test_the_drop_in_starts_without_anything_that_its_path_does_not_need() -> None:
-    heavy = {"click", "rich", "psutil", "pyroute2", "iptc", "dataclasses", "subprocess", "logging", "argparse", "json"}
+    heavy = {"click", "rich", "pyroute2", "iptc", "dataclasses", "subprocess", "logging", "argparse", "json"}
 
     assert loaded_by("istio_init.cli.dropin") & heavy == set()
 
@@ -262,9 +262,7 @@ def test_the_command_group_loads_no_command_before_it_is_called() -> None:
     loaded = loaded_by("istio_init.cli.app")
 
     assert "click" in loaded
-    assert (
-        loaded & {"rich", "psutil", "pyroute2", "iptc", "istio_init.cli.apply", "istio_init.stores.programmer"} == set()
-    )
+    assert loaded & {"rich", "pyroute2", "iptc", "istio_init.cli.apply", "istio_init.stores.programmer"} == set()
 
 
 def test_the_pytest_plugin_costs_test_runs_without_namespaces_next_to_nothing() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from importlib import resources
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from referencing import Registry, Resource
-from support.command import PROGRAM, environment
+from support.command import PROGRAM, environment, execute
 
 import istio_init
 from istio_init.cli.app import COMMANDS, run
@@ -93,7 +95,21 @@ def test_the_help_of_apply_does_not_offer_what_is_the_drop_ins_alone(capsys: Out
 def test_completion_is_a_script_of_the_shell(shell: str, capsys: Output) -> None:
     assert run(["completion", shell]) == 0
 
-    assert "_ISTIO_INIT_COMPLETE" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "_ISTIO_INIT_COMPLETE" in shown
+    assert "istio-inbound-interception-mode" in shown
+    if shutil.which(shell):
+        done = subprocess.run([shell, "-n"], input=shown, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_drop_in_s_flags_are_completed() -> None:
+    asked = {"COMP_WORDS": "istio-init istio-iptables --istio-inbound-t", "COMP_CWORD": "2"}
+    script = "import sys; sys.argv = ['istio-init']; from istio_init.cli.main import main; main()"
+
+    done = execute(sys.executable, "-c", script, env={**asked, "_ISTIO_INIT_COMPLETE": "bash_complete"})
+
+    assert done.stdout.split() == ["plain,--istio-inbound-tproxy-mark", "plain,--istio-inbound-tproxy-route-table"]
 
 
 USAGE = {

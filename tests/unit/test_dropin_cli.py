@@ -116,7 +116,7 @@ def test_another_mode_is_redirect_with_a_warning(capsys: Output) -> None:
     ("argv", "said"),
     [
         (["--force-iptables-binary", "ipset"], "--force-iptables-binary 'ipset': not a backend; write nft or legacy"),
-        (["--probe-timeout", "5"], "--probe-timeout '5': not a duration"),
+        (["--probe-timeout", "5x"], "--probe-timeout '5x': not a duration"),
         (["--run-validation", "--probe-timeout", "0s"], "--probe-timeout '0s': no time at all"),
         (["--wait", "soon"], "--wait 'soon': not a duration"),
         (["--reconcile=maybe"], "--reconcile 'maybe': not a boolean"),

@@ -1,0 +1,50 @@
+"""Processes as /proc has them, whatever they call themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from istio_init.system.running import Running, running
+
+NAMES = ["plain", "a) R 1 2 (b", "two words", "line\nbreak", "Uid:\t0", "\udcff"]
+
+
+def found(pid: int) -> Running:
+    (one,) = (each for each in running() if each.pid == pid)
+    return one
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_that_looks_like_fields_of_the_kernel_s_is_a_name(name: str) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with open("/proc/self/comm", "wb") as file:
+            file.write(os.fsencode(name))
+        os.write(writing, b".")
+        signal.pause()
+    try:
+        os.read(reading, 1)
+        one = found(child)
+        assert (one.process.name, one.process.uid, one.process.gid) == (name, os.geteuid(), os.getegid())
+        assert one.started >= found(os.getpid()).started
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_name_that_the_kernel_cut_off_is_completed_from_the_command_line(tmp_path: os.PathLike[str]) -> None:
+    program = os.path.join(tmp_path, "a-name-of-more-than-fifteen-bytes")
+    os.symlink(sys.executable, program)
+    pid = os.posix_spawn(program, [program, "-c", "import signal; signal.pause()"], os.environ)
+    try:
+        assert found(pid).process.name == "a-name-of-more-than-fifteen-bytes"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
