@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from istio_init import __version__
+from istio_init.cli.asked import asked_by, asked_in, manifest_of, process_of
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.interval import watch_seconds
@@ -26,6 +27,7 @@ from istio_init.dialects.iptables.sections import NATIVE_TITLE
 from istio_init.dialects.nft.render import render
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
+from istio_init.inspector.asked import Asked
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Severity
@@ -56,6 +58,13 @@ class _ExplainCommand(click.Command):
     help="Compare with the rules of these istio-iptables arguments, or of --ambient and its own.",
 )
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
+@click.option(
+    "--pod",
+    "manifest",
+    metavar="MANIFEST",
+    help="Compare with what this pod asks for, as kubectl get pod -o yaml or json prints it; - for stdin. Without a "
+    "target the pod is looked for on this node.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--rules", "-v", "rules", is_flag=True, help="Each rule and why it exists, and the way of traffic, too.")
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
@@ -70,6 +79,7 @@ def explain_command(
     file6: str | None,
     expect: str | None,
     expect_file: Path | None,
+    manifest: str | None,
     form: str,
     rules: bool,
     check: bool,
@@ -81,6 +91,9 @@ def explain_command(
 
     Reads everything, changes nothing: a namespace by process, name, container
     id or pod address, or the text of iptables-save from a support bundle.
+
+    Rules are compared with what the pod asked for: with --pod by its manifest,
+    else by its annotations, as far as its proxy's /etc/istio/pod has them.
     """
     named = [value for value in (target, pid, netns, file or file6) if value is not None]
     if len(named) > 1:
@@ -90,21 +103,38 @@ def explain_command(
     expected, known = _expected(expect, expect_file, is_live=(file or file6) is None), _codes(ignore)
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
+    is_file = file is not None or file6 is not None
+    asked = None
+    if manifest is not None:
+        if "-" in (file, file6) and manifest == "-":
+            raise click.UsageError("only one of --file, --file6 and --pod can be standard input")
+        found = manifest_of(manifest)
+        asked = asked_by(found.pod, is_live=not is_file)
+        pid = process_of(found) if not named else pid
     if watch is None:
-        is_file = file is not None or file6 is not None
         with Uncollected():  # All that is read is needed to the end.
-            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
-            return _show(explain(snapshot, expected, ignore=known), shown)
+            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns, asks=asked is None)
+            return _show(_explained(snapshot, expected, asked, known), shown)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            explanation = explain(live_snapshot(target, pid, netns), expected, ignore=known)
+            snapshot = live_snapshot(target, pid, netns, asks=asked is None)
+            explanation = _explained(snapshot, expected, asked, known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
             time.sleep(every)
     except KeyboardInterrupt:
         return status  # That is how one stops watching.
+
+
+def _explained(
+    snapshot: Snapshot, expected: Config | AmbientConfig | None, asked: Asked | None, ignore: frozenset[str]
+) -> Explanation:
+    """The explanation, drift from what is expected, else from what the pod asked for by its manifest or by itself."""
+    if expected is None and asked is None:
+        asked = asked_in(snapshot)
+    return explain(snapshot, expected, asked=asked, ignore=ignore)
 
 
 def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config | AmbientConfig | None:

@@ -49,21 +49,24 @@ NAMESPACE_OPTIONS = [
 ]
 
 
-def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
-    """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in."""
+def live_snapshot(target: str | None, pid: int | None, netns: str | None, *, asks: bool = False) -> Snapshot:
+    """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in.
+
+    ``asks`` has it hold what the pod says that it asked for, too.
+    """
     pid = _found(target, pid)
     place = place_of(pid, netns)
     try:
-        return snapshot_in(place, target_words(pid, netns))
+        return snapshot_in(place, target_words(pid, netns), asks=asks)
     finally:
         place.close()
 
 
-def snapshot_in(place: Place, target: Target = ()) -> Snapshot:
+def snapshot_in(place: Place, target: Target = (), *, asks: bool = False) -> Snapshot:
     """The snapshot of an open namespace; ``target`` are the words that name it."""
     from istio_init.observe.namespace import observe
 
-    return namespaces.call_in(place.replace(userns=None), lambda: observe(place)).replace(target=target)
+    return namespaces.call_in(place.replace(userns=None), lambda: observe(place, asks=asks)).replace(target=target)
 
 
 def target_words(pid: int | None, netns: str | None) -> Target:

@@ -120,6 +120,8 @@ class View:
     def __init__(self, snapshot: Snapshot, expected: Config | AmbientConfig | None = None) -> None:
         self.snapshot = snapshot
         self.expected = expected
+        self.asked: Config | AmbientConfig | None = None
+        """What the pod says that it asked for. It makes commands, and takes no finding away."""
         self._by_place: dict[tuple[RuleStore, Family, Table, str, int], RuleAt] | None = None
         self.holdings = tuple(each for store in RuleStore if (each := holding_of(snapshot, store)) is not None)
         self.main = max(self.holdings, key=lambda each: each.size, default=None)
