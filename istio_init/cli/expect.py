@@ -71,6 +71,12 @@ def split(line: str) -> tuple[list[str], dict[str, str]]:
         words = shlex.split(CONTINUED.sub(" ", line), comments=True)
     except ValueError as error:
         raise ConfigError((f"--expect {line!r}: {error}; close the quotes",)) from None
+    return taken_apart(words)
+
+
+def taken_apart(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words after a program's name, and the variables before them."""
+    words = list(words)
     environ: dict[str, str] = {}
     _take_variables(words, environ)
     if words and words[0].rpartition("/")[2] in PROGRAMS:

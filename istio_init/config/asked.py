@@ -61,6 +61,9 @@ PROXYS = ("ISTIO_META_DNS_CAPTURE", "ISTIO_DUAL_STACK", "INVALID_DROP")
 INIT_ALONE = tuple(option.env[0] for option in OPTIONS if option.flag is None and option.field is not None)
 """Those that an init container takes as well, as a mesh's proxyMetadata becomes variables of both."""
 
+SHAPING = tuple(name for option in OPTIONS for name in option.env)
+"""All that an init container takes."""
+
 MODE_VARIABLE = "ISTIO_META_INTERCEPTION_MODE"
 INIT, VALIDATION = "istio-init", "istio-validation"
 NONE = "NONE"
@@ -115,7 +118,7 @@ def ways(pod: Pod) -> tuple[Words, ...]:
     by_cni = _by_cni(pod)
     found: list[Words] = []
     if pod.arguments is not None:
-        found.append(Words(pod.arguments, tuple(pod.initial.items())))
+        found.append(Words(pod.arguments, _given(pod.initial, SHAPING)))
     elif by_cni is not True:
         found += _by_template(pod)
     if by_cni is not False and _mode(pod) != NONE:

@@ -58,6 +58,7 @@ class Held(Value):
     is_certain: bool = False
 
 
+FAR = 1 << 20
 NOT_ASKED = "the rules redirect traffic, and the pod asked for no redirection"
 OLDER = "programmed by an older release ({release}) with the configuration that was asked for"
 
@@ -92,12 +93,13 @@ def held(view: View, asked: Asked) -> Held:
     for words, config, found in tried:
         if found.is_equal:
             return Held(asked, words, config, found, is_certain=True)
-    for words, config, _ in tried:
-        with_mesh = _with_mesh(view, asked, config)
-        if with_mesh is None or with_mesh == config or not isinstance(config, Config):
-            continue
-        if (found := _drift(view, with_mesh)).is_equal:
-            return Held(asked, words, with_mesh, found, difference(with_mesh, config), is_certain=True)
+    completed = [
+        Held(asked, words, with_mesh, _drift(view, with_mesh), difference(with_mesh, config), is_certain=True)
+        for words, config, _ in tried
+        if isinstance(config, Config) and (with_mesh := _with_mesh(view, asked, config)) not in (None, config)
+    ]
+    if completed:
+        return min(completed, key=lambda each: _size(each.drift))
     words, config, found = min(tried, key=lambda each: _size(each[2]))
     unsure = asked.unsaid and view.inferred is not None and _differs(view.inferred.config, config, asked.unsaid)
     return Held(asked, words, config, found, is_certain=not unsure)
@@ -129,5 +131,8 @@ def _differs(one: Config, other: Config | AmbientConfig, fields: frozenset[str])
     return any(getattr(one, field) != getattr(other, field, None) for field in fields)
 
 
-def _size(found: Drift) -> int:
-    return sum(len(each.changes) for each in found.families) or (0 if found.is_equal else 1 << 20)
+def _size(found: Drift | None) -> int:
+    """How far the rules are from it; far where that is told by a note alone."""
+    if found is None or found.is_equal:
+        return 0
+    return sum(len(each.changes) for each in found.families) or FAR
