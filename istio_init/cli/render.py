@@ -17,7 +17,7 @@ from istio_init.config.model import Config
 from istio_init.errors import ConfigError
 from istio_init.inspector.arguments import arguments
 from istio_init.inspector.asked import Asked
-from istio_init.mesh.meaning import Meaning, Note, resolve, settle
+from istio_init.mesh.meaning import Meaning, Note, resolve, settle, words_of
 from istio_init.mesh.policy import ambient as ambient_policy
 from istio_init.mesh.policy import sidecar
 from istio_init.mesh.roles.recognise import MeshKind
@@ -152,6 +152,7 @@ def _rendering(
     meaning = _meaning(config, addresses, servers)
     if Note.NO_ADDRESS in meaning.notes:
         raise click.UsageError("--address: loopback and link-local addresses do not count; give one that others reach")
+    notes += filter(None, [words_of(note, config) for note in meaning.notes])
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         notes.append(NO_SERVER)
     routing = sidecar.routing(meaning.config, meaning.around)

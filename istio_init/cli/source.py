@@ -19,7 +19,7 @@ from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.reader import reader_of
-from istio_init.mesh.meaning import Note, settle
+from istio_init.mesh.meaning import Note, settle, words_of
 from istio_init.mesh.policy import ambient, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host, Link
@@ -142,6 +142,9 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
         answers = {family: frozenset([ambient.ANSWER_MARK]) for family in config.families}
         return _snapshot(line, ambient.rules(config), answers)
     meaning = settle(config, servers, ipv6=config.dual_stack)
+    for note in meaning.notes:
+        if (words := words_of(note, config)) is not None:
+            say(f"warning: {words}", fg="yellow", err=True)
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warning = "no name server is known here, so --redirect-dns captures none"
         say(f"warning: {warning}", fg="yellow", err=True)
