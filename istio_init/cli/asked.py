@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 from istio_init.cli.expect import AMBIENT, in_this_kernel
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import asked
@@ -45,7 +48,7 @@ def manifest_of(path: str) -> Manifest:
     from istio_init.observe.manifest import LONGEST, manifest
 
     try:
-        with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+        with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as file:
             data = file.read(LONGEST + 1)
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
@@ -60,16 +63,17 @@ def process_of(found: Manifest) -> int:
     """
     from istio_init.system.pods import find
 
-    tried = (*found.containers, *found.addresses)
-    for each in tried:
+    why = []
+    for each in (*found.containers, *found.addresses):
         try:
             return find(each)
-        except NamespaceError:
-            continue
-    what = f"{found.pod.name or 'the pod of the manifest'}: none of its containers and addresses is on this node"
-    if not tried:
-        what = f"{found.pod.name or 'the pod of the manifest'}: the manifest names neither containers nor addresses"
-    raise NamespaceError(what, fix="name the pod with --pid, or look on the node of its spec.nodeName")
+        except NamespaceError as error:
+            why.append(error.message)
+    name = found.pod.name or "the pod of the manifest"
+    what = "; ".join(why) or "the manifest names neither containers nor addresses of it"
+    raise NamespaceError(
+        f"{name} is not found on this node: {what}", fix="name it with --pid, or look on the node of its spec.nodeName"
+    )
 
 
 def asked_in(snapshot: Snapshot) -> Asked | None:
