@@ -24,6 +24,10 @@ INCLUDE_RANGES, EXCLUDE_RANGES = f"{TRAFFIC}includeOutboundIPRanges", f"{TRAFFIC
 INCLUDE_INBOUND, EXCLUDE_INBOUND = f"{TRAFFIC}includeInboundPorts", f"{TRAFFIC}excludeInboundPorts"
 INCLUDE_OUTBOUND, EXCLUDE_OUTBOUND = f"{TRAFFIC}includeOutboundPorts", f"{TRAFFIC}excludeOutboundPorts"
 EXCLUDE_INTERFACES, KUBEVIRT = f"{TRAFFIC}excludeInterfaces", f"{TRAFFIC}kubevirtInterfaces"
+TEMPLATES = "inject.istio.io/templates"
+NOT_SIDECARS = frozenset(["router", "waypoint"])
+"""What pilot-agent is told to be, and tells Envoy."""
+
 REROUTE = "istio.io/reroute-virtual-interfaces"
 DATAPLANE = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
@@ -88,6 +92,9 @@ class Pod(Value):
     uid: int | None = None
     gid: int | None = None
     has_proxy: bool = True
+    command: tuple[str, ...] = ()
+    """The words that the proxy was started with."""
+
     arguments: tuple[str, ...] | None = None
     initial: Mapping[str, str] = {}
     by_cni: bool | None = None
@@ -111,9 +118,7 @@ def ways(pod: Pod) -> tuple[Words, ...]:
     """
     if is_ambient(pod):
         return (_ambient(pod),)
-    if not pod.has_proxy and pod.arguments is None:
-        return ()
-    if pod.arguments is None and _mode(pod) == NONE:
+    if pod.arguments is None and (not pod.has_proxy or is_gateway(pod) or _mode(pod) == NONE):
         return ()
     by_cni = _by_cni(pod)
     found: list[Words] = []
@@ -140,6 +145,18 @@ def is_ambient(pod: Pod) -> bool:
     redirection = pod.annotations.get(REDIRECTION)
     told = "ambient" in (pod.labels.get(DATAPLANE), pod.annotations.get(DATAPLANE))
     return redirection in ("enabled", "pending") or (told and redirection != "disabled")
+
+
+def is_gateway(pod: Pod) -> bool:
+    """Whether its proxy is nobody's sidecar: a gateway, or a waypoint. Nothing is redirected to these."""
+    if "gateway" in _items(pod.annotations.get(TEMPLATES, "")):
+        return True
+    pairs = zip(pod.command, pod.command[1:], strict=False)
+    return any(
+        (before == "proxy" and word in NOT_SIDECARS)
+        or (before == "--service-node" and word.partition("~")[0] in NOT_SIDECARS)
+        for before, word in pairs
+    )
 
 
 def _by_cni(pod: Pod) -> bool | None:

@@ -107,8 +107,9 @@ def held(view: View, asked: Asked) -> Held:
 
 def _drift(view: View, config: Config | AmbientConfig) -> Drift:
     """The drift, which a release's other way to write the same configuration is not."""
-    found = drift(view, config)
-    inferred = view.inferred
+    inferred, known = view.inferred, view.snapshot.knows_servers
+    # Of a namespace that is named by itself nobody knows the resolv.conf.
+    found = drift(view, config, servers=None if known or inferred is None else inferred.around.dns_servers)
     if view.is_older and inferred is not None and arguments(inferred.config) == arguments(config) and not strays(view):
         return Drift(True, note=OLDER.format(release=view.release))
     return found

@@ -142,6 +142,7 @@ def _read(pod: dict[str, Any], path: str) -> Manifest:
         uid=_id(proxy or {}, spec, "runAsUser"),
         gid=_id(proxy or {}, spec, "runAsGroup"),
         has_proxy=proxy is not None,
+        command=tuple(_text(each) for part in ("command", "args") for each in _list((proxy or {}).get(part))),
         arguments=arguments,
         initial=given,
         by_cni=INIT not in init if proxy is not None or initial is not None else None,

@@ -55,16 +55,20 @@ def _said(process: Process) -> Pod | None:
     except OSError:
         return None
     try:
-        data = bytes_within(PATIENCE, lambda: _files(f"/proc/self/fd/{pinned}"), most=3 * LONGEST)
+        data = bytes_within(PATIENCE, lambda: _files(f"/proc/self/fd/{pinned}"), most=4 * LONGEST)
     finally:
         os.close(pinned)
     if data is None:
         return None
-    size, _, rest = data.partition(b"\n")
-    annotations, environment = rest[: int(size)], rest[int(size) :]
+    sizes, _, rest = data.partition(b"\n")
+    parts = []
+    for size in map(int, sizes.split()):
+        parts.append(rest[:size])
+        rest = rest[size:]
+    annotations, environment, command = parts
     if len(annotations) > LONGEST:
         return None
-    variables = _variables(environment[:LONGEST])
+    variables = _variables(environment)
     own, space = variables.pop("POD_NAME", ""), variables.pop("POD_NAMESPACE", "")
     return Pod(
         source=f"annotations in the proxy's /etc/istio/pod, and its environment (pid {process.pid})",
@@ -73,22 +77,28 @@ def _said(process: Process) -> Pod | None:
         variables=variables,
         uid=process.uid,
         gid=process.gid,
+        command=tuple(command.decode(errors="replace").split("\0")),
     )
 
 
 def _files(process: str) -> bytes | None:
-    """In a child: both texts, after the length of the first."""
+    """In a child: the annotations, the environment and the command, after the length of each."""
     here, there = (os.stat(f"{each}/ns/net") for each in ("/proc/thread-self", process))
     if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
         return None
     annotations = read_beneath(f"{process}/root", FILE, LONGEST)
     if annotations is None:
         return None
-    environment = b""
-    with open(f"{process}/environ", "rb", buffering=0) as file:
-        while len(environment) < LONGEST and (more := file.read(LONGEST - len(environment))):
-            environment += more
-    return b"%d\n%b%b" % (len(annotations), annotations, environment)
+    parts = [annotations, _beginning(f"{process}/environ"), _beginning(f"{process}/cmdline")]
+    return b" ".join(b"%d" % len(each) for each in parts) + b"\n" + b"".join(parts)
+
+
+def _beginning(path: str) -> bytes:
+    data = b""
+    with open(path, "rb", buffering=0) as file:
+        while len(data) < LONGEST and (more := file.read(LONGEST - len(data))):
+            data += more
+    return data
 
 
 def _variables(environment: bytes) -> dict[str, str]:

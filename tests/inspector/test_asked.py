@@ -160,6 +160,15 @@ def test_rules_where_none_were_asked_for_are_drift(sidecar: Sidecar) -> None:
     assert said["drift"]["note"] == "the rules redirect traffic, and the pod asked for no redirection"
 
 
+@pytest.mark.parametrize("role", ["router", "waypoint"])
+def test_to_a_gateway_nothing_is_redirected(sidecar: Sidecar, role: str) -> None:
+    sidecar.inside.run("nft", "flush", "ruleset")
+    with proxy_that_says(sidecar.inside, {}, role=role):
+        assert held(sidecar).drift == Drift(True)
+    with proxy_that_says(sidecar.inside, {}):
+        assert held(sidecar).drift != Drift(True)
+
+
 class TestDeception:
     def test_the_word_of_an_application_is_not_taken(self, sidecar: Sidecar) -> None:
         program(sidecar, *arguments({}))

@@ -36,10 +36,11 @@ def proxy_that_says(
     *,
     user: User = PROXY,
     name: str = "pilot-agent",
+    role: str = "sidecar",
 ) -> Iterator[int]:
     """Such a process in a namespace; its process id. Annotations that are text are the file as it stands."""
     text = annotations if isinstance(annotations, str) else downward(annotations)
-    parent, program = os.getpid(), shutil.which("sleep")
+    parent, program = os.getpid(), shutil.which("sh")
     assert program is not None
     pid = os.fork()
     if not pid:
@@ -49,7 +50,7 @@ def proxy_that_says(
             shutil.copy(program, VOLUME / name)
             become(user)
             end_with_parent(parent)
-            os.execve(VOLUME / name, [name, "600"], {"PATH": "/", **(env or {})})
+            os.execve(VOLUME / name, [name, "-c", "kill -STOP $$", "proxy", role], {"PATH": "/", **(env or {})})
         finally:
             os._exit(1)
     try:

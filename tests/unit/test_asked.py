@@ -147,6 +147,9 @@ def test_pods_of_an_ambient_mesh(annotations: dict[str, str], line: str) -> None
         pod({"ambient.istio.io/redirection": "disabled"}),
         pod({"sidecar.istio.io/interceptionMode": "NONE"}, proxy()),
         pod({}, proxy({"ISTIO_META_INTERCEPTION_MODE": "NONE"})),
+        pod({"inject.istio.io/templates": "gateway"}, proxy()),
+        pod({}, {**proxy(), "args": ["proxy", "router", "--domain", "x"]}),
+        pod({}, {**proxy(), "args": ["proxy", "waypoint"]}),
     ],
 )
 def test_pods_that_ask_for_no_redirection(made: dict[str, Any]) -> None:
