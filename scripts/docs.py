@@ -112,7 +112,7 @@ def _commands() -> Iterator[str]:
         assert command is not None
         context = click.Context(command, info_name=f"istio-init {name}")
         yield f"### {name}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
-        yield f"{inspect.cleandoc(command.help or '')}\n"
+        yield inspect.cleandoc(command.help or "").replace("\b\n", "") + "\n"  # Which has click keep lines as they are.
         records = [
             record
             for each in command.get_params(context)

@@ -96,9 +96,9 @@ def render(
     with --ambient those of apply --ambient:
 
     \b
-      istio-init render -b '*' -i '*' -x 10.96.0.0/12
-      istio-init render --ambient --format nft | nft -f -
-      kubectl get pod NAME -o yaml | istio-init render --pod - --format args
+        istio-init render -b '*' -i '*' -x 10.96.0.0/12
+        istio-init render --ambient --format nft | nft -f -
+        kubectl get pod NAME -o yaml | istio-init render --pod - --format args
     """
     if manifest is not None and (words or ambient):
         raise click.UsageError("give arguments, or --pod")
@@ -111,7 +111,7 @@ def render(
     else:
         raise click.UsageError("give the arguments of istio-iptables, --ambient with its own, or --pod")
     made, notes = _rendering(asked, addresses, servers)
-    for note in notes:
+    for note in asked.notes if form == "args" and asked.configs else notes:
         say(f"warning: {note}", fg="yellow", err=True)
     is_native = any(each.split("=")[0] == NATIVE for words in asked.words[:1] for each in words.argv)
     form = form or ("nft" if is_native else "iptables")

@@ -31,7 +31,7 @@ from istio_init.cli.asked import asked_by
 from istio_init.cli.expect import expectation
 from istio_init.config import downward as reading
 from istio_init.config.ambient import AmbientConfig
-from istio_init.config.asked import Pod
+from istio_init.config.asked import ANNOTATIONS, Pod
 from istio_init.config.model import Config
 from istio_init.config.parse import Names
 from istio_init.errors import InputError
@@ -188,6 +188,15 @@ def test_variables_are_put_into_arguments_as_the_kubelet_does() -> None:
     assert dict(zip(found[::2], found[1::2], strict=False))["-o"] == "3306"
     assert "$(PORT)" in found
     assert "$(NOBODY)" in found
+
+
+def test_every_annotation_is_tried_here_and_has_its_row_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "asked.md").read_text()
+    tried = {name for annotations, _ in ANNOTATED for name in annotations}
+
+    assert tried == set(ANNOTATIONS)
+    for name, flag in ANNOTATIONS.items():
+        assert any(f"`{name}`" in line and flag in line for line in page.splitlines() if line.startswith("|")), name
 
 
 class TestForms:
