@@ -49,6 +49,9 @@ AGAIN = {
 
 ASK = "With the arguments that it was injected with in --expect, explain prints the command that does it in place."
 OR_HERE = "Or program it in place, with this command."
+LONGEST = 8192
+"""Characters of a command whose arguments are others' word."""
+
 ITS_WORD = "Its arguments are what the pod says that it asked for: compare them with its manifest."
 
 BY_APPLY = (
@@ -118,7 +121,8 @@ class Remedies:
         if found is None:
             return None
         command = ours("apply", *self.target, *host, *native, *found.argv)
-        return " ".join([*(found.replace(argv=()).words()), command])
+        made = " ".join([*(found.replace(argv=()).words()), command])
+        return made if len(made) <= LONGEST or view.expected is not None else None
 
     def repair(self) -> str | None:
         """The command that makes the rules those that are expected, or were asked for; None as above."""

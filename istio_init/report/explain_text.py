@@ -27,7 +27,7 @@ SHOWN_TABLES = 40
 """Tables of one store that are named."""
 
 SHOWN_RULES = 200
-"""Rules of one chain that are printed one by one; --format json and save have all."""
+"""Rules of one chain, and differences, that are printed one by one; --format json has all."""
 
 
 def explanation_text(explanation: Explanation, *, rules: bool = True) -> RenderableType:
@@ -139,11 +139,13 @@ def _drift(explanation: Explanation) -> list[RenderableType]:
         lines.append(Text(f"none: {equal_words(explanation.held)}", style="green"))
     if drift.note:
         lines.append(Text(visible(drift.note), style="yellow"))
-    for family in drift.families:
-        for change in family.changes:
-            name = DRIFT_NAMES[change.kind.value]
-            text = f"{name}: {family.family.value} {change.table.value}: -A {change.chain} {change.text}"
-            lines.append(Text(visible(text), style=DRIFT_STYLE[name]))
+    changes = [(family.family, change) for family in drift.families for change in family.changes]
+    for family, change in changes[:SHOWN_RULES]:
+        name = DRIFT_NAMES[change.kind.value]
+        text = f"{name}: {family.value} {change.table.value}: -A {change.chain} {change.text}"
+        lines.append(Text(visible(text), style=DRIFT_STYLE[name]))
+    if len(changes) > SHOWN_RULES:
+        lines.append(Text(f"and {len(changes) - SHOWN_RULES} more; --format json has all", style="dim"))
     made = [] if repair is None else [Text(f"  {repair_words(explanation.held)}"), _command(("    ", repair))]
     return [*_section("Drift", *lines), *made]
 

@@ -29,6 +29,9 @@ FILE = "/etc/istio/pod/annotations"
 LONGEST = 1 << 20
 """Bytes of each file; Kubernetes keeps at most 256 KiB of annotations."""
 
+LONGEST_NAME = 253
+"""Characters of the name of a pod."""
+
 PATIENCE = 3.0
 """Seconds for all that is read of one process."""
 
@@ -69,7 +72,7 @@ def _said(process: Process) -> Pod | None:
     if len(annotations) > LONGEST:
         return None
     variables = _variables(environment)
-    own, space = variables.pop("POD_NAME", ""), variables.pop("POD_NAMESPACE", "")
+    own, space = (variables.pop(each, "")[:LONGEST_NAME] for each in ("POD_NAME", "POD_NAMESPACE"))
     return Pod(
         source=f"annotations in the proxy's /etc/istio/pod, and its environment (pid {process.pid})",
         name="/".join(filter(None, [space, own])) or None,

@@ -208,6 +208,14 @@ class TestDeception:
         assert status == 0
         assert said["drift"] is None or said["drift"]["equal"]
 
+    def test_much_that_is_asked_for_is_told_in_short(self, sidecar: Sidecar) -> None:
+        program(sidecar, *arguments({}))
+        many = {f"{TRAFFIC}excludeOutboundIPRanges": ",".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(5000))}
+        with proxy_that_says(sidecar.inside, many, {"POD_NAME": "n" * 100_000}):
+            done = istio_init("explain", "--netns", sidecar.inside.name).ok()
+        assert "and 4800 more; --format json has all" in done.stdout
+        assert len(done.stdout) < 40_000
+
 
 class TestManifests:
     def test_a_pod_that_is_not_here_is_not_found(self, tmp_path: Path) -> None:
