@@ -167,7 +167,7 @@ def _mode(text: str, _: object = None) -> InterceptionMode:
 
 def _doubts(config: Config, given: Mapping[str, Given]) -> list[str]:
     """What is valid, and probably not meant."""
-    doubts = [*_unread_booleans(given), *_cut_ranges(given)]
+    doubts = [*unread_booleans(given), *_cut_ranges(given)]
     exclude = given["--istio-local-exclude-ports"]
     if config.inbound_exclude_ports and config.inbound_ports is not ALL and not exclude.is_default:
         doubts.append(f"{exclude.origin} {shown(exclude.text)} has no effect: not all inbound ports are included")
@@ -181,9 +181,9 @@ def _doubts(config: Config, given: Mapping[str, Given]) -> list[str]:
     return doubts
 
 
-def _unread_booleans(given: Mapping[str, Given]) -> Iterator[str]:
+def unread_booleans(given: Mapping[str, Given], options: tuple[Option, ...] = OPTIONS) -> Iterator[str]:
     """Variables that were meant to turn something on or off, and do neither."""
-    for option in OPTIONS:
+    for option in options:
         each = given[option.name]
         is_variable = option.kind == "boolean" and not each.is_default and each.origin.startswith("environment")
         if is_variable and each.text and each.text not in values.BOOLEANS:

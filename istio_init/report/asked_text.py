@@ -20,7 +20,7 @@ def asked_lines(held: Held | None) -> Iterator[str]:
     if held is None:
         return
     asked = held.asked
-    called = f", which calls itself {asked.name}" if asked.name else ""
+    called = f"; the pod calls itself {asked.name}" if asked.name else ""
     yield f"Asked for by: {asked.source}{called}"
     if asked.problem is not None:
         yield f"no rules can be made of it: {asked.problem}"

@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from support.asking import proxy_that_says
 from support.command import PROGRAM, Result, environment, execute, istio_init
-from support.injected import ANNOTATED, STATUS, TRAFFIC, arguments, by_cni, by_init_container
+from support.injected import ANNOTATED, STATUS, TRAFFIC, ambient, arguments, by_cni, by_init_container
 
-from istio_init.cli.asked import asked_in
+from istio_init.cli.asked import asked_by, asked_in
 from istio_init.cli.source import live_snapshot
 from istio_init.inspector.asked import Asked, Held
 from istio_init.inspector.drift import Drift
 from istio_init.inspector.explain import explain
 from istio_init.netfilter.family import Family
+from istio_init.observe.manifest import manifest
 from istio_init.testing.entering import User
-from istio_init.testing.pods import APP
+from istio_init.testing.pods import APP, Pod
 
 from .sidecar import Sidecar
 
@@ -87,7 +88,7 @@ def test_what_differs_is_told_with_where_it_was_asked_for_and_a_command_that_giv
         assert said["asked"]["argv"][-4:] == ["-d", "15020,15021,15090", "-o", "3306"]
         text = " ".join(done.stdout.split())
         assert (
-            f"Asked for by: annotations in the proxy's /etc/istio/pod, and its environment (pid {pid}), which" in text
+            f"Asked for by: annotations in the proxy's /etc/istio/pod, and its environment (pid {pid}); the pod" in text
         )
         assert "calls itself shop/payment-7f9c" in text
         assert "compare them with its manifest" in text
@@ -149,7 +150,8 @@ def test_what_a_pod_asked_for_hides_no_bypass(
         status, said = explained(sidecar)
         assert said["drift"]["equal"]
         assert status == 3
-        assert {each["code"]: each["severity"] for each in said["findings"]}[code] == "error"
+        [finding] = [each for each in said["findings"] if each["code"] == code]
+        assert (finding["severity"], finding["evidence"][0]) == ("error", "the pod asked for it, by its own word")
 
 
 def test_rules_where_none_were_asked_for_are_drift(sidecar: Sidecar) -> None:
@@ -158,6 +160,18 @@ def test_rules_where_none_were_asked_for_are_drift(sidecar: Sidecar) -> None:
         status, said = explained(sidecar)
     assert (status, said["drift"]["equal"], said["asked"]["argv"]) == (3, False, None)
     assert said["drift"]["note"] == "the rules redirect traffic, and the pod asked for no redirection"
+
+
+def test_a_pod_of_an_ambient_mesh_has_what_its_manifest_asks_for() -> None:
+    with Pod.create() as pod:
+        istio_init("apply", "--ambient", "--netns", pod.inside.name).ok()
+        snapshot = live_snapshot(None, None, pod.inside.name)
+        for annotations, is_equal in (({}, True), ({"ambient.istio.io/dns-capture": "false"}, False)):
+            asked = asked_by(manifest(json.dumps(ambient(annotations)), "pod.json").pod)
+            found = explain(snapshot, asked=asked, with_impacts=False)
+            assert found.drift is not None
+            assert found.drift.is_equal == is_equal
+            assert (found.repair is None) == is_equal
 
 
 @pytest.mark.parametrize("role", ["router", "waypoint"])
