@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from istio_init.cli.expect import AMBIENT, in_this_kernel
+from istio_init.cli.expect import AMBIENT
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import asked
 from istio_init.config.parse import gather, parse
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from istio_init.observe.snapshot import Snapshot
 
 
-def asked_by(pod: Pod, *, is_live: bool = True) -> Asked:
+def asked_by(pod: Pod) -> Asked:
     """What a pod asked for. What cannot be made a configuration is its ``problem``, as it would fail there, too."""
     notes = list(pod.notes)
     found: dict[Config | AmbientConfig, Words] = {}
     try:
         for number, words in enumerate(asked.ways(pod)):
             config, doubts = _config(words, is_ambient=asked.is_ambient(pod))
-            found.setdefault(in_this_kernel(config) if is_live else config, words)
+            found.setdefault(config, words)
             notes += doubts if number == 0 else ()
     except ConfigError as error:
         return Asked(pod.source, pod.name, notes=tuple(notes), problem="; ".join(error.problems))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,19 +13,20 @@ import click
 from istio_init import __version__
 from istio_init.cli.asked import asked_by, asked_in, manifest_of, process_of
 from istio_init.cli.console import show
-from istio_init.cli.expect import expectation, in_this_kernel
+from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
+from istio_init.cli.files import file_snapshot
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
-from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
+from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
+from istio_init.config.asked import Pod
 from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import render_save
 from istio_init.dialects.iptables.sections import NATIVE_TITLE
 from istio_init.dialects.nft.render import render
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
-from istio_init.inspector.asked import Asked
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Severity
@@ -90,7 +89,7 @@ def explain_command(
     """Say what live redirection rules do, where they come from, and what is wrong.
 
     Reads everything, changes nothing: a namespace by process, name, container
-    id or pod address, or the text of iptables-save from a support bundle.
+    id or pod address, a snapshot of one, or what a ticket holds of its rules.
 
     Rules are compared with what the pod asked for: with --pod by its manifest,
     else by its annotations, as far as its proxy's /etc/istio/pod has them.
@@ -100,26 +99,26 @@ def explain_command(
         raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
     if watch is not None and (file or file6) is not None:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file, is_live=(file or file6) is None), _codes(ignore)
+    expected, known = _expected(expect, expect_file), _codes(ignore)
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
     is_file = file is not None or file6 is not None
-    asked = None
+    asking = None
     if manifest is not None:
         if "-" in (file, file6) and manifest == "-":
             raise click.UsageError("only one of --file, --file6 and --pod can be standard input")
         found = manifest_of(manifest)
-        asked = asked_by(found.pod, is_live=not is_file)
+        asking = found.pod
         pid = process_of(found) if not named else pid
     if watch is None:
         with Uncollected():  # All that is read is needed to the end.
-            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns, asks=asked is None)
-            return _show(_explained(snapshot, expected, asked, known), shown)
+            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns, asks=asking is None)
+            return _show(_explained(snapshot, expected, asking, known), shown)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            snapshot = live_snapshot(target, pid, netns, asks=asked is None)
-            explanation = _explained(snapshot, expected, asked, known)
+            snapshot = live_snapshot(target, pid, netns, asks=asking is None)
+            explanation = _explained(snapshot, expected, asking, known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
@@ -129,15 +128,19 @@ def explain_command(
 
 
 def _explained(
-    snapshot: Snapshot, expected: Config | AmbientConfig | None, asked: Asked | None, ignore: frozenset[str]
+    snapshot: Snapshot, expected: Config | AmbientConfig | None, asking: Pod | None, ignore: frozenset[str]
 ) -> Explanation:
     """The explanation, drift from what is expected, else from what the pod asked for by its manifest or by itself."""
-    if expected is None and asked is None:
-        asked = asked_in(snapshot)
+    asked = None
+    if expected is None:
+        asked = asked_in(snapshot) if asking is None else asked_by(asking)
+    if asked is not None:
+        asked = asked.replace(configs=tuple([_there(each, snapshot) for each in asked.configs]))
+    expected = None if expected is None else _there(expected, snapshot)
     return explain(snapshot, expected, asked=asked, ignore=ignore)
 
 
-def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config | AmbientConfig | None:
+def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | None:
     if line is None and path is None:
         return None
     if line is not None and path is not None:
@@ -149,7 +152,14 @@ def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config |
     config, warnings = expectation(text, FileNames())
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
-    return in_this_kernel(config) if is_live else config
+    return config
+
+
+def _there(config: Config | AmbientConfig, snapshot: Snapshot) -> Config | AmbientConfig:
+    """What is expected of the namespace, by the kernel that it is in; of files nothing is known of that."""
+    if not snapshot.is_live:
+        return config
+    return in_this_kernel(config) if snapshot.taken is None else in_kernel(config, snapshot.taken.ipv6_in_kernel)
 
 
 class _Shown(Value):
@@ -195,10 +205,11 @@ def _formatted(explanation: Explanation, form: str) -> str:
 
         return listing(explanation)
     if form == "html":
+        from istio_init.cli.snapshot import taken_now
         from istio_init.report.explain_html import Made, explanation_html
 
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return explanation_html(explanation, Made(now, os.uname().nodename, f"istio-init {__version__}"))
+        taken = explanation.snapshot.taken or taken_now()
+        return explanation_html(explanation, Made(taken.date, taken.host, f"istio-init {__version__}"))
     return _save(explanation.snapshot)
 
 

@@ -103,7 +103,7 @@ def render(
     if manifest is not None and (words or ambient):
         raise click.UsageError("give arguments, or --pod")
     if manifest is not None:
-        asked = asked_by(manifest_of(manifest).pod, is_live=False)
+        asked = asked_by(manifest_of(manifest).pod)
         if asked.problem is not None:
             raise ConfigError(tuple(asked.problem.split("; ")))
     elif words or ambient:

@@ -43,12 +43,12 @@ VERSION = "1.37"
 
 def asked(made: dict[str, Any]) -> Asked:
     """What the pod of a manifest asked for."""
-    return asked_by(manifest(json.dumps(made), "pod.json").pod, is_live=False)
+    return asked_by(manifest(json.dumps(made), "pod.json").pod)
 
 
 def said(annotations: Mapping[str, str], **variables: str) -> Asked:
     """The same as its proxy says it."""
-    return asked_by(Pod("its proxy", None, annotations, variables, uid=1337, gid=1337), is_live=False)
+    return asked_by(Pod("its proxy", None, annotations, variables, uid=1337, gid=1337))
 
 
 def config(line: str | list[str]) -> Config | AmbientConfig:
@@ -213,7 +213,7 @@ class TestForms:
             yaml.safe_dump(made, explicit_start=True).replace("'*'", '"*"'),
         ]
         wanted = asked(made).configs
-        assert [asked_by(manifest(each, "pod").pod, is_live=False).configs for each in texts] == [wanted] * len(texts)
+        assert [asked_by(manifest(each, "pod").pod).configs for each in texts] == [wanted] * len(texts)
 
     def test_by_what_a_pod_is_found(self) -> None:
         found = manifest(json.dumps(by_cni({})), "pod.json")
@@ -226,7 +226,7 @@ class TestForms:
 
     def test_the_example_of_the_documentation(self) -> None:
         path = Path(__file__).parents[2] / "docs" / "examples" / "pod.yaml"
-        found = asked_by(manifest(path.read_text(), "pod.yaml").pod, is_live=False)
+        found = asked_by(manifest(path.read_text(), "pod.yaml").pod)
         assert found.configs == (config(arguments({})),)
 
     @pytest.mark.parametrize(
