@@ -49,6 +49,9 @@ ANNOTATIONS = {
 }
 """Annotations that shape a sidecar's rules, and what they become."""
 
+READ = frozenset([*ANNOTATIONS, STATUS, TEMPLATES])
+"""Annotations of a pod with a sidecar of which something is taken."""
+
 BY_MESH = {
     INCLUDE_RANGES: "outbound_ranges",
     EXCLUDE_RANGES: "outbound_exclude_ranges",

@@ -76,7 +76,11 @@ def _said(process: Process) -> Pod | None:
     return Pod(
         source=f"annotations in the proxy's /etc/istio/pod, and its environment (pid {process.pid})",
         name="/".join(filter(None, [space, own])) or None,
-        annotations=downward.parse(annotations.decode(errors="replace")),
+        annotations={
+            name: value
+            for name, value in downward.parse(annotations.decode(errors="replace")).items()
+            if name in asked.READ
+        },
         variables=variables,
         uid=process.uid,
         gid=process.gid,
