@@ -118,7 +118,7 @@ def _commands() -> Iterator[str]:
     yield "## Commands\n"
     for context, command in documented():
         yield f"### {command.name}\n\n    {' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n"
-        yield f"{inspect.cleandoc(command.help or '')}\n"
+        yield inspect.cleandoc(command.help or "").replace("\b\n", "") + "\n"  # Which has click keep lines as they are.
         if command.name in EXAMPLES:
             yield "\n".join(["For example:\n", *(f"    {each}" for each in EXAMPLES[command.name]), ""])
         rows = [

@@ -26,6 +26,7 @@ COMMANDS = {
     "ps": "istio_init.cli.ps:ps",
     "trace": "istio_init.cli.trace:trace",
     "verify": "istio_init.cli.verify:verify",
+    "render": "istio_init.cli.render:render",
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
     "snapshot": "istio_init.cli.snapshot:snapshot",

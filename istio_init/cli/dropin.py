@@ -9,7 +9,7 @@ from istio_init.cli.dropin_behaviour import Behaviour, behaviour_of
 from istio_init.cli.log import LEVELS, Log, LogTargetError, parse_level
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.config import values
-from istio_init.config.parse import gather, parse, shown
+from istio_init.config.parse import gather, parse, shown, unread_booleans
 from istio_init.errors import ConfigError, IstioInitError, ValidationError
 from istio_init.options import DROPIN_OPTIONS, OPTIONS
 from istio_init.stores.programmer import program
@@ -54,6 +54,8 @@ def _logged(argv: list[str]) -> int:
         for word in stray:
             log.warn(f"{word!r} belongs to no flag and is ignored: write a list with commas, a switch as --flag=false")
         behaviour = behaviour_of(given)
+        for doubt in unread_booleans(given, DROPIN_OPTIONS):
+            log.warn(doubt)
         _run(given, behaviour, log)
     except UsageError as error:
         log.error(f"{error}\n  istio-iptables --help lists the flags")

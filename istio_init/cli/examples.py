@@ -22,6 +22,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "istio-init trace inbound tcp 10.1.2.3:8080 --pid 4711",
         "istio-init trace outbound udp 10.96.0.10:53 --netns pod-a --live",
     ),
+    "render": (
+        "istio-init render -b '*' -i '*' -x 10.96.0.0/12",
+        "istio-init render --pod pod.yaml --format args",
+    ),
     "verify": ("istio-init verify --pid 4711", "istio-init verify --netns pod-a --expect \"-b '*' -i '*'\""),
     "map": ("istio-init map --pid 4711 --only direct", "istio-init map --expect \"-b '*' -i '*' -d 15090\""),
     "diff": (

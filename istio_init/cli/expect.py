@@ -14,6 +14,10 @@ from istio_init.errors import ConfigError
 from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS, Option
 from istio_init.system import routing
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 AMBIENT = "--ambient"
 PROGRAMS = ("istio-iptables", "istio-init")
 COMMANDS = ("istio-iptables", "apply")
@@ -30,12 +34,22 @@ def expectation(line: str, names: Names) -> tuple[Config | AmbientConfig, tuple[
     Raises:
         ConfigError: with every problem that was found.
     """
-    words, environ = _split(line)
+    return configuration(*split(line), names)
+
+
+def configuration(
+    words: list[str], environ: Mapping[str, str], names: Names, origin: str = "--expect"
+) -> tuple[Config | AmbientConfig, tuple[str, ...]]:
+    """The same of arguments and variables by themselves; ``origin`` is where they come from, for messages.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
     if AMBIENT not in words:
-        return _sidecar(words, environ, names)
-    words.remove(AMBIENT)
+        return _sidecar(words, environ, names, origin)
+    words = [word for word in words if word != AMBIENT]
     stores = tuple(each for each in DROPIN_OPTIONS if each.flag in STORE_FLAGS)
-    given = _flags(words, AMBIENT_OPTIONS + stores)
+    given = _flags(words, AMBIENT_OPTIONS + stores, origin)
     return parse_ambient(gather(given, environ, apply=True, options=AMBIENT_OPTIONS), names), ()
 
 
@@ -53,15 +67,21 @@ def in_kernel(config: Config | AmbientConfig, has_ipv6: bool) -> Config | Ambien
 
 def expected_config(line: str, names: Names) -> tuple[Config, tuple[str, ...]]:
     """The same of a sidecar alone."""
-    return _sidecar(*_split(line), names)
+    return _sidecar(*split(line), names, "--expect")
 
 
-def _split(line: str) -> tuple[list[str], dict[str, str]]:
+def split(line: str) -> tuple[list[str], dict[str, str]]:
     """The words of a line after a program's name, and the variables before that."""
     try:
         words = shlex.split(CONTINUED.sub(" ", line), comments=True)
     except ValueError as error:
         raise ConfigError((f"--expect {line!r}: {error}; close the quotes",)) from None
+    return taken_apart(words)
+
+
+def taken_apart(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words after a program's name, and the variables before them."""
+    words = list(words)
     environ: dict[str, str] = {}
     _take_variables(words, environ)
     if words and words[0].rpartition("/")[2] in PROGRAMS:
@@ -76,19 +96,19 @@ def _take_variables(words: list[str], environ: dict[str, str]) -> None:
         environ[name] = value
 
 
-def _sidecar(words: list[str], environ: dict[str, str], names: Names) -> tuple[Config, tuple[str, ...]]:
-    given = _flags(words, OPTIONS + DROPIN_OPTIONS)
+def _sidecar(words: list[str], environ: Mapping[str, str], names: Names, origin: str) -> tuple[Config, tuple[str, ...]]:
+    given = _flags(words, OPTIONS + DROPIN_OPTIONS, origin)
     return parse(gather(given, environ, apply=False), names, lenient_mode=True)
 
 
-def _flags(words: list[str], options: tuple[Option, ...]) -> dict[str, str]:
+def _flags(words: list[str], options: tuple[Option, ...], origin: str) -> dict[str, str]:
     try:
         given, stray = parse_flags(words, options)
     except UsageError as error:
-        raise ConfigError((f"--expect: {error}; see istio-iptables --help, or istio-init apply --help",)) from None
+        raise ConfigError((f"{origin}: {error}; see istio-iptables --help, or istio-init apply --help",)) from None
     if stray:
         fix = "write a list with commas, and a switch as --flag=false"
         raise ConfigError(
-            tuple([f"--expect: {word!r} belongs to no flag, and would be ignored: {fix}" for word in stray])
+            tuple([f"{origin}: {word!r} belongs to no flag, and would be ignored: {fix}" for word in stray])
         )
     return given

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from istio_init import __version__
+from istio_init.cli.asked import asked_by, asked_in, manifest_of, process_of
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
 from istio_init.cli.files import file_snapshot
@@ -19,6 +20,7 @@ from istio_init.cli.lines import hand_over, say
 from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
+from istio_init.config.asked import Pod
 from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import render_save
 from istio_init.dialects.iptables.sections import NATIVE_TITLE
@@ -55,6 +57,13 @@ class _ExplainCommand(click.Command):
     help="Compare with the rules of these istio-iptables arguments, or of --ambient and its own.",
 )
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
+@click.option(
+    "--pod",
+    "manifest",
+    metavar="MANIFEST",
+    help="Compare with what this pod asks for, as kubectl get pod -o yaml or json prints it; - for stdin. Without a "
+    "target the pod is looked for on this node.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 @click.option("--rules", "-v", "rules", is_flag=True, help="Each rule and why it exists, and the way of traffic, too.")
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
@@ -69,6 +78,7 @@ def explain_command(
     file6: str | None,
     expect: str | None,
     expect_file: Path | None,
+    manifest: str | None,
     form: str,
     rules: bool,
     check: bool,
@@ -80,6 +90,9 @@ def explain_command(
 
     Reads everything, changes nothing: a namespace by process, name, container
     id or pod address, a snapshot of one, or what a ticket holds of its rules.
+
+    Rules are compared with what the pod asked for: with --pod by its manifest,
+    else by its annotations, as far as its proxy's /etc/istio/pod has them.
     """
     named = [value for value in (target, pid, netns, file or file6) if value is not None]
     if len(named) > 1:
@@ -89,22 +102,42 @@ def explain_command(
     expected, known = _expected(expect, expect_file), _codes(ignore)
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
+    is_file = file is not None or file6 is not None
+    asking = None
+    if manifest is not None:
+        if "-" in (file, file6) and manifest == "-":
+            raise click.UsageError("only one of --file, --file6 and --pod can be standard input")
+        found = manifest_of(manifest)
+        asking = found.pod
+        pid = process_of(found) if not named else pid
     if watch is None:
-        is_file = file is not None or file6 is not None
         with Uncollected():  # All that is read is needed to the end.
-            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
-            return _show(explain(snapshot, _there(expected, snapshot), ignore=known), shown)
+            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns, asks=asking is None)
+            return _show(_explained(snapshot, expected, asking, known), shown)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            snapshot = live_snapshot(target, pid, netns)
-            explanation = explain(snapshot, _there(expected, snapshot), ignore=known)
+            snapshot = live_snapshot(target, pid, netns, asks=asking is None)
+            explanation = _explained(snapshot, expected, asking, known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
             time.sleep(every)
     except KeyboardInterrupt:
         return status  # That is how one stops watching.
+
+
+def _explained(
+    snapshot: Snapshot, expected: Config | AmbientConfig | None, asking: Pod | None, ignore: frozenset[str]
+) -> Explanation:
+    """The explanation, drift from what is expected, else from what the pod asked for by its manifest or by itself."""
+    asked = None
+    if expected is None:
+        asked = asked_in(snapshot) if asking is None else asked_by(asking)
+    if asked is not None:
+        asked = asked.replace(configs=tuple([_there(each, snapshot) for each in asked.configs]))
+    expected = None if expected is None else _there(expected, snapshot)
+    return explain(snapshot, expected, asked=asked, ignore=ignore)
 
 
 def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | None:
@@ -122,9 +155,9 @@ def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | N
     return config
 
 
-def _there(config: Config | AmbientConfig | None, snapshot: Snapshot) -> Config | AmbientConfig | None:
+def _there(config: Config | AmbientConfig, snapshot: Snapshot) -> Config | AmbientConfig:
     """What is expected of the namespace, by the kernel that it is in; of files nothing is known of that."""
-    if config is None or not snapshot.is_live:
+    if not snapshot.is_live:
         return config
     return in_this_kernel(config) if snapshot.taken is None else in_kernel(config, snapshot.taken.ipv6_in_kernel)
 

@@ -19,7 +19,7 @@ from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError, NoBackendError, PrivilegeError
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.reader import reader_of
-from istio_init.mesh.meaning import Note, settle
+from istio_init.mesh.meaning import Note, settle, words_of
 from istio_init.mesh.policy import ambient, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host, Link
@@ -52,21 +52,24 @@ NAMESPACE_OPTIONS = [
 ]
 
 
-def live_snapshot(target: str | None, pid: int | None, netns: str | None) -> Snapshot:
-    """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in."""
+def live_snapshot(target: str | None, pid: int | None, netns: str | None, *, asks: bool = False) -> Snapshot:
+    """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in.
+
+    ``asks`` has it hold what the pod says that it asked for, too.
+    """
     pid = _found(target, pid)
     place = place_of(pid, netns)
     try:
-        return snapshot_in(place, target_words(pid, netns))
+        return snapshot_in(place, target_words(pid, netns), asks=asks)
     finally:
         place.close()
 
 
-def snapshot_in(place: Place, target: Target = ()) -> Snapshot:
+def snapshot_in(place: Place, target: Target = (), *, asks: bool = False) -> Snapshot:
     """The snapshot of an open namespace; ``target`` are the words that name it."""
     from istio_init.observe.namespace import observe
 
-    return namespaces.call_in(place.replace(userns=None), lambda: observe(place)).replace(target=target)
+    return namespaces.call_in(place.replace(userns=None), lambda: observe(place, asks=asks)).replace(target=target)
 
 
 def target_words(pid: int | None, netns: str | None) -> Target:
@@ -108,6 +111,9 @@ def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = 
         answers = {family: frozenset([ambient.ANSWER_MARK]) for family in config.families}
         return _snapshot(line, ambient.rules(config), answers)
     meaning = settle(config, servers, ipv6=config.dual_stack)
+    for note in meaning.notes:
+        if (words := words_of(note, config)) is not None:
+            say(f"warning: {words}", fg="yellow", err=True)
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warning = "no name server is known here, so --redirect-dns captures none"
         say(f"warning: {warning}", fg="yellow", err=True)

@@ -12,7 +12,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from istio_init.options import Option
 
@@ -167,7 +167,7 @@ def _mode(text: str, _: object = None) -> InterceptionMode:
 
 def _doubts(config: Config, given: Mapping[str, Given]) -> list[str]:
     """What is valid, and probably not meant."""
-    doubts = []
+    doubts = [*unread_booleans(given), *_cut_ranges(given)]
     exclude = given["--istio-local-exclude-ports"]
     if config.inbound_exclude_ports and config.inbound_ports is not ALL and not exclude.is_default:
         doubts.append(f"{exclude.origin} {shown(exclude.text)} has no effect: not all inbound ports are included")
@@ -179,6 +179,25 @@ def _doubts(config: Config, given: Mapping[str, Given]) -> list[str]:
     if not inbound.is_default and config.inbound_ports == () and config.outbound_ranges != ():
         doubts.append(f"{inbound.origin} is empty: inbound connections bypass the proxy")
     return doubts
+
+
+def unread_booleans(given: Mapping[str, Given], options: tuple[Option, ...] = OPTIONS) -> Iterator[str]:
+    """Variables that were meant to turn something on or off, and do neither."""
+    for option in options:
+        each = given[option.name]
+        is_variable = option.kind == "boolean" and not each.is_default and each.origin.startswith("environment")
+        if is_variable and each.text and each.text not in values.BOOLEANS:
+            yield f"{each.origin} {shown(each.text)}: not a boolean, so it counts as false; write true or false"
+
+
+def _cut_ranges(given: Mapping[str, Given]) -> Iterator[str]:
+    """Ranges that do not begin where they are said to."""
+    for option in OPTIONS:
+        if option.kind not in ("ranges", "ranges_or_all", "loopback") or given[option.name].is_default:
+            continue
+        for item in values.items(given[option.name].text):
+            if (left := values.cut(item)) is not None:
+                yield f"{given[option.name].origin} {shown(item)}: bits behind the prefix are cut, which leaves {left}"
 
 
 def shown(text: str) -> str:

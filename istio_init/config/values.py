@@ -91,6 +91,13 @@ def network(text: str, _: object = None) -> IPNetwork:
         raise BadValue("not a range in CIDR notation", "write for example 10.0.0.0/8 or fd00::/8") from None
 
 
+def cut(text: str) -> IPNetwork | None:
+    """A range without the bits behind its prefix, where it was given with some."""
+    address, slash, _ = text.partition("/")
+    found = network(text) if slash else None
+    return None if found is None or found.network_address == type(found.network_address)(address) else found
+
+
 def loopback_network(text: str, _: object = None) -> IPv4Network:
     """An IPv4 range that begins within 127.0.0.0/8."""
     value = network(text)
@@ -182,6 +189,8 @@ def _number(text: str) -> int | None:
 
 _TRUE = frozenset(["1", "t", "T", "TRUE", "true", "True"])
 _FALSE = frozenset(["0", "f", "F", "FALSE", "false", "False"])
+BOOLEANS = _TRUE | _FALSE
+"""What Go takes for one."""
 
 
 def boolean(text: str, _: object = None) -> bool:

@@ -43,6 +43,11 @@ def apply_arguments(config: Config) -> Arguments:
     return _arguments(config, default, OPTIONS, always=("proxy_uids", "proxy_gids"))
 
 
+def difference(config: Config, other: Config) -> Arguments:
+    """The arguments of the first in which it is not the second."""
+    return _arguments(config, other, OPTIONS)
+
+
 def is_accepted(config: Config) -> bool:
     """Whether such arguments are taken: what is read out of rules made by hand may be nothing to be asked for."""
     given, environ = {}, {}

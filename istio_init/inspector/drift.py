@@ -19,10 +19,13 @@ from istio_init.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ipaddress import IPv4Address, IPv6Address
 
     from istio_init.config.model import Config
     from istio_init.inspector.findings.model import View
     from istio_init.mesh.native import Raised
+
+    Servers = tuple[IPv4Address | IPv6Address, ...]
 
 
 class FamilyDrift(Value):
@@ -44,15 +47,17 @@ OTHER_KIND = "the rules are those of {live}, and not of {expected}"
 A_SIDECAR, AN_AMBIENT_POD = "a sidecar", "an ambient pod"
 
 
-def drift(view: View, expected: Config | AmbientConfig) -> Drift:
-    """Compare with the rules that ``expected`` means in this namespace."""
+def drift(view: View, expected: Config | AmbientConfig, *, servers: Servers | None = None) -> Drift:
+    """Compare with the rules that ``expected`` means in this namespace; ``servers`` are its name servers if not those
+    of the snapshot.
+    """
     if isinstance(expected, AmbientConfig):
         if view.inferred is not None:
             found = compare(view.rules, ambient.rules(expected))
             return found.replace(note=OTHER_KIND.format(live=A_SIDECAR, expected=AN_AMBIENT_POD))
         raised = _raised(view, AMBIENT)
         return native_ambient_drift(raised, expected) if raised is not None else ambient_drift(view.rules, expected)
-    found = _sidecar_drift(view, expected)
+    found = _sidecar_drift(view, expected, view.snapshot.dns_servers if servers is None else servers)
     if view.ambient is not None:
         return found.replace(note=OTHER_KIND.format(live=AN_AMBIENT_POD, expected=A_SIDECAR))
     return found
@@ -65,7 +70,7 @@ def _raised(view: View, prefix: str) -> Raised | None:
     return next((each for each in view.snapshot.raised if each.prefix == prefix), None)
 
 
-def _sidecar_drift(view: View, expected: Config) -> Drift:
+def _sidecar_drift(view: View, expected: Config, servers: Servers) -> Drift:
     if view.inferred is not None and view.is_older:
         live, wanted = arguments(view.inferred.config), arguments(expected)
         if live == wanted:
@@ -74,7 +79,7 @@ def _sidecar_drift(view: View, expected: Config) -> Drift:
                 False, note=f"programmed by an older release ({view.release}) with the expected configuration{lost}"
             )
         return Drift(False, note=f"programmed by an older release ({view.release}), with: {live}")
-    meaning = _meaning(view, expected)
+    meaning = _meaning(view, expected, servers)
     if (raised := _raised(view, SIDECAR)) is not None:
         return native_drift(raised, meaning)
     return compare(view.rules, sidecar.rules(meaning.config, meaning.around))
@@ -110,9 +115,9 @@ def compare(live: Mapping[Family, RuleSet], built: Mapping[Family, RuleSet]) -> 
     return Drift(equal, tuple(families))
 
 
-def _meaning(view: View, expected: Config) -> Meaning:
+def _meaning(view: View, expected: Config, servers: Servers) -> Meaning:
     """What the configuration means in the namespace; for a file, as its rules tell."""
     if view.snapshot.is_live:
-        return resolve(expected, view.snapshot.addresses, view.snapshot.dns_servers)
+        return resolve(expected, view.snapshot.addresses, servers)
     around = view.inferred.around if view.inferred else Surroundings()
     return settle(expected, around.dns_servers, ipv6=around.ipv6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import Arguments, arguments, is_accepted
+from istio_init.inspector.asked import Asked, Held, held
 from istio_init.inspector.drift import Drift, drift
 from istio_init.inspector.findings import SEVERITIES, findings
 from istio_init.inspector.findings.model import Finding, Severity, View
@@ -53,6 +54,9 @@ class Explanation(Value):
     repair: str | None = None
     """The command that makes the rules those of the expected configuration, where one is safe and any is needed."""
 
+    held: Held | None = None
+    """What the pod asked for, where that is known and nothing else is expected; drift is from it then."""
+
     @property
     def rules(self) -> dict[Family, RuleSet]:
         """The rule sets of the backend that holds the redirection."""
@@ -92,15 +96,19 @@ def explain(
     snapshot: Snapshot,
     expected: Config | AmbientConfig | None = None,
     *,
+    asked: Asked | None = None,
     ignore: frozenset[str] = frozenset(),
     with_impacts: bool = True,
 ) -> Explanation:
-    """Explain a snapshot; with ``expected`` also how it differs from that configuration.
+    """Explain a snapshot; with ``expected`` also how it differs from that configuration, else from what was asked for.
 
     Findings whose codes are in ``ignore`` are left out. What becomes of traffic takes a map of each family, which a
     list of many namespaces has no use for.
     """
     view = View(snapshot, expected)
+    told = held(view, asked) if asked is not None and expected is None else None
+    if told is not None and told.is_certain:
+        view.asked = told.config
     inferred, ambient = view.inferred, view.ambient
     found = inferred or ambient
     given = None
@@ -110,7 +118,7 @@ def explain(
         given = arguments(ambient.config)
     explained = tuple(rows(snapshot))
     remedies, every = Remedies(view), findings(view)
-    drifted = drift(view, expected) if expected is not None else None
+    drifted = drift(view, expected) if expected is not None else told.drift if told is not None else None
     return Explanation(
         snapshot=snapshot,
         mode=view.mode,
@@ -127,5 +135,6 @@ def explain(
         impacts=impacts(view) if with_impacts else (),
         neighbours=view.neighbours if with_impacts else (),
         drift=drifted,
-        repair=remedies.apply() if drifted is not None and not drifted.is_equal else None,
+        repair=remedies.repair() if drifted is not None and not drifted.is_equal else None,
+        held=told,
     )

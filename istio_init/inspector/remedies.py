@@ -49,6 +49,10 @@ AGAIN = {
 
 ASK = "With the arguments that it was injected with in --expect, explain prints the command that does it in place."
 OR_HERE = "Or program it in place, with this command."
+LONGEST = 8192
+"""Characters of a command whose arguments are others' word."""
+
+ITS_WORD = "Its arguments are what the pod says that it asked for: compare them with its manifest."
 
 BY_APPLY = (
     catalogue.MESH_BYPASSED,
@@ -107,17 +111,26 @@ class Remedies:
         host = ("--allow-host-network",) if view.snapshot.is_host else ()
         found: Arguments | None = None
         if self.pod is not Pod.AMBIENT:
-            expected = view.expected
-            asked = config or (expected if isinstance(expected, Config) else None) or self._whole()
+            wanted = self._wanted
+            asked = config or (wanted if isinstance(wanted, Config) else None) or self._whole()
             found = apply_arguments(asked) if asked is not None else None
-        elif isinstance(view.expected, AmbientConfig):
-            found = ambient_arguments(view.expected)
+        elif isinstance(self._wanted, AmbientConfig):
+            found = ambient_arguments(self._wanted)
         elif (ambient := view.ambient) is not None and all(each.ambient == ambient for each in view.holdings):
             found = ambient_arguments(ambient.config) if ambient.exact else None
         if found is None:
             return None
         command = ours("apply", *self.target, *host, *native, *found.argv)
-        return " ".join([*(found.replace(argv=()).words()), command])
+        made = " ".join([*(found.replace(argv=()).words()), command])
+        return made if len(made) <= LONGEST or view.expected is not None else None
+
+    def repair(self) -> str | None:
+        """The command that makes the rules those that are expected, or were asked for; None as above."""
+        return self.apply() if self._wanted is not None else None
+
+    @property
+    def _wanted(self) -> Config | AmbientConfig | None:
+        return self.view.asked if self.view.expected is None else self.view.expected
 
     def _said(self, finding: Finding) -> Said:
         kind = finding.kind
@@ -132,7 +145,8 @@ class Remedies:
     def _again(self) -> Said:
         again, command = AGAIN.get(self.pod, AGAIN[Pod.UNKNOWN]), self.apply()
         if command is not None:
-            return f"{again} {OR_HERE}", (command,)
+            here = OR_HERE if self._wanted is None or self._wanted is not self.view.asked else f"{OR_HERE} {ITS_WORD}"
+            return f"{again} {here}", (command,)
         can_ask = self.pod in (Pod.SIDECAR, Pod.UNKNOWN) and self.view.snapshot.is_live and self.view.expected is None
         return f"{again} {ASK}" if can_ask else again, ()
 

@@ -36,8 +36,8 @@ EXTENSIONS = {f"extensions-{family.value}.save": family for family in Family}
 
 NAMES = frozenset([FACTS, NATIVE, *SAVES, *EXTENSIONS])
 
-MADE_AGAIN = frozenset(["rules", "reading", "registered", "ruleset", "raised", "taken"])
-"""Fields of a snapshot that follow from the others, or are not its own."""
+MADE_AGAIN = frozenset(["rules", "reading", "registered", "ruleset", "raised", "taken", "said"])
+"""Fields of a snapshot that follow from the others, or are not its own, or may be secret: a pod's annotations."""
 
 
 def files_of(snapshot: Snapshot, taken: Taken) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from json import dumps
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from istio_init.config.asked import Pod
 from istio_init.dialects.iptables.ipset import IpSet
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.nft.misprints import Told
@@ -31,7 +32,7 @@ Hint = Any
 
 NAMES: dict[str, Any] = {
     "Mapping": Mapping,
-    **{each.__name__: each for each in (Core, IpSet, Link, Netfilter, Raised, RuleSet, RuleStore, Ruleset, Told)},
+    **{each.__name__: each for each in (Core, IpSet, Link, Netfilter, Pod, Raised, RuleSet, RuleStore, Ruleset, Told)},
     "Registered": Registered,
 }
 """What modules import for their annotations alone."""

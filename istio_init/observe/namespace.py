@@ -20,6 +20,7 @@ from istio_init.system import links, netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
 from istio_init.system.processes import Process
+from istio_init.system.proxies import said_by
 from istio_init.system.resolv import name_servers
 from istio_init.system.running import running
 
@@ -42,10 +43,13 @@ SYSCTLS = (
 PROGRAMS = ("iptables-nft-save", "iptables-legacy-save", "nft")
 
 
-def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions: bool = True) -> Snapshot:
+def observe(
+    place: Place, known: tuple[Process, ...] | None = None, *, versions: bool = True, asks: bool = False
+) -> Snapshot:
     """The namespace that the process is in; ``place`` tells whose files name its servers.
 
-    ``known`` are its processes where the caller has them; ``versions`` asks the reading programs for theirs.
+    ``known`` are its processes where the caller has them; ``versions`` asks the reading programs for theirs; ``asks``
+    reads what its proxies say that was asked for.
     """
     unread: list[Unread] = []
 
@@ -86,6 +90,7 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
         dns_servers=name_servers(place.resolv_conf, place.root),
         knows_servers=not place.own_files,
         is_host=is_host(),
+        said=said_by(processes) if asks and not is_host() else (),
         programs=_programs() if versions else {},
         unread=tuple(dict.fromkeys([*unread, *not_known])),
         partial=rules.partial,

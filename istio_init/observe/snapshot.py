@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.config.asked import Pod
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.dialects.nft.ruleset import Ruleset
     from istio_init.dialects.rule_store import RuleStore
@@ -138,6 +139,9 @@ class Snapshot(Value):
 
     host: Host = Host()
     """Interfaces, routing, sockets and settings, as far as they are known."""
+
+    said: tuple[Pod, ...] = ()
+    """What the processes that look like the pod's proxy say that it asked for: their own word."""
 
     @property
     def look(self) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from html import escape
 from istio_init.inspector.explain import Explanation
 from istio_init.inspector.findings.model import Finding
 from istio_init.inspector.rows import Row, by_chain
+from istio_init.report.asked_text import asked_lines, equal_words, repair_words
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.flow_svg import flow_svg
-from istio_init.report.impact_text import BAD, DOUBTFUL, GOOD, REPAIR, impact_lines
+from istio_init.report.impact_text import BAD, DOUBTFUL, GOOD, impact_lines
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.commands import ours
@@ -119,19 +120,22 @@ def _finding(finding: Finding) -> str:
 
 
 def _drift(explanation: Explanation) -> list[str]:
-    drift = explanation.drift
+    drift, told = explanation.drift, list(asked_lines(explanation.held))
+    parts = ["<pre>" + "\n".join(map(_escape, told)) + "</pre>"] if told else []
     if drift is None:
-        return []
+        return ["<h2>Drift</h2>", *parts] if parts else []
     if drift.is_equal:
-        return ["<h2>Drift</h2>", '<p class="ok">None: the rules are those of the expected configuration.</p>']
+        parts.append(f'<p class="ok">None: {equal_words(explanation.held)}.</p>')
     lines = [drift.note] if drift.note else []
     for family in drift.families:
         for change in family.changes:
             where = f"{family.family.value} {change.table.value}"
             lines.append(f"{DRIFT_NAMES[change.kind.value]}: {where}: -A {change.chain} {change.text}")
-    repair = explanation.repair
-    made = [] if repair is None else [f"<p>{REPAIR}</p>", f"<pre>{_escape(repair)}</pre>"]
-    return ["<h2>Drift</h2>", "<pre>" + "\n".join(map(_escape, lines)) + "</pre>", *made]
+    if lines:
+        parts.append("<pre>" + "\n".join(map(_escape, lines)) + "</pre>")
+    if explanation.repair is not None:
+        parts += [f"<p>{repair_words(explanation.held)}</p>", f"<pre>{_escape(explanation.repair)}</pre>"]
+    return ["<h2>Drift</h2>", *parts]
 
 
 def _configuration(explanation: Explanation) -> list[str]:

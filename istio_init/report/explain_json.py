@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.inspector.asked import Held
     from istio_init.inspector.drift import Drift
     from istio_init.inspector.explain import Explanation
     from istio_init.inspector.findings.model import Finding
@@ -33,6 +34,7 @@ def explanation_json(explanation: Explanation) -> dict[str, object]:
         "rules": [_row(row) for row in explanation.rows],
         "findings": [finding_json(finding) for finding in explanation.findings],
         "ignored": list(explanation.ignored),
+        "asked": _asked(explanation.held) if explanation.held else None,
         "drift": {**_drift(explanation.drift), "command": explanation.repair} if explanation.drift else None,
         "unread": list(explanation.snapshot.not_read),
     }
@@ -102,6 +104,19 @@ def finding_json(finding: Finding) -> dict[str, object]:
         "why": finding.kind.why,
         "fix": finding.fix,
         "commands": list(finding.commands),
+    }
+
+
+def _asked(held: Held) -> dict[str, object]:
+    asked, words = held.asked, held.words
+    return {
+        "source": asked.source,
+        "pod": asked.name,
+        "argv": list(words.argv) if words else None,
+        "env": dict(words.env) if words else None,
+        "problem": asked.problem,
+        "notes": list(asked.notes),
+        "unasked": held.unasked.words() if held.unasked else [],
     }
 
 

@@ -9,14 +9,14 @@ from rich.text import Text
 from rich.tree import Tree
 
 from istio_init.dialects.iptables.rules import RuleSet
-from istio_init.inspector.drift import Drift
 from istio_init.inspector.explain import Explanation
 from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.flow import FlowStep, HookFlow
 from istio_init.inspector.rows import FOREIGN, ISTIO_AMBIENT, ISTIO_SIDECAR, by_chain
 from istio_init.inspector.stores import TableHeld
+from istio_init.report.asked_text import asked_lines, equal_words, repair_words
 from istio_init.report.explain_json import DRIFT_NAMES
-from istio_init.report.impact_text import REPAIR, impact_lines
+from istio_init.report.impact_text import impact_lines
 from istio_init.visible import visible
 from istio_init.wording.commands import ours
 from istio_init.wording.words import packets
@@ -27,14 +27,13 @@ SHOWN_TABLES = 40
 """Tables of one store that are named."""
 
 SHOWN_RULES = 200
-"""Rules of one chain that are printed one by one; --format json and save have all."""
+"""Rules of one chain, and differences, that are printed one by one; --format json has all."""
 
 
 def explanation_text(explanation: Explanation, *, rules: bool = True) -> RenderableType:
     """Everything, in the order in which it helps; without ``rules`` no more than what one has to know at once."""
     parts: list[RenderableType] = [_heading(explanation), *_impact(explanation), *_findings(explanation)]
-    if explanation.drift is not None:
-        parts += _drift(explanation.drift, explanation.repair)
+    parts += _drift(explanation)
     if explanation.arguments is not None:
         parts += _configuration(explanation)
     parts += _neighbours(explanation)
@@ -131,16 +130,23 @@ def _words(explanation: Explanation) -> list[str]:
     return [word if len(word) <= 200 else f"{word[:180]}…({len(word)} characters)" for word in words]
 
 
-def _drift(drift: Drift, repair: str | None) -> list[RenderableType]:
+def _drift(explanation: Explanation) -> list[RenderableType]:
+    drift, repair = explanation.drift, explanation.repair
+    lines: list[RenderableType] = [Text(visible(line), overflow="fold") for line in asked_lines(explanation.held)]
+    if drift is None:
+        return _section("Drift", *lines) if lines else []
     if drift.is_equal:
-        return _section("Drift", Text("none: the rules are those of the expected configuration", style="green"))
-    lines: list[RenderableType] = [Text(visible(drift.note), style="yellow")] if drift.note else []
-    for family in drift.families:
-        for change in family.changes:
-            name = DRIFT_NAMES[change.kind.value]
-            text = f"{name}: {family.family.value} {change.table.value}: -A {change.chain} {change.text}"
-            lines.append(Text(visible(text), style=DRIFT_STYLE[name]))
-    made = [] if repair is None else [Text(f"  {REPAIR}"), _command(("    ", repair))]
+        lines.append(Text(f"none: {equal_words(explanation.held)}", style="green"))
+    if drift.note:
+        lines.append(Text(visible(drift.note), style="yellow"))
+    changes = [(family.family, change) for family in drift.families for change in family.changes]
+    for family, change in changes[:SHOWN_RULES]:
+        name = DRIFT_NAMES[change.kind.value]
+        text = f"{name}: {family.value} {change.table.value}: -A {change.chain} {change.text}"
+        lines.append(Text(visible(text), style=DRIFT_STYLE[name]))
+    if len(changes) > SHOWN_RULES:
+        lines.append(Text(f"and {len(changes) - SHOWN_RULES} more; --format json has all", style="dim"))
+    made = [] if repair is None else [Text(f"  {repair_words(explanation.held)}"), _command(("    ", repair))]
     return [*_section("Drift", *lines), *made]
 
 

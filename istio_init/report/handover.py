@@ -16,7 +16,7 @@ IP_FLAG = {Family.IPV4: "-4", Family.IPV6: "-6"}
 
 def handover(plan: Plan) -> str:
     """Shell text that does what committing the plan does; empty where nothing is to be done."""
-    lines = [*_routing("add", plan.add_routing), *_routing("del", plan.remove_routing)]
+    lines = [*routing_lines("add", plan.add_routing), *routing_lines("del", plan.remove_routing)]
     for backend in (plan.rules, *plan.other_backends):
         lines += _rules(backend)
     return "".join(f"{line}\n" for line in lines)
@@ -38,7 +38,8 @@ def _here(command: str, text: str) -> list[str]:
     return [f"{command} <<'{end}'", *lines[: -1 if not lines[-1] else None], end]
 
 
-def _routing(verb: str, routing: Routing) -> list[str]:
+def routing_lines(verb: str, routing: Routing) -> list[str]:
+    """Commands of ip(8) that add the routing, or delete it (``del``)."""
     lines = []
     for route in routing.mark_routes:
         flag = IP_FLAG[route.family]

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 SHOWN = 4
 """Parts of one kind of traffic that are named, and conditions of one part."""
 
-REPAIR = "This makes the rules those that are expected:"
 NO_RULE = decider_words(None)
 GOOD, BAD, DOUBTFUL = "green", "red", "yellow"
 _BAD = frozenset([REFUSED, Word.DROPPED.value, Word.REJECTED.value])

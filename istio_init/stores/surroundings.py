@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.errors import IstioInitError
-from istio_init.mesh.meaning import Meaning, Note, resolve
+from istio_init.mesh.meaning import Meaning, Note, resolve, words_of
 from istio_init.mesh.policy import sidecar
 from istio_init.stores.programmer import Wanted
 from istio_init.system import netlink
@@ -37,6 +37,9 @@ def wanted(config: Config, place: Place, warn: Callable[[str], None]) -> Wanted:
             f"{place.label}: no local address that could be captured (addresses: {found})",
             fix="run after the network is set up; loopback and link-local addresses do not count",
         )
+    for note in meaning.notes:
+        if (words := words_of(note, config)) is not None:
+            warn(f"{place.label}: {words}")
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warn(f"DNS capture is off: {place.resolv_conf} names no server; --capture-all-dns captures without one")
     elif config.redirect_dns and place.own_files and not config.capture_all_dns:

@@ -64,11 +64,11 @@ def read_text(root: str, path: str) -> str | None:
     """
     try:
         if root == "/":
-            data = _read(os.open(path, os.O_PATH | os.O_CLOEXEC))
+            data = _read(os.open(path, os.O_PATH | os.O_CLOEXEC), LONGEST)
         else:
             from istio_init.system.workers import bytes_within
 
-            data = bytes_within(PATIENCE, lambda: _read_beneath(root, path), most=LONGEST + 1)
+            data = bytes_within(PATIENCE, lambda: read_beneath(root, path), most=LONGEST + 1)
     except OSError:
         return None
     if data is None:
@@ -78,8 +78,14 @@ def read_text(root: str, path: str) -> str | None:
     return data.decode(errors="replace")
 
 
-def _read_beneath(root: str, path: str) -> bytes | None:
-    """Raises OSError where there is no such file."""
+def read_beneath(root: str, path: str, longest: int = LONGEST) -> bytes | None:
+    """The beginning of a regular file, and a byte more than ``longest`` if it goes on; None where it is none.
+
+    To be called in a child, as it may never return.
+
+    Raises:
+        OSError: there is no such file.
+    """
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         found = open_beneath(top, path)
@@ -88,10 +94,10 @@ def _read_beneath(root: str, path: str) -> bytes | None:
     if not _is_stored(found):
         os.close(found)
         return None
-    return _read(found)
+    return _read(found, longest)
 
 
-def _read(found: int) -> bytes | None:
+def _read(found: int, longest: int) -> bytes | None:
     """The beginning of a file, and a byte more if it goes on; None where it is none that is stored. Closes it."""
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
@@ -102,7 +108,7 @@ def _read(found: int) -> bytes | None:
         os.close(found)
     data = b""
     try:
-        while len(data) <= LONGEST and (more := os.read(file, LONGEST + 1 - len(data))):
+        while len(data) <= longest and (more := os.read(file, longest + 1 - len(data))):
             data += more
     finally:
         os.close(file)

@@ -39,6 +39,8 @@ BASE = {"__init__", "errors", "value", "visible"}
 """The modules of the first room, which lie beside the others."""
 
 CORE = (
+    "config/asked.py",
+    "config/downward.py",
     "config/model.py",
     "config/parse.py",
     "config/values.py",
@@ -48,6 +50,7 @@ CORE = (
     "mesh",
     "netfilter",
     "observe/formats.py",
+    "observe/manifest.py",
     "observe/netfilter.py",
     "observe/snapshot.py",
     "observe/unread.py",

@@ -206,3 +206,15 @@ def test_it_runs_as_a_process_of_its_own(command: list[str]) -> None:
     assert done.returncode == 1
     assert "'x': not a port" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_variable_that_is_no_boolean_is_told(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RECONCILE", "INVALID_DROP"):
+        monkeypatch.setenv(name, "maybe")
+    monkeypatch.setenv("FORCE_APPLY", "")
+    assert check("-b", "*") == 0
+
+    lines = capsys.readouterr().err.splitlines()
+    said = "'maybe': not a boolean, so it counts as false; write true or false"
+    told = [line.partition("environment variable ")[2] for line in lines if "environment variable" in line]
+    assert told == [f"RECONCILE {said}", f"INVALID_DROP {said}"]

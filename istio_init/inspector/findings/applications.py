@@ -60,6 +60,7 @@ def uncaptured_port(view: View) -> Iterator[Finding]:
     found = [f"{each}: {_why(config, port)}" for port, each in served.items() if not _is_captured(config, port)]
     if found:
         all_of_them = len(found) == len(served)
+        found = [*view.asked_for(lambda asked: asked == config), *found]
         yield Finding(catalogue.UNCAPTURED_PORT, limited(found), worse=Severity.ERROR if all_of_them else None)
 
 

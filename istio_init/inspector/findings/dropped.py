@@ -76,7 +76,7 @@ def all_excluded(view: View) -> Iterator[Finding]:
                 where = evaluated.where(traces[0].delivered_by, family)
                 found.append(Shown(f"{where}: {group.name} direct", shown))
     if found:
-        yield Finding(catalogue.ALL_EXCLUDED, tuple(found))
+        yield Finding(catalogue.ALL_EXCLUDED, (*view.asked_for(lambda asked: asked == config), *found))
 
 
 def _quiet(evaluated: Evaluated) -> Host:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from functools import cached_property
 
+from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.nft.text import rule_text
@@ -24,11 +25,10 @@ from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Self
 
     from istio_init.config.ambient import AmbientConfig
-    from istio_init.config.model import Config
     from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.infer_ambient import InferredAmbient
@@ -110,6 +110,9 @@ class RuleAt(Value):
         return f"{where}: {self.chain.name} {self.number}: {entry_text(self.entry)}{seen}"
 
 
+ASKED_FOR = "the pod asked for it, by its own word"
+
+
 class View:
     """A snapshot with what several checks need: the rules of the mesh, by store, and what they come from.
 
@@ -120,6 +123,8 @@ class View:
     def __init__(self, snapshot: Snapshot, expected: Config | AmbientConfig | None = None) -> None:
         self.snapshot = snapshot
         self.expected = expected
+        self.asked: Config | AmbientConfig | None = None
+        """What the pod says that it asked for. It makes commands, and takes no finding away."""
         self._by_place: dict[tuple[RuleStore, Family, Table, str, int], RuleAt] | None = None
         self.holdings = tuple(each for store in RuleStore if (each := holding_of(snapshot, store)) is not None)
         self.main = max(self.holdings, key=lambda each: each.size, default=None)
@@ -186,6 +191,10 @@ class View:
             built = (native_policy.ambient_rules if self.backend is RuleStore.NATIVE else ambient.rules)(other.config)
             return {family: built[family] for family in other.config.families}
         return {}
+
+    def asked_for(self, is_it: Callable[[Config], bool]) -> list[str]:
+        """Evidence that the pod asked for something itself, which makes it no better."""
+        return [ASKED_FOR] if isinstance(self.asked, Config) and is_it(self.asked) else []
 
     @property
     def captures(self) -> bool:

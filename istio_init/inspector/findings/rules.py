@@ -172,16 +172,21 @@ def no_inbound_capture(view: View) -> Iterator[Finding]:
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
     is_meant = isinstance(view.expected, Config) and view.expected.inbound_ports == ()
     if outbound and not inbound and not view.snapshot.partial and not is_meant:
-        yield Finding(catalogue.NO_INBOUND_CAPTURE, limited(list(map(str, outbound))))
+        asked_for = view.asked_for(lambda config: config.inbound_ports == ())
+        yield Finding(catalogue.NO_INBOUND_CAPTURE, limited([*asked_for, *map(str, outbound)]))
 
 
 def no_outbound_capture(view: View) -> Iterator[Finding]:
     """Inbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
-    asked = view.expected
-    is_meant = isinstance(asked, Config) and asked.outbound_ranges == () and not asked.outbound_ports
+    is_meant = isinstance(view.expected, Config) and _sends_nothing(view.expected)
     if inbound and not outbound and not view.snapshot.partial and not is_meant:
-        yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited(list(map(str, inbound))))
+        asked_for = view.asked_for(_sends_nothing)
+        yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited([*asked_for, *map(str, inbound)]))
+
+
+def _sends_nothing(config: Config) -> bool:
+    return config.outbound_ranges == () and not config.outbound_ports
 
 
 def mode_leftovers(view: View) -> Iterator[Finding]:
