@@ -13,11 +13,13 @@ from pathlib import Path
 import click
 
 from istio_init import __version__
+from istio_init.cli.completing import target_argument
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
-from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
+from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread, snapshot_of
+from istio_init.cli.target import choose
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config
@@ -48,7 +50,7 @@ class _ExplainCommand(click.Command):
 
 
 @click.command("explain", cls=_ExplainCommand, short_help="Say what live rules do, and what is wrong.")
-@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
+@target_argument(files=True)
 @with_options(NAMESPACE_OPTIONS)
 @click.option(
     "--expect",
@@ -79,30 +81,29 @@ def explain_command(
 ) -> int:
     """Say what live redirection rules do, where they come from, and what is wrong.
 
-    Reads everything, changes nothing: a namespace by process, name, container
-    id or pod address, or the text of iptables-save from a support bundle.
+    Reads everything, changes nothing. TARGET is a pod (shop/payment-7f9c, or as
+    much of its name as is its alone), a process or container id, a pod's
+    address, a network namespace by name or path, a file with rules, or . for
+    the namespace that this is run in, which is also meant where there is none.
     """
-    named = [value for value in (target, pid, netns, file or file6) if value is not None]
-    if len(named) > 1:
-        raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
-    if watch is not None and (file or file6) is not None:
+    chosen = choose(target, pid, netns, file, file6, files=True)
+    if watch is not None and chosen.is_file:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file, is_live=(file or file6) is None), _codes(ignore)
+    expected, known = _expected(expect, expect_file, is_live=not chosen.is_file), _codes(ignore)
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
     if watch is None:
-        is_file = file is not None or file6 is not None
         with Uncollected():  # All that is read is needed to the end.
-            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
-            return _show(explain(snapshot, expected, ignore=known), shown)
+            return _show(explain(snapshot_of(chosen), expected, ignore=known), shown)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            explanation = explain(live_snapshot(target, pid, netns), expected, ignore=known)
+            explanation = explain(live_snapshot(chosen), expected, ignore=known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
             time.sleep(every)
+            chosen = choose(target, pid, netns, file, file6, files=True)  # A pod may have come back as another process.
     except KeyboardInterrupt:
         return status  # That is how one stops watching.
 
