@@ -9,6 +9,7 @@ import click
 
 from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.source import Source, config_snapshot, source_from, source_of
 from istio_init.cli.target import Chosen, resolve
 from istio_init.errors import InputError
@@ -45,7 +46,7 @@ class DiffCommand(click.Command):
 )
 @click.argument("before", metavar="A", type=click.UNPROCESSED, shell_complete=complete_target(files=True))
 @click.argument("after", metavar="B", type=click.UNPROCESSED, shell_complete=complete_target(files=True))
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json", short=False)
 def diff(before: str, after: str, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.
 

@@ -18,6 +18,7 @@ from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
+from istio_init.cli.output import output_options
 from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread, snapshot_of
 from istio_init.cli.target import choose
 from istio_init.cli.targets import with_options
@@ -58,7 +59,7 @@ class _ExplainCommand(click.Command):
     help="Compare with the rules of these istio-iptables arguments, or of --ambient and its own.",
 )
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@output_options(*FORMATS)
 @click.option("--rules", "-v", "rules", is_flag=True, help="Each rule and why it exists, and the way of traffic, too.")
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
 @click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
@@ -89,7 +90,7 @@ def explain_command(
     chosen = choose(target, pid, netns, file, file6, files=True)
     if watch is not None and chosen.is_file:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file, is_live=not chosen.is_file), _codes(ignore)
+    expected, known = _expected(expect, expect_file, is_live=not chosen.is_file), codes(ignore, "--ignore")
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
     if watch is None:
@@ -131,13 +132,18 @@ class _Shown(Value):
     check: Severity | None
 
 
-def _codes(given: tuple[str, ...]) -> frozenset[str]:
+def codes(given: tuple[str, ...], option: str) -> frozenset[str]:
+    """Codes of findings that an option was given.
+
+    Raises:
+        click.BadParameter: there is no such finding.
+    """
     known = {kind.code for kind in catalogue.KINDS}
     for code in given:
         if code not in known:
             near = get_close_matches(code, known, 1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/findings.md lists all"
-            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint="--ignore")
+            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint=option)
     return frozenset(given)
 
 

@@ -8,6 +8,7 @@ import click
 
 from istio_init.cli.completing import target_argument
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.target import choose
 from istio_init.cli.targets import with_options
@@ -36,7 +37,7 @@ KINDS = [each.value for each in Kind]
 @click.option(
     "--only", type=click.Choice(KINDS), help="Only traffic with this outcome; direct is what bypasses the mesh."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json")
 def map_command(
     target: str | None,
     pid: int | None,

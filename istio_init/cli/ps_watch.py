@@ -78,7 +78,8 @@ def changes(before: list[PsRow], after: list[PsRow]) -> list[str]:
         if states[0] != states[1]:
             row = other or one
             assert row is not None
-            where = f"netns {inode}, pid {row.pid} ({visible(row.process)})"
+            name = f"{visible(row.name)}, " if row.pod else ""
+            where = f"{name}netns {inode}, pid {row.pid} ({visible(row.process)})"
             lines.append(f"{where}: {states[1]}" if one is None else f"{where}: {states[0]} -> {states[1]}")
     return lines
 

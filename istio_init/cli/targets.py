@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.completing import complete_netns, complete_pid, target_argument
+from istio_init.cli.output import output_options
 from istio_init.cli.target import Chosen, resolve
 from istio_init.config import values
 from istio_init.mesh.ownership import NAMES
@@ -62,14 +63,7 @@ RUN_OPTIONS = [
         help="Wait that long for a held lock or a concurrent writer.",
     ),
     click.option("--dry-run", "-n", is_flag=True, help="Show the plan, and change nothing."),
-    click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How results are printed.",
-    ),
+    output_options("text", "json", short=False),
     click.option("--verbose", "-v", is_flag=True, help="Say how it was done, too."),
 ]
 

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 
 from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, snapshot_in, source_from, source_of
 from istio_init.cli.target import Chosen, choose
@@ -51,7 +52,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     "--batch", "path", metavar="FILE", help="Answer each packet of a file, one JSON object a line; - for stdin."
 )
 @click.option("--live", is_flag=True, help="Send it, and show what the kernel does beside what is predicted.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json")
 def trace(
     words: tuple[str, ...],
     pid: int | None,

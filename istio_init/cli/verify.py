@@ -10,6 +10,7 @@ from istio_init.cli.completing import target_argument
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.source import NETNS_OPTION, PID_OPTION, snapshot_in
 from istio_init.cli.target import choose
 from istio_init.cli.targets import ALLOW_HOST, allows_host
@@ -47,7 +48,7 @@ UNPRIVILEGED = 5
 @click.option(
     "--allow-unprobed", is_flag=True, help="Be content where inbound or outbound capture cannot be probed, not both."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json")
 def verify(
     target: str | None,
     pid: int | None,

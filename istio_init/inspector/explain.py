@@ -97,8 +97,8 @@ def explain(
 ) -> Explanation:
     """Explain a snapshot; with ``expected`` also how it differs from that configuration.
 
-    Findings whose codes are in ``ignore`` are left out. What becomes of traffic takes a map of each family, which a
-    list of many namespaces has no use for.
+    Findings whose codes are in ``ignore`` are left out. What becomes of all traffic takes a map of each family; for a
+    list of many namespaces ordinary connections do.
     """
     view = View(snapshot, expected)
     inferred, ambient = view.inferred, view.ambient
@@ -124,7 +124,7 @@ def explain(
         rows=explained,
         findings=tuple(remedies.of(each) for each in every if each.kind.code not in ignore),
         ignored=tuple(dict.fromkeys(each.kind.code for each in every if each.kind.code in ignore)),
-        impacts=impacts(view) if with_impacts else (),
+        impacts=impacts(view, is_mapped=with_impacts),
         neighbours=view.neighbours if with_impacts else (),
         drift=drifted,
         repair=remedies.apply() if drifted is not None and not drifted.is_equal else None,

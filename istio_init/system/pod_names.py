@@ -13,7 +13,7 @@ import time
 from istio_init.errors import IstioInitError
 from istio_init.system.pods import container_of
 from istio_init.system.rooted import read_text
-from istio_init.system.workers import bytes_within, spread
+from istio_init.system.workers import spread
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -39,10 +39,10 @@ LONGEST = 128 << 10
 """Bytes of an environment that are looked through."""
 
 MOST = 8
-"""Processes of a namespace that are asked, each of another container."""
+"""Processes of a namespace that are asked."""
 
-PATIENCE = 2.0
-"""Seconds for the environment of a process."""
+PATIENCE = 4
+"""Seconds for the processes of one namespace."""
 
 IN_ALL = 10.0
 """Seconds for all namespaces; names of those that are not reached by then are not known."""
@@ -65,13 +65,16 @@ class Claim(Value):
 def claims(pods: list[PodNamespace]) -> list[tuple[Claim, ...]]:
     """The names that the processes of each namespace claim, the most likely first."""
     until = time.monotonic() + IN_ALL
-    workers = len(os.sched_getaffinity(0))
-    found = spread(len(pods), lambda n: claims_of(pods[n]) if time.monotonic() < until else (), workers=workers)
+
+    def one(number: int) -> tuple[Claim, ...]:
+        return claims_of(pods[number]) if time.monotonic() < until else ()
+
+    found = spread(len(pods), one, workers=len(os.sched_getaffinity(0)), seconds=PATIENCE)
     return [() if isinstance(each, IstioInitError) else each for each in found]
 
 
 def claims_of(pod: PodNamespace) -> tuple[Claim, ...]:
-    """The names that the processes of one namespace claim."""
+    """The names that the processes of one namespace claim. To be called in a child: memory of others may never come."""
     is_shared = pod.inode in (_inode("/proc/1/ns/net"), _inode("/proc/thread-self/ns/net"))
     found: dict[tuple[str, str | None], Claim] = {}
     for process in _asked(pod.processes, only_containers=is_shared):
@@ -82,15 +85,15 @@ def claims_of(pod: PodNamespace) -> tuple[Claim, ...]:
 
 
 def _asked(processes: Iterable[Process], *, only_containers: bool) -> list[Process]:
-    """One process of each container, proxies first; what is in no container counts as one."""
+    """One process of each container, and those that are in none, proxies first."""
     ordered = sorted(enumerate(processes), key=lambda item: (item[1].name not in PROXIES, item[0]))
-    found: dict[str | None, Process] = {}
+    found: dict[str | int, Process] = {}
     for _, each in ordered:
         if len(found) == MOST:
             break
         container = container_of(each.pid)
         if container is not None or not only_containers:
-            found.setdefault(container, each)
+            found.setdefault(container or each.pid, each)
     return list(found.values())
 
 
@@ -123,7 +126,10 @@ def _claims(process: Process, inode: int) -> Iterator[Claim]:
 
 def _environment(at: str) -> dict[str, str]:
     """The variables that are wanted; of one that stands there twice the first, as getenv(3) finds it."""
-    data = bytes_within(PATIENCE, lambda: _read(f"{at}/environ"), most=LONGEST) or b""
+    try:
+        data = _read(f"{at}/environ")
+    except OSError:
+        data = b""
     found: dict[str, str] = {}
     for each in data.split(b"\0"):
         name, equals, value = each.decode(errors="replace").partition("=")

@@ -85,6 +85,15 @@ def hidden() -> int:
     return count
 
 
+def hides_processes() -> bool:
+    """Whether /proc is mounted so that processes of others are not even listed (proc(5), hidepid)."""
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split() for line in file]
+    options = [each[-1] for each in mounts if each[4] == "/proc"]
+    found = re.search(r"\bhidepid=(\w+)", options[-1]) if options else None
+    return found is not None and found[1] not in ("0", "off")
+
+
 def containers_of(pod: PodNamespace) -> dict[str, int]:
     """The oldest process of each container in a namespace."""
     found: dict[str, int] = {}
