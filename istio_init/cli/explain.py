@@ -16,6 +16,7 @@ from istio_init import __version__
 from istio_init.cli.completing import target_argument
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
+from istio_init.cli.explain_all import explain_all
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
 from istio_init.cli.output import output_options
@@ -64,6 +65,7 @@ class _ExplainCommand(click.Command):
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
 @click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
 @click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
+@click.option("--all", "every", is_flag=True, help="Every network namespace of this node, in trouble first.")
 @click.option("--watch", metavar="SECONDS", help="Show it again and again, counters moving.")
 def explain_command(
     target: str | None,
@@ -78,6 +80,7 @@ def explain_command(
     check: bool,
     check_from: str | None,
     ignore: tuple[str, ...],
+    every: bool,
     watch: str | None,
 ) -> int:
     """Say what live redirection rules do, where they come from, and what is wrong.
@@ -87,23 +90,28 @@ def explain_command(
     address, a network namespace by name or path, a file with rules, or . for
     the namespace that this is run in, which is also meant where there is none.
     """
+    least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
+    if every:
+        others = target, pid, netns, file, file6, expect, expect_file, watch
+        if rules or any(each is not None for each in others):
+            raise click.UsageError("--all is of the whole node: not with a target, --expect, --rules or --watch")
+        return explain_all(form, codes(ignore, "--ignore"), least)
     chosen = choose(target, pid, netns, file, file6, files=True)
     if watch is not None and chosen.is_file:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
     expected, known = _expected(expect, expect_file, is_live=not chosen.is_file), codes(ignore, "--ignore")
-    least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
     if watch is None:
         with Uncollected():  # All that is read is needed to the end.
             return _show(explain(snapshot_of(chosen), expected, ignore=known), shown)
-    every, status = watch_seconds(watch, shortest=0.1), 0
+    seconds, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
             explanation = explain(live_snapshot(chosen), expected, ignore=known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
-            time.sleep(every)
+            time.sleep(seconds)
             chosen = choose(target, pid, netns, file, file6, files=True)  # A pod may have come back as another process.
     except KeyboardInterrupt:
         return status  # That is how one stops watching.

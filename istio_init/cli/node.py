@@ -33,6 +33,10 @@ MANY = 8
 """Namespaces from which on one wants to see how far it is."""
 
 
+Make = Callable[[PsRow, Explanation], object]
+"""Makes something that can be pickled."""
+
+
 class Entry(Value):
     """What is told of one namespace, and what more was made of its explanation; None where it could not be read."""
 
@@ -40,24 +44,26 @@ class Entry(Value):
     more: object = None
 
 
-def scan() -> list[PsRow]:
+def scan(*, quiet: bool = False) -> list[PsRow]:
     """The namespaces in which a process lives, those in trouble first; one that cannot be read has the reason."""
-    return [entry.row for entry in entries(lambda explanation: None, with_impacts=False)]
+    return [entry.row for entry in entries(lambda row, explanation: None, with_impacts=False, quiet=quiet)]
 
 
-def entries(make: Callable[[Explanation], object], *, with_impacts: bool) -> list[Entry]:
-    """The same, each with what ``make`` makes of its explanation, which has to be picklable."""
+def entries(
+    make: Make, *, with_impacts: bool, ignore: frozenset[str] = frozenset(), quiet: bool = False
+) -> list[Entry]:
+    """The same, each with what ``make`` makes of its explanation, which lacks findings with codes in ``ignore``."""
     pods = pod_namespaces()
     named = claims(pods)
     processors = len(os.sched_getaffinity(0))
 
     def one(number: int) -> Entry | None:
-        return _entry(pods[number], named[number], make, with_impacts=with_impacts)
+        return _entry(pods[number], named[number], make, with_impacts=with_impacts, ignore=ignore)
 
     results = spread(len(pods), one, workers=processors, seconds=SECONDS, memory=MEMORY)
     found = [
         Entry(unreadable_row(pod, result, its)) if isinstance(result, IstioInitError) else result
-        for pod, its, result in zip(pods, named, _shown(results, len(pods)), strict=True)
+        for pod, its, result in zip(pods, named, results if quiet else _shown(results, len(pods)), strict=True)
         if result is not None
     ]
     counts = Counter(name for each in found for name in each.row.names)
@@ -74,15 +80,19 @@ def _order(row: PsRow) -> tuple[object, ...]:
     return STATES.index(row.state), row.worst is None, row.pod is None, row.namespace or "", row.pod or "", row.pid
 
 
-def _shown(results: Iterable[T], count: int) -> Iterable[T]:
-    """The results as they come; on a terminal with how far it is."""
+def _shown(results: Iterable[T], count: int) -> Iterator[T]:
+    """The results as they come; on a terminal with how far it is, but without a thread, as children are forked."""
     if count < MANY or not sys.stderr.isatty():
-        return results
+        yield from results
+        return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress
 
-    console = Console(stderr=True)
-    return track(results, "Looking at network namespaces", count, console=console, transient=True)
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("Looking at network namespaces", total=count)
+        for each in results:
+            progress.update(task, advance=1, refresh=True)
+            yield each
 
 
 def not_seen(rows: Iterable[PsRow]) -> Iterator[str]:
@@ -101,7 +111,7 @@ def not_seen(rows: Iterable[PsRow]) -> Iterator[str]:
 
 
 def _entry(
-    pod: PodNamespace, named: tuple[Claim, ...], make: Callable[[Explanation], object], *, with_impacts: bool
+    pod: PodNamespace, named: tuple[Claim, ...], make: Make, *, with_impacts: bool, ignore: frozenset[str]
 ) -> Entry | None:
     """A namespace; None where its processes ended meanwhile, and it with them."""
     place = _enterable(pod)
@@ -113,8 +123,9 @@ def _entry(
     finally:
         place.close()
     label, target = _called(pod, named)
-    explanation = explain(snapshot.replace(label=label, target=target), with_impacts=with_impacts)
-    return Entry(ps_row(pod, explanation, named), make(explanation))
+    explanation = explain(snapshot.replace(label=label, target=target), with_impacts=with_impacts, ignore=ignore)
+    row = ps_row(pod, explanation, named)
+    return Entry(row, make(row, explanation))
 
 
 def _called(pod: PodNamespace, named: tuple[Claim, ...]) -> tuple[str, Target]:

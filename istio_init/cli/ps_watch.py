@@ -49,7 +49,7 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
         signal.signal(number, _leave)
     if metrics is None:
         while True:
-            rows = scan()
+            rows = scan(quiet=True)
             if form == "text":
                 click.clear()
             show(rows, form)
@@ -58,7 +58,7 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
     before: list[PsRow] = []
     while True:
         start = time.monotonic()
-        rows = scan()
+        rows = scan(quiet=True)
         took = time.monotonic() - start
         collector.update(rows, took, time.time())
         for line in changes(before, rows):

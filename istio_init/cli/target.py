@@ -118,7 +118,9 @@ def resolve(word: str, *, files: bool) -> Chosen:
 def _several(word: str, matches: tuple[Match, ...]) -> NamespaceError:
     shown = "".join(f"\n  {match.option} {visible(match.value)}: {match.what}" for match in matches[:MOST])
     more = f"\n  and {len(matches) - MOST} more" if len(matches) > MOST else ""
-    return NamespaceError(f"{visible(word)!r} could be several things:{shown}{more}", fix="say which, as above")
+    return NamespaceError(
+        f"{visible(word)!r} could be several things:{shown}{more}", fix="say which one with these options"
+    )
 
 
 def _nothing(word: str, found: Lookup, *, files: bool) -> NamespaceError | PrivilegeError:
@@ -127,6 +129,6 @@ def _nothing(word: str, found: Lookup, *, files: bool) -> NamespaceError | Privi
     if found.unseen is not None:
         return PrivilegeError(f"{what} that may be seen, but {found.unseen}", fix="run as root on the node")
     if found.near:
-        return NamespaceError(f"{what} is called so", fix=f"did you mean {' or '.join(map(visible, found.near))}?")
+        return NamespaceError(f"{what} has that name", fix=f"did you mean {' or '.join(map(visible, found.near))}?")
     hint = "" if files or not os.path.isfile(word) else "; it is a file, and this command works on a namespace"
-    return NamespaceError(f"{what} is called so{hint}", fix="istio-init ps lists them")
+    return NamespaceError(f"{what} has that name{hint}", fix="istio-init ps lists them")

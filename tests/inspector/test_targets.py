@@ -98,7 +98,7 @@ class TestPods:
     def test_a_slip_is_answered_with_the_name(self, node: dict[str, tuple[Namespace, int]]) -> None:
         said = failed(f"{SHOP}/{PAYMENT}-7f9d")
 
-        assert "no pod, container, process, address, file or network namespace here is called so" in said
+        assert "no pod, container, process, address, file or network namespace here has that name" in said
         assert f"did you mean {SHOP}/{PAYMENT}-7f9c" in said
 
     def test_a_name_that_two_claim_is_neither_ones(self, real_kernel: None) -> None:
