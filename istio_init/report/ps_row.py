@@ -5,8 +5,8 @@ from __future__ import annotations
 from istio_init.inspector.findings import SEVERITIES
 from istio_init.inspector.impact import Traffic, by_kind
 from istio_init.mesh.mode import Mode
+from istio_init.netfilter.host import is_usable
 from istio_init.observe.unread import Why
-from istio_init.trace.describe import is_usable
 from istio_init.value import Value
 
 TYPE_CHECKING = False
