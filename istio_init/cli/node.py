@@ -20,6 +20,7 @@ from istio_init.system.privileges import capabilities
 from istio_init.system.workers import spread
 from istio_init.value import Value
 from istio_init.wording.commands import Target
+from istio_init.wording.words import counted
 
 T = TypeVar("T")
 
@@ -100,14 +101,15 @@ def not_seen(rows: Iterable[PsRow]) -> Iterator[str]:
     held = capabilities()
     count = hidden() if "SYS_PTRACE" not in held else 0
     if count:
-        yield f"the network namespaces of {count} processes may not be seen, which takes SYS_PTRACE"
+        whose = "process" if count == 1 else "processes"
+        yield f"the network namespaces of {count} {whose} may not be seen, which takes SYS_PTRACE"
     if "SYS_PTRACE" not in held and hides_processes():
         yield "/proc hides the processes of others (hidepid), which takes SYS_PTRACE"
     denied = sum(row.is_denied for row in rows)
     missing = [each for each in ("SYS_ADMIN", "NET_ADMIN") if each not in held]
     if denied:
         takes = f", which takes {' and '.join(missing)}" if missing else ""
-        yield f"{denied} network namespaces may not be entered or read{takes}"
+        yield f"{counted(denied, 'network namespace')} may not be entered or read{takes}"
 
 
 def _entry(

@@ -127,7 +127,9 @@ def _nothing(word: str, found: Lookup, *, files: bool) -> NamespaceError | Privi
     kinds = f"pod, container, process, address{', file' if files else ''} or network namespace"
     what = f"{visible(word)!r}: no {kinds} here"
     if found.unseen is not None:
-        return PrivilegeError(f"{what} that may be seen, but {found.unseen}", fix="run as root on the node")
+        return PrivilegeError(
+            f"{what} that may be seen has that name, but {found.unseen}", fix="run as root on the node"
+        )
     if found.near:
         return NamespaceError(f"{what} has that name", fix=f"did you mean {' or '.join(map(visible, found.near))}?")
     hint = "" if files or not os.path.isfile(word) else "; it is a file, and this command works on a namespace"

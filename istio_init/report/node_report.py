@@ -13,6 +13,7 @@ from istio_init.report.ps_row import STATES, PsRow, ps_json
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.commands import ours
+from istio_init.wording.words import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def node_lines(parts: list[Part], unseen: list[str]) -> Iterator[Line]:
 def _counted(parts: list[Part]) -> str:
     counts = {state: sum(each.row.state == state for each in parts) for state in STATES}
     listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return f"{len(parts)} network namespaces: {listed}" if parts else "no network namespace could be seen"
+    return f"{counted(len(parts), 'network namespace')}: {listed}" if parts else "no network namespace could be seen"
 
 
 def node_json(parts: list[Part], unseen: list[str]) -> dict[str, object]:

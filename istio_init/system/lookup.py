@@ -14,6 +14,7 @@ from istio_init.system.pod_names import claims
 from istio_init.system.pods import addresses_of, containers_of, hidden, pod_namespaces
 from istio_init.system.privileges import capabilities
 from istio_init.value import Value
+from istio_init.wording.words import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ SHORTEST_ID = 4
 
 SHORTEST_NAME = 3
 """Characters of a pod's name that are enough, where it is not all of it."""
+
+
+DIGITS = 10
+"""Of a process id at most."""
+
+LONGEST = 320
+"""Characters of the longest name of a pod, with its namespace."""
 
 
 class Match(Value):
@@ -81,8 +89,9 @@ def _distinct(found: Iterable[Match]) -> Iterator[Match]:
 
 
 def _processes(word: str) -> Iterator[Match]:
-    if word.isascii() and word.isdecimal() and int(word) and os.path.exists(f"/proc/{int(word)}"):
-        yield Match("a process", "--pid", str(int(word)), _inode(f"/proc/{int(word)}/ns/net"))
+    number = int(word) if word.isascii() and word.isdecimal() and len(word) <= DIGITS else 0
+    if number and os.path.exists(f"/proc/{number}"):
+        yield Match("a process", "--pid", str(number), _inode(f"/proc/{number}/ns/net"))
 
 
 def _named(word: str) -> Iterator[Match]:
@@ -153,6 +162,8 @@ def _pods(word: str, named: Named) -> Iterator[Match]:
 
 def _near(word: str, named: Named) -> tuple[str, ...]:
     """Names that are much like it."""
+    if len(word) > LONGEST:
+        return ()
     known = {form: str(each) for _, its in named for each in its for form in (each.name, str(each))}
     known |= {name: name for name in netns_names()}
     return tuple(dict.fromkeys(known[form] for form in get_close_matches(word, known, 3)))
@@ -160,9 +171,9 @@ def _near(word: str, named: Named) -> tuple[str, ...]:
 
 def _unseen(denied: list[PrivilegeError]) -> str | None:
     """What may not be looked at, and which capability that takes."""
-    parts = [f"{len(denied)} network namespaces may not be entered, which takes SYS_ADMIN"] if denied else []
+    parts = [f"{counted(len(denied), 'network namespace')} may not be entered, which takes SYS_ADMIN"] if denied else []
     if "SYS_PTRACE" not in capabilities() and (count := hidden()):
-        parts.append(f"the namespaces of {count} processes may not be seen, which takes SYS_PTRACE")
+        parts.append(f"{count} of the processes may not be looked into, which takes SYS_PTRACE")
     return " and ".join(parts) or None
 
 

@@ -134,7 +134,7 @@ class TestList:
         done = execute("setpriv", "--bounding-set=-all", "--inh-caps=-all", *PROGRAM, "ps", "--format", "json")
 
         assert done.status == 5
-        assert "network namespaces may not be entered or read, which takes SYS_ADMIN and NET_ADMIN" in done.stderr
+        assert "may not be entered or read, which takes SYS_ADMIN and NET_ADMIN" in done.stderr
         assert "which takes SYS_PTRACE" in done.stderr
         [row] = [each for each in json.loads(done.stdout)["namespaces"]
                  if each["inode"] == os.stat("/proc/self/ns/net").st_ino]  # fmt: skip
