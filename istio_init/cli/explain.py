@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import click
 from istio_init import __version__
 from istio_init.cli.completing import target_argument
 from istio_init.cli.console import show
-from istio_init.cli.expect import expectation, in_this_kernel
+from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
 from istio_init.cli.explain_all import explain_all
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
@@ -87,8 +85,9 @@ def explain_command(
 
     Reads everything, changes nothing. TARGET is a pod (shop/payment-7f9c, or as
     much of its name as is its alone), a process or container id, a pod's
-    address, a network namespace by name or path, a file with rules, or . for
-    the namespace that this is run in, which is also meant where there is none.
+    address, a network namespace by name or path, a file (a snapshot, or what a
+    ticket holds of its rules), or . for the namespace that this is run in,
+    which is also meant where there is none.
     """
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     if every:
@@ -99,15 +98,17 @@ def explain_command(
     chosen = choose(target, pid, netns, file, file6, files=True)
     if watch is not None and chosen.is_file:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file, is_live=not chosen.is_file), codes(ignore, "--ignore")
+    expected, known = _expected(expect, expect_file), codes(ignore, "--ignore")
     shown = _Shown(form, rules, least)
     if watch is None:
         with Uncollected():  # All that is read is needed to the end.
-            return _show(explain(snapshot_of(chosen), expected, ignore=known), shown)
+            snapshot = snapshot_of(chosen)
+            return _show(explain(snapshot, _there(expected, snapshot), ignore=known), shown)
     seconds, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            explanation = explain(live_snapshot(chosen), expected, ignore=known)
+            snapshot = live_snapshot(chosen)
+            explanation = explain(snapshot, _there(expected, snapshot), ignore=known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
@@ -117,7 +118,7 @@ def explain_command(
         return status  # That is how one stops watching.
 
 
-def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config | AmbientConfig | None:
+def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | None:
     if line is None and path is None:
         return None
     if line is not None and path is not None:
@@ -129,7 +130,14 @@ def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config |
     config, warnings = expectation(text, FileNames())
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
-    return in_this_kernel(config) if is_live else config
+    return config
+
+
+def _there(config: Config | AmbientConfig | None, snapshot: Snapshot) -> Config | AmbientConfig | None:
+    """What is expected of the namespace, by the kernel that it is in; of files nothing is known of that."""
+    if config is None or not snapshot.is_live:
+        return config
+    return in_this_kernel(config) if snapshot.taken is None else in_kernel(config, snapshot.taken.ipv6_in_kernel)
 
 
 class _Shown(Value):
@@ -180,10 +188,11 @@ def _formatted(explanation: Explanation, form: str) -> str:
 
         return listing(explanation)
     if form == "html":
+        from istio_init.cli.snapshot import taken_now
         from istio_init.report.explain_html import Made, explanation_html
 
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return explanation_html(explanation, Made(now, os.uname().nodename, f"istio-init {__version__}"))
+        taken = explanation.snapshot.taken or taken_now()
+        return explanation_html(explanation, Made(taken.date, taken.host, f"istio-init {__version__}"))
     return _save(explanation.snapshot)
 
 

@@ -89,7 +89,7 @@ def trace(
     if live:
         return _live(asked_for, given, chosen, form)
     source = source_of(chosen, expect)
-    asked = _Asked(source, only_given=chosen.is_file)
+    asked = _Asked(source, only_given=not source.snapshot.is_live and expect is None)
     looked_at = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":

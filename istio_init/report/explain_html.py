@@ -89,7 +89,7 @@ def page(title: str, parts: list[str]) -> str:
 def _origin(explanation: Explanation, made: Made | None) -> list[str]:
     if made is None:
         return []
-    command = _escape(ours("explain", target=explanation.snapshot.target))
+    command = _escape(ours("explain", target=explanation.snapshot.look))
     said = f"{_escape(made.date)}, on host {_escape(made.host)}, by {_escape(made.program)}"
     return [f'<p class="dim">{said}: <code>{command}</code></p>']
 
