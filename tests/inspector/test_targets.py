@@ -276,7 +276,10 @@ class TestPrivileges:
 class TestCommands:
     """Every command takes the same word."""
 
-    def test_a_pod_is_programmed_proved_compared_and_cleaned_by_its_name(self, real_kernel: None) -> None:
+    def test_a_pod_is_programmed_proved_compared_kept_and_cleaned_by_its_name(
+        self, real_kernel: None, tmp_path: Path
+    ) -> None:
+        kept = tmp_path / "pod.tar"
         with ExitStack() as stack:
             namespace, pid = pod(stack, f"all-{UNIQUE}")
             namespace.run("ip", "link", "set", "lo", "up")
@@ -288,6 +291,7 @@ class TestCommands:
             mapped = istio_init("map", word).ok()
             equal = istio_init("diff", word, str(pid))
             verified = istio_init("verify", word)
+            istio_init("snapshot", word, "--output-file", str(kept)).ok()
             cleaned = istio_init("clean", f"all-{UNIQUE}").ok()
 
         assert applied.stdout.startswith(f"{label}: applied")
@@ -295,6 +299,7 @@ class TestCommands:
         assert mapped.stdout.startswith(label)
         assert (equal.status, equal.stdout[:5]) == (0, "equal")
         assert label in verified.stdout
+        assert label in explained(str(kept))
         assert cleaned.stdout.startswith(f"{label}: cleaned")
 
     @pytest.mark.parametrize(
