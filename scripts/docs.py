@@ -43,9 +43,9 @@ command in `istio_init/schemas/`, or, where a command fails as a whole, `error.s
 | 0 | done; of `diff`: equal |
 | 1 | the kernel or a tool refused; several targets failed differently; of `diff`: undecidable |
 | 2 | bad usage, configuration or input: every problem is listed, nothing was touched |
-| 3 | `explain --check` found what it looks for, `diff` a difference, `trace --live` another path than predicted |
+| 3 | `--check` found what it looks for, `diff` a difference, `trace --live` another path than predicted |
 | 4 | no such namespace, or a refused one |
-| 5 | a privilege is missing |
+| 5 | a privilege is missing; of `ps`: something could not be seen for want of one |
 | 6 | no usable iptables |
 | 126 | `verify`, and the drop-in's `--run-validation`: traffic does not flow as it has to |
 

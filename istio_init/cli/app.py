@@ -8,7 +8,6 @@ import json
 import sys
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 import click
@@ -17,6 +16,7 @@ from istio_init import __version__
 from istio_init.cli import DROPIN
 from istio_init.cli.examples import with_examples
 from istio_init.cli.lines import say, write_any_text
+from istio_init.cli.output import asks_for_json
 from istio_init.errors import IstioInitError, error_json
 
 COMMANDS = {
@@ -127,6 +127,6 @@ def run(argv: list[str]) -> int:
 
 def _failed(argv: list[str], error: IstioInitError, status: int) -> int:
     """Tell a program that asked for JSON what failed, on one line as batches have it; the exit status."""
-    if "--format=json" in argv or ("--format", "json") in pairwise(argv):
+    if asks_for_json(argv):
         say(json.dumps({"schema": 1, "error": error_json(error, status)}))
     return status

@@ -34,7 +34,11 @@ class GroupedCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, [*args])
+            if ctx.params.get("target") and (word := _behind_a_list(args)) is not None:
+                fix = "write a list with commas; put a target before the options"
+                raise click.UsageError(f"{word!r} stands behind a value: is it a part of that? {fix}")
+            return rest
         except click.UsageError:
             # A word is left over where an option without a value has taken the next flag for it: that is what to say.
             given = gather(_shaping(ctx.params), {}, apply=True).values()
@@ -59,6 +63,23 @@ class GroupedCommand(click.Command):
 
 
 BEHAVIOUR = "Targets and behaviour"
+
+
+def _behind_a_list(args: list[str]) -> str | None:
+    """A word right behind the value of an option that shapes the rules: as likely a part of a list as a target.
+
+    ``-b 80 443`` must not be taken for ``-b 80`` in the namespace of process 443.
+    """
+    values = {name for each in SHAPING if not each.is_flag for name in (each.short, each.flag) if name}
+    for number, word in enumerate(args):
+        if word.startswith("-") or number == 0:
+            continue
+        before = args[number - 1]
+        is_attached = before.partition("=")[0] in values and "=" in before
+        is_short = before[:2] in values and len(before) > 2 and not before.startswith("--")
+        if is_attached or is_short or (number > 1 and args[number - 2] in values):
+            return word
+    return None
 
 
 def _group(option: Option) -> str:
@@ -113,6 +134,7 @@ def _shaping(parameters: Mapping[str, str | None]) -> dict[str, str]:
 )
 @_shaping_options
 def apply(
+    target: tuple[str, ...],
     pids: tuple[int, ...],
     netns: tuple[str, ...],
     allow_host_network: bool,
@@ -132,7 +154,9 @@ def apply(
 
     Without options that shape the rules, those of Istio's injection template
     hold: all traffic but the proxy's own and its ports 15090, 15021, 15020.
-    Where a value is a list, @FILE reads it from a file.
+    Where a value is a list, @FILE reads it from a file. TARGET is a pod, a
+    process or container id, an address, or a network namespace, as explain
+    takes it.
     """
     how = manner(
         allow_host=allow_host_network,
@@ -146,7 +170,7 @@ def apply(
     given = _shaping(shaping)
     _refuse_options_of_the_other(given, ambient=ambient)
     prepare = _prepare_ambient(given) if ambient else _prepare_sidecar(given)
-    return program_each("apply", openers(pids, netns), prepare, how, form=form, verbose=verbose)
+    return program_each("apply", openers(target, pids, netns), prepare, how, form=form, verbose=verbose)
 
 
 def _refuse_options_of_the_other(given: Mapping[str, str], *, ambient: bool) -> None:

@@ -7,6 +7,7 @@ import sys
 
 from istio_init.cli.expect import AMBIENT
 from istio_init.cli.pflag import UsageError, parse_flags
+from istio_init.cli.target import Chosen, resolve
 from istio_init.config import asked
 from istio_init.config.parse import gather, parse
 from istio_init.config.parse_ambient import parse_ambient
@@ -55,18 +56,16 @@ def manifest_of(path: str) -> Manifest:
     return manifest(data.decode(errors="replace"), "standard input" if path == "-" else path)
 
 
-def process_of(found: Manifest) -> int:
-    """The oldest process of the pod on this node, by its containers' ids or else its addresses.
+def chosen_by(found: Manifest) -> Chosen:
+    """The pod on this node, by its containers' ids or else its addresses.
 
     Raises:
         NamespaceError: it is not here.
     """
-    from istio_init.system.pods import find
-
     why = []
     for each in (*found.containers, *found.addresses):
         try:
-            return find(each)
+            return resolve(each, files=False)
         except NamespaceError as error:
             why.append(error.message)
     name = found.pod.name or "the pod of the manifest"

@@ -22,6 +22,7 @@ from istio_init.stores.programmer import Wanted
     "whichever is there.",
 )
 def clean(
+    target: tuple[str, ...],
     pids: tuple[int, ...],
     netns: tuple[str, ...],
     allow_host_network: bool,
@@ -37,12 +38,13 @@ def clean(
 
     Rules and chains, routing rules, routes and ::6 on lo, in both families and
     both backends, whichever configuration put them there. Nothing else is
-    touched.
+    touched. TARGET is a pod, a process or container id, an address, or a
+    network namespace, as explain takes it.
     """
     how = manner(
         allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run, replace_other=replace_other
     )
     kinds = {None: None, True: MeshKind.SIDECAR, False: MeshKind.AMBIENT}
     nothing = Wanted(kind=kinds[sidecar])
-    targets = openers(pids, netns)
+    targets = openers(target, pids, netns)
     return program_each("clean", targets, lambda place: (lambda warn: nothing, ()), how, form=form, verbose=verbose)

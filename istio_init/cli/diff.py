@@ -7,8 +7,11 @@ from pathlib import Path
 
 import click
 
+from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.source import Source, config_snapshot, source_from, source_of
+from istio_init.cli.target import Chosen, resolve
 from istio_init.errors import InputError
 from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.netfilter.host import beside
@@ -41,14 +44,14 @@ class DiffCommand(click.Command):
     short_help="Compare what two rule sets do.",
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
 )
-@click.argument("before", metavar="A", type=click.UNPROCESSED)
-@click.argument("after", metavar="B", type=click.UNPROCESSED)
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.argument("before", metavar="A", type=click.UNPROCESSED, shell_complete=complete_target(files=True))
+@click.argument("after", metavar="B", type=click.UNPROCESSED, shell_complete=complete_target(files=True))
+@output_options("text", "json", short=False)
 def diff(before: str, after: str, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.
 
-    Each is a process id, the name or path of a network namespace, a file that
-    explain --file takes (FILE or FILE,FILE6), or a configuration as
+    Each is a target as explain takes it, two files (FILE,FILE6), or a
+    configuration as
     istio-iptables arguments ("-b '*' -i '*'") or those of apply --ambient
     ("--ambient --ipv6=false"). Exit status 0 where they are equal in behaviour,
     3 where they are not.
@@ -106,12 +109,10 @@ def _source(text: str) -> Source:
     """The rule sets that an argument names, which is no configuration."""
     if not text:
         raise click.UsageError("an empty argument names no rules")
-    if text.isdigit():
-        return source_of(int(text), None, None, None, None)
-    paths = text.split(",")
-    if Path(paths[0]).is_file() and not paths[0].startswith(("/run/netns/", "/var/run/netns/", "/proc/")):
-        return source_of(None, None, paths[0], paths[1] if len(paths) > 1 else None, None)
-    return source_of(None, text, None, None, None)
+    first, comma, second = text.partition(",")
+    if comma and Path(first).is_file():
+        return source_of(Chosen(file=first, file6=second), None)
+    return source_of(resolve(text, files=True), None)
 
 
 Found = tuple[Family, Direction, Difference]

@@ -6,18 +6,22 @@ import json
 import re
 import time
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import click
 
 from istio_init import __version__
-from istio_init.cli.asked import asked_by, asked_in, manifest_of, process_of
+from istio_init.cli.asked import asked_by, asked_in, chosen_by, manifest_of
+from istio_init.cli.completing import target_argument
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
-from istio_init.cli.files import file_snapshot
+from istio_init.cli.explain_all import explain_all
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
-from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread
+from istio_init.cli.output import output_options
+from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread, snapshot_of
+from istio_init.cli.target import choose
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.asked import Pod
@@ -49,7 +53,7 @@ class _ExplainCommand(click.Command):
 
 
 @click.command("explain", cls=_ExplainCommand, short_help="Say what live rules do, and what is wrong.")
-@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
+@target_argument(files=True)
 @with_options(NAMESPACE_OPTIONS)
 @click.option(
     "--expect",
@@ -64,11 +68,12 @@ class _ExplainCommand(click.Command):
     help="Compare with what this pod asks for, as kubectl get pod -o yaml or json prints it; - for stdin. Without a "
     "target the pod is looked for on this node.",
 )
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@output_options(*FORMATS)
 @click.option("--rules", "-v", "rules", is_flag=True, help="Each rule and why it exists, and the way of traffic, too.")
 @click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
 @click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
 @click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
+@click.option("--all", "every", is_flag=True, help="Every network namespace of this node, in trouble first.")
 @click.option("--watch", metavar="DURATION", help="Show it again and again, counters moving.")
 def explain_command(
     target: str | None,
@@ -84,45 +89,55 @@ def explain_command(
     check: bool,
     check_from: str | None,
     ignore: tuple[str, ...],
+    every: bool,
     watch: str | None,
 ) -> int:
     """Say what live redirection rules do, where they come from, and what is wrong.
 
-    Reads everything, changes nothing: a namespace by process, name, container
-    id or pod address, a snapshot of one, or what a ticket holds of its rules.
+    Reads everything, changes nothing. TARGET is a pod (shop/payment-7f9c, or as
+    much of its name as is its alone), a process or container id, a pod's
+    address, a network namespace by name or path, a file (a snapshot, or what a
+    ticket holds of its rules), or . for the namespace that this is run in,
+    which is also meant where there is none.
 
     Rules are compared with what the pod asked for: with --pod by its manifest,
     else by its annotations, as far as its proxy's /etc/istio/pod has them.
     """
-    named = [value for value in (target, pid, netns, file or file6) if value is not None]
-    if len(named) > 1:
-        raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
-    if watch is not None and (file or file6) is not None:
-        raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file), _codes(ignore)
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
+    if every:
+        others = target, pid, netns, file, file6, expect, expect_file, manifest, watch
+        if rules or any(each is not None for each in others):
+            raise click.UsageError("--all is of the whole node: not with a target, --expect, --pod, --rules or --watch")
+        return explain_all(form, codes(ignore, "--ignore"), least)
+    find = partial(choose, target, pid, netns, file, file6, files=True)
+    chosen = find()
+    if watch is not None and chosen.is_file:
+        raise click.UsageError("--watch looks at a namespace again and again: not with --file")
+    expected, known = _expected(expect, expect_file), codes(ignore, "--ignore")
     shown = _Shown(form, rules, least)
-    is_file = file is not None or file6 is not None
     asking = None
     if manifest is not None:
-        if "-" in (file, file6) and manifest == "-":
+        if "-" in (chosen.file, chosen.file6) and manifest == "-":
             raise click.UsageError("only one of --file, --file6 and --pod can be standard input")
         found = manifest_of(manifest)
         asking = found.pod
-        pid = process_of(found) if not named else pid
+        if not any(each is not None for each in (target, pid, netns, file, file6)):
+            find = partial(chosen_by, found)
+            chosen = find()
     if watch is None:
         with Uncollected():  # All that is read is needed to the end.
-            snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns, asks=asking is None)
+            snapshot = snapshot_of(chosen, asks=asking is None)
             return _show(_explained(snapshot, expected, asking, known), shown)
-    every, status = watch_seconds(watch, shortest=0.1), 0
+    seconds, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            snapshot = live_snapshot(target, pid, netns, asks=asking is None)
+            snapshot = live_snapshot(chosen, asks=asking is None)
             explanation = _explained(snapshot, expected, asking, known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
-            time.sleep(every)
+            time.sleep(seconds)
+            chosen = find()  # A pod may have come back as another process.
     except KeyboardInterrupt:
         return status  # That is how one stops watching.
 
@@ -170,13 +185,18 @@ class _Shown(Value):
     check: Severity | None
 
 
-def _codes(given: tuple[str, ...]) -> frozenset[str]:
+def codes(given: tuple[str, ...], option: str) -> frozenset[str]:
+    """Codes of findings that an option was given.
+
+    Raises:
+        click.BadParameter: there is no such finding.
+    """
     known = {kind.code for kind in catalogue.KINDS}
     for code in given:
         if code not in known:
             near = get_close_matches(code, known, 1)
             hint = f"; did you mean {near[0]}?" if near else "; docs/findings.md lists all"
-            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint="--ignore")
+            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint=option)
     return frozenset(given)
 
 

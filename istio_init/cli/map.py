@@ -6,8 +6,11 @@ import json
 
 import click
 
+from istio_init.cli.completing import target_argument
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
+from istio_init.cli.target import choose
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
@@ -26,6 +29,7 @@ KINDS = [each.value for each in Kind]
 
 
 @click.command("map", short_help="Divide all connections by what becomes of them.")
+@target_argument(files=True)
 @with_options(NAMESPACE_OPTIONS)
 @click.option(
     "--expect", metavar="ARGS", help="The rules of these istio-iptables or --ambient arguments, applied nowhere."
@@ -33,8 +37,9 @@ KINDS = [each.value for each in Kind]
 @click.option(
     "--only", type=click.Choice(KINDS), help="Only traffic with this outcome; direct is what bypasses the mesh."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json")
 def map_command(
+    target: str | None,
     pid: int | None,
     netns: str | None,
     file: str | None,
@@ -47,8 +52,9 @@ def map_command(
 
     Every connection is in exactly one class, whatever store and dialect the
     rules are of. Values that no rule tests are told together, as everything.
+    TARGET is what explain takes.
     """
-    source = source_of(pid, netns, file, file6, expect)
+    source = source_of(choose(target, pid, netns, file, file6, files=True), expect)
     objects: list[dict[str, object]] = []
     if form == "text":
         say(source.snapshot.label)

@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from istio_init.cli.console import show, width
+from istio_init.cli.explain import codes
 from istio_init.cli.lines import say
-from istio_init.cli.node import scan
-from istio_init.report.ps_row import PsRow, ps_json
+from istio_init.cli.node import not_seen, scan
+from istio_init.cli.output import output_options
+from istio_init.cli.ps_table import show_table
+from istio_init.report.ps_row import STATES, PsRow, ps_json
+from istio_init.value import Value
 from istio_init.visible import visible
 
-STATE_STYLE = {"captured": "green", "broken": "bold red", "not captured": "dim", "unknown": "yellow"}
-PLAIN_WIDTH = 1000
-"""Where there is no terminal: a namespace is one line, whatever it holds."""
-
-NARROW, WIDE = 80, 110
-"""Columns at which what is broken is as narrow as can be, and from which on all is shown."""
-
-COLUMNS = {
-    "NETNS": (10, True),
-    "PID": (5, True),
-    "PROCESS": (7, False),
-    "CONTAINER": (12, True),
-    "ADDRESSES": (15, False),
-    "MODE": (8, True),
-    "BACKEND": (7, True),
-    "STATE": (12, True),
-    "FINDINGS": (8, True),
-}
-"""Of each column its least width, and whether it is never broken."""
+PROBLEMS_FOUND, FAILED, UNPRIVILEGED = 3, 1, 5
 
 EVERY = "5"
 """Seconds between two looks, where --watch is given without any."""
 
 
+class Wanted(Value):
+    """Which namespaces are listed; nothing of a kind is all."""
+
+    states: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    codes: frozenset[str] = frozenset()
+
+    def of(self, rows: Iterable[PsRow]) -> list[PsRow]:
+        """Those of the lines that are wanted."""
+        return [
+            row
+            for row in rows
+            if (not self.states or row.state.replace(" ", "-") in self.states)
+            and (not self.namespaces or row.namespace in self.namespaces)
+            and (not self.codes or not self.codes.isdisjoint(row.codes))
+        ]
+
+
 @click.command("ps", short_help="List the node's network namespaces.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "wide", "json")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice([each.replace(" ", "-") for each in STATES]),
+    multiple=True,
+    help="Only namespaces in this state. May be repeated.",
+)
+@click.option(
+    "--namespace", "namespaces", metavar="NAME", multiple=True, help="Only pods of this namespace. May be repeated."
+)
+@click.option("--code", metavar="CODE", multiple=True, help="Only where this was found. May be repeated.")
+@click.option("--check", is_flag=True, help="Exit 3 if any that is listed is broken.")
 @click.option(
     "--watch",
     metavar="[DURATION]",
@@ -53,49 +67,53 @@ EVERY = "5"
     help="With --watch: serve what was seen to Prometheus, on loopback if no address is given, and log what changes; "
     "* is every address.",
 )
-def ps(form: str, watch: str | None, metrics: str | None) -> int:
+def ps(
+    form: str,
+    states: tuple[str, ...],
+    namespaces: tuple[str, ...],
+    code: tuple[str, ...],
+    check: bool,
+    watch: str | None,
+    metrics: str | None,
+) -> int:
     """List the network namespaces of this node and the state of their redirection.
 
-    Those in which a process lives; others are explained by --netns NAME.
+    Those in which a process lives, in trouble first. Pods go by the names that
+    their processes claim; (?) is behind one that another claims, too. OUTBOUND
+    and INBOUND are what becomes of ordinary connections. --output wide has all
+    that is known.
 
-    Reads only. Then: istio-init explain --pid PID.
+    Reads only. Then: istio-init explain POD.
     """
+    wanted = Wanted(states, namespaces, codes(code, "--code"))
     if watch is not None or metrics is not None:
         from istio_init.cli.ps_watch import watch_node
 
-        return watch_node(watch, metrics, form, show_rows)
-    show_rows(scan(), form)
-    return 0
+        if check:
+            raise click.UsageError("--check looks once: not with --watch")
+        return watch_node(watch, metrics, form, lambda rows, form: show_rows(wanted.of(rows), form))
+    every = scan()
+    rows = wanted.of(every)
+    show_rows(rows, form)
+    return _status(rows, list(not_seen(every)), check=check)
+
+
+def _status(rows: list[PsRow], unseen: list[str], *, check: bool) -> int:
+    for each in unseen:
+        say(f"not seen: {each}", fg="yellow", err=True)
+    if check and any(row.state == "broken" for row in rows):
+        return PROBLEMS_FOUND
+    if unseen:
+        return UNPRIVILEGED
+    return FAILED if check and any(row.state == "unknown" for row in rows) else 0
 
 
 def show_rows(rows: list[PsRow], form: str) -> None:
     """Print the lines."""
     if form == "json":
         say(json.dumps({"schema": 1, "namespaces": [ps_json(row) for row in rows]}, indent=2))
-    else:
-        show(_table(rows, width(PLAIN_WIDTH)), plain_width=PLAIN_WIDTH)
-
-
-def _table(rows: list[PsRow], columns: int) -> Table:
-    """The list; where it is narrow without what explain tells of one namespace, so that the rest stays whole."""
-    left_out = () if columns >= WIDE else ("CONTAINER", "BACKEND")
-    spare = max(0, columns - NARROW) // 2
-    most = {"PROCESS": 8 + spare, "ADDRESSES": 15 + spare} if left_out else {}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, (least, whole) in COLUMNS.items():
-        if name not in left_out:
-            table.add_column(name, no_wrap=whole, min_width=least, max_width=most.get(name), overflow="fold")
-    for row in rows:
-        cells: dict[str, str | Text] = {
-            "NETNS": str(row.inode),
-            "PID": str(row.pid),
-            "PROCESS": Text(visible(row.process)),
-            "CONTAINER": Text(visible((row.container or "-")[:12])),
-            "ADDRESSES": " ".join(row.addresses) or "-",
-            "MODE": row.mode,
-            "BACKEND": row.backend,
-            "STATE": Text(row.state, style=STATE_STYLE[row.state]),
-            "FINDINGS": str(row.findings),
-        }
-        table.add_row(*(cell for name, cell in cells.items() if name not in left_out))
-    return table
+        return
+    show_table(rows, wide=form == "wide")
+    for name in dict.fromkeys(row.name for row in rows if row.is_shared):
+        pids = ", ".join(str(row.pid) for row in rows if name in row.names)
+        say(f"{visible(name)}: claimed in several network namespaces, so no name for one: pid {pids}", err=True)

@@ -49,7 +49,7 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
         signal.signal(number, _leave)
     if metrics is None:
         while True:
-            rows = scan()
+            rows = scan(quiet=True)
             if form == "text":
                 click.clear()
             show(rows, form)
@@ -58,7 +58,7 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
     before: list[PsRow] = []
     while True:
         start = time.monotonic()
-        rows = scan()
+        rows = scan(quiet=True)
         took = time.monotonic() - start
         collector.update(rows, took, time.time())
         for line in changes(before, rows):
@@ -78,7 +78,8 @@ def changes(before: list[PsRow], after: list[PsRow]) -> list[str]:
         if states[0] != states[1]:
             row = other or one
             assert row is not None
-            where = f"netns {inode}, pid {row.pid} ({visible(row.process)})"
+            name = f"{visible(row.name)}, " if row.pod else ""
+            where = f"{name}netns {inode}, pid {row.pid} ({visible(row.process)})"
             lines.append(f"{where}: {states[1]}" if one is None else f"{where}: {states[0]} -> {states[1]}")
     return lines
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 
 from istio_init import __version__
+from istio_init.cli.completing import target_argument
 from istio_init.cli.lines import say
-from istio_init.cli.source import live_snapshot, refuse_unread
+from istio_init.cli.source import NETNS_OPTION, PID_OPTION, live_snapshot, refuse_unread
 from istio_init.errors import IstioInitError
 from istio_init.observe.archive import LONGEST, pack
 from istio_init.observe.bundle import files_of
@@ -24,10 +25,12 @@ from istio_init.system import routing
 
 
 @click.command("snapshot", short_help="Keep all that is known of a namespace in a file, for a ticket.")
-@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
-@click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
-@click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
-@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
+@target_argument(files=False)
+@PID_OPTION
+@NETNS_OPTION
+@click.option(
+    "-o", "--output", "--output-file", "output", metavar="FILE", help="Write to this file instead of standard output."
+)
 @click.option("--redact", is_flag=True, help="Replace names of hosts, pods and processes, comments, public addresses.")
 @click.option("--keep-addresses", is_flag=True, help="With --redact, leave addresses as they are.")
 def snapshot(
@@ -37,12 +40,10 @@ def snapshot(
 
     The file is a tar of text files. explain, trace, map and diff take it with
     --file, later, elsewhere and without root, and answer as they do of the live
-    namespace. For example: istio-init snapshot --pid 4711 > pod.tar
+    namespace. For example: istio-init snapshot shop/payment-7f9c > pod.tar
 
     Reads everything, changes nothing.
     """
-    if len([each for each in (target, pid, netns) if each is not None]) > 1:
-        raise click.UsageError("give one of --pid, --netns, a container id or an address")
     if keep_addresses and not redact:
         raise click.UsageError("--keep-addresses says what --redact leaves: give both")
     if output is None and sys.stdout.isatty():

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from istio_init.cli.completing import complete_netns, complete_pid
 from istio_init.cli.expect import expectation
 from istio_init.cli.files import file_snapshot
 from istio_init.cli.lines import say
+from istio_init.cli.target import Chosen, choose
 from istio_init.config.ambient import AmbientConfig
 from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
@@ -28,7 +29,7 @@ from istio_init.observe.netfilter import local_marks as marks_of
 from istio_init.observe.netfilter import model
 from istio_init.observe.snapshot import Interface, Snapshot
 from istio_init.observe.unread import Part, Why
-from istio_init.system import namespaces, places
+from istio_init.system import namespaces
 from istio_init.system.names import FileNames
 from istio_init.system.places import Place
 from istio_init.system.privileges import capabilities
@@ -39,9 +40,15 @@ from istio_init.wording.traces import Reader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PID_OPTION = click.option(
+    "--pid", type=int, metavar="PID", shell_complete=complete_pid, help="The network namespace of this process."
+)
+NETNS_OPTION = click.option(
+    "--netns", metavar="NAME-OR-PATH", shell_complete=complete_netns, help="This network namespace."
+)
 NAMESPACE_OPTIONS = [
-    click.option("--pid", type=int, metavar="PID", help="The network namespace of this process."),
-    click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace."),
+    PID_OPTION,
+    NETNS_OPTION,
     click.option(
         "--file",
         "file",
@@ -52,15 +59,17 @@ NAMESPACE_OPTIONS = [
 ]
 
 
-def live_snapshot(target: str | None, pid: int | None, netns: str | None, *, asks: bool = False) -> Snapshot:
-    """The snapshot of a namespace, named by container id or address, process, or name; else of the one we are in.
+def live_snapshot(
+    target: str | Chosen | None, pid: int | None = None, netns: str | None = None, *, asks: bool = False
+) -> Snapshot:
+    """The snapshot of a namespace, named by a word, process, or name; else of the one we are in.
 
     ``asks`` has it hold what the pod says that it asked for, too.
     """
-    pid = _found(target, pid)
-    place = place_of(pid, netns)
+    chosen = target if isinstance(target, Chosen) else choose(target, pid, netns)
+    place = chosen.open()
     try:
-        return snapshot_in(place, target_words(pid, netns), asks=asks)
+        return snapshot_in(place, chosen.words, asks=asks)
     finally:
         place.close()
 
@@ -70,32 +79,6 @@ def snapshot_in(place: Place, target: Target = (), *, asks: bool = False) -> Sna
     from istio_init.observe.namespace import observe
 
     return namespaces.call_in(place.replace(userns=None), lambda: observe(place, asks=asks)).replace(target=target)
-
-
-def target_words(pid: int | None, netns: str | None) -> Target:
-    """The words by which commands are given the same namespace, from wherever they are typed."""
-    if pid is not None:
-        return ("--pid", str(pid))
-    if netns is not None:
-        return ("--netns", str(Path(netns).absolute()) if "/" in netns else netns)
-    return ()
-
-
-def _found(target: str | None, pid: int | None) -> int | None:
-    """A process of what a container id or an address names."""
-    if target is None:
-        return pid
-    from istio_init.system.pods import find
-
-    return find(target)
-
-
-def place_of(pid: int | None, netns: str | None, target: str | None = None) -> Place:
-    """The namespace of a process, a name, a container id or an address; the one that we are in where none is given."""
-    pid = _found(target, pid)
-    if pid is not None:
-        return places.of_pid(pid)
-    return places.HERE if netns is None else places.of_netns(netns)
 
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
@@ -148,15 +131,15 @@ class Source(Value):
     """What could not be read, and may decide otherwise."""
 
 
-def source_of(pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None) -> Source:
-    """The one source that is given; the namespace that we are in where none is.
+def source_of(chosen: Chosen, expect: str | None) -> Source:
+    """What was chosen, or the configuration that is given instead.
 
     Raises:
-        click.UsageError: more than one is given.
+        click.UsageError: both are given.
     """
-    if len([each for each in (pid, netns, file or file6, expect) if each is not None]) > 1:
-        raise click.UsageError("give one of --pid, --netns, --file, --expect")
-    return source_from(snapshot_of(pid, netns, file, file6, expect))
+    if expect is not None and chosen != Chosen():
+        raise click.UsageError("give one of --pid, --netns, --file, --expect or a target")
+    return source_from(config_snapshot(expect) if expect is not None else snapshot_of(chosen))
 
 
 def source_from(snapshot: Snapshot) -> Source:
@@ -202,12 +185,6 @@ def _caveats(snapshot: Snapshot) -> Iterator[str]:
             yield f"not read: {visible(str(each))}"
 
 
-def snapshot_of(
-    pid: int | None, netns: str | None, file: str | None, file6: str | None, expect: str | None
-) -> Snapshot:
-    """The snapshot of the source that is given."""
-    if expect is not None:
-        return config_snapshot(expect)
-    if file is not None or file6 is not None:
-        return file_snapshot(file, file6)
-    return live_snapshot(None, pid, netns)
+def snapshot_of(chosen: Chosen, *, asks: bool = False) -> Snapshot:
+    """The snapshot of what was chosen: of files, or of a live namespace, as ``live_snapshot`` takes it."""
+    return file_snapshot(chosen.file, chosen.file6) if chosen.is_file else live_snapshot(chosen, asks=asks)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, TypeVar
 
 import click
 
+from istio_init.cli.completing import complete_netns, complete_pid, target_argument
+from istio_init.cli.output import output_options
+from istio_init.cli.target import Chosen, resolve
 from istio_init.config import values
 from istio_init.mesh.ownership import NAMES
 from istio_init.plan.model import NATIVE
 from istio_init.stores.programmer import Manner
-from istio_init.system import places
 from istio_init.system.places import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,16 +23,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 ALLOW_HOST = "ISTIO_INIT_ALLOW_HOST_NETWORK"
 
 TARGET_OPTIONS = [
+    target_argument(files=False, several=True),
     click.option(
         "--pid",
         "pids",
+        shell_complete=complete_pid,
         type=int,
         multiple=True,
         metavar="PID",
         help="Enter the network namespace of this process. May be repeated.",
     ),
     click.option(
-        "--netns", "netns", multiple=True, metavar="NAME-OR-PATH", help="Enter this network namespace. May be repeated."
+        "--netns",
+        "netns",
+        multiple=True,
+        metavar="NAME-OR-PATH",
+        shell_complete=complete_netns,
+        help="Enter this network namespace. May be repeated.",
     ),
     click.option(
         "--allow-host-network",
@@ -54,14 +63,7 @@ RUN_OPTIONS = [
         help="Wait that long for a held lock or a concurrent writer.",
     ),
     click.option("--dry-run", "-n", is_flag=True, help="Show the plan, and change nothing."),
-    click.option(
-        "--format",
-        "form",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How results are printed.",
-    ),
+    output_options("text", "json", short=False),
     click.option("--verbose", "-v", is_flag=True, help="Say how it was done, too."),
 ]
 
@@ -84,14 +86,20 @@ def with_options(options: list[Callable[[F], F]]) -> Callable[[F], F]:
     return lambda function: reduce(lambda done, option: option(done), reversed(options), function)
 
 
-def openers(pids: tuple[int, ...], netns: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Place]]]:
-    """For each target its label and how to open it; without any target the namespace that we are in."""
-    for pid in pids:
-        yield f"pid {pid}", lambda pid=pid: places.of_pid(pid)  # type: ignore[misc]
-    for name in netns:
-        yield f"netns {name}", lambda name=name: places.of_netns(name)  # type: ignore[misc]
-    if not pids and not netns:
-        yield places.HERE.label, lambda: places.HERE
+def openers(
+    words: tuple[str, ...], pids: tuple[int, ...], netns: tuple[str, ...]
+) -> list[tuple[str, Callable[[], Place]]]:
+    """For each target its label and how to open it; without any target the namespace that we are in.
+
+    Raises:
+        click.UsageError: words stand beside options.
+        NamespaceError: a word names nothing, or several things.
+    """
+    if words and (pids or netns):
+        raise click.UsageError("give targets, or --pid and --netns, not both")
+    chosen = [resolve(word, files=False) for word in words]
+    chosen += [*(Chosen(pid=pid) for pid in pids), *(Chosen(netns=name) for name in netns)]
+    return [(each.label, each.open) for each in chosen or [Chosen()]]
 
 
 def manner(

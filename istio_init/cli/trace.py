@@ -6,10 +6,14 @@ import json
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
+from istio_init.cli.output import output_options
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
-from istio_init.cli.source import NAMESPACE_OPTIONS, Source, place_of, snapshot_in, source_from, source_of
+from istio_init.cli.source import NAMESPACE_OPTIONS, Source, snapshot_in, source_from, source_of
+from istio_init.cli.target import Chosen, choose
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
@@ -25,13 +29,21 @@ from istio_init.trace.result import Trace
 from istio_init.trace.tracer import TOO_MANY, Tracer
 from istio_init.visible import visible
 
+DIRECTIONS = [each.value for each in Direction]
+NOT_LIVE = "--live sends one connection from inside a namespace: not with --batch, --file, --expect"
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """A target or a direction first, and what comes after a direction is for whoever asks to know."""
+    before = ctx.params.get("words") or ()
+    if set(before) & set(DIRECTIONS) or len(before) > 1:
+        return []
+    found = [CompletionItem(each) for each in DIRECTIONS if each.startswith(incomplete)]
+    return found if before else [*found, *complete_target(files=True)(ctx, param, incomplete)]
+
 
 @click.command("trace")
-@click.argument(
-    "direction", required=False, metavar="[outbound|inbound]", type=click.Choice([each.value for each in Direction])
-)
-@click.argument("protocol", required=False)
-@click.argument("destination", required=False, metavar="[DST[:PORT]]")
+@click.argument("words", nargs=-1, metavar="[TARGET] [DIRECTION PROTOCOL DST[:PORT]]", shell_complete=_complete)
 @with_options(NAMESPACE_OPTIONS)
 @click.option(
     "--expect", metavar="ARGS", help="The rules of these istio-iptables or --ambient arguments, applied nowhere."
@@ -41,11 +53,9 @@ from istio_init.visible import visible
     "--batch", "path", metavar="FILE", help="Answer each packet of a file, one JSON object a line; - for stdin."
 )
 @click.option("--live", is_flag=True, help="Send it, and show what the kernel does beside what is predicted.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json")
 def trace(
-    direction: str | None,
-    protocol: str | None,
-    destination: str | None,
+    words: tuple[str, ...],
     pid: int | None,
     netns: str | None,
     file: str | None,
@@ -60,63 +70,70 @@ def trace(
 
     For example: istio-init trace outbound tcp 10.0.0.5:443 --uid 1000
 
+    DIRECTION is inbound or outbound. A TARGET before it is what explain takes.
+
     A port that is not given is taken to be 80; the answer names every assumed
     value that it depends on.
 
     With --live it is sent from inside the namespace; exit status 3 where the
     kernel does not do what was predicted.
     """
-    if (path is None) == (destination is None) or (path is not None and direction is not None):
-        raise click.UsageError("give a direction, a protocol and a destination, or --batch")
+    target, asked_for = _split(words, is_batch=path is not None)
     if path is not None and any(value not in (None, False) for value in given.values()):
         raise click.UsageError("--batch takes all of a packet from its line: not with --src, --uid and the like")
     if live and (path or file or file6 or expect) is not None:
-        raise click.UsageError(
-            "--live sends one connection from inside a namespace: not with --batch, --file, --expect"
-        )
+        raise click.UsageError(NOT_LIVE)
+    chosen = choose(target, pid, netns, file, file6, files=True)
+    if live and chosen.is_file:
+        raise click.UsageError(NOT_LIVE)
     if live:
-        assert direction is not None and protocol is not None and destination is not None
-        return _live(direction, protocol, destination, given, pid, netns, form)
-    source = source_of(pid, netns, file, file6, expect)
+        return _live(asked_for, given, chosen, form)
+    source = source_of(chosen, expect)
     asked = _Asked(source, only_given=not source.snapshot.is_live and expect is None)
-    target = {"target": source.snapshot.label}
+    looked_at = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":
             say(source.snapshot.label, err=True)
         for packet, assumed in batch(path, source):
             found, depends = asked.trace(packet, assumed)
             if form == "json":
-                say(json.dumps(target | trace_json(found, source.reader, depends, source.caveats)))
+                say(json.dumps(looked_at | trace_json(found, source.reader, depends, source.caveats)))
             else:
                 say(verdict_line(found, source.reader, depends, source.caveats))
         return 0
-    assert direction is not None and protocol is not None and destination is not None
-    packet, assumed = described(direction, protocol, destination, given, source)
+    packet, assumed = described(*asked_for, given, source)
     found, depends = asked.trace(packet, assumed)
     if form == "json":
-        say(json.dumps(target | trace_json(found, source.reader, depends, source.caveats), indent=2))
+        say(json.dumps(looked_at | trace_json(found, source.reader, depends, source.caveats), indent=2))
     else:
         first, *rest = trace_lines(found, source.reader, depends, source.caveats)
         say("\n".join([f"{visible(source.snapshot.label)}: {first}", *rest]))
     return 0
 
 
-def _live(
-    direction: str,
-    protocol: str,
-    destination: str,
-    given: dict[str, Any],
-    pid: int | None,
-    netns: str | None,
-    form: str,
-) -> int:
+Words = tuple[str, str, str]
+"""A direction, a protocol and a destination."""
+
+
+def _split(words: tuple[str, ...], *, is_batch: bool) -> tuple[str | None, Words]:
+    """The target, which is what stands before a direction, and the rest."""
+    wanted = 0 if is_batch else 3
+    if len(words) not in (wanted, wanted + 1):
+        raise click.UsageError("give a direction, a protocol and a destination, or --batch")
+    target, rest = (words[0], words[1:]) if len(words) > wanted else (None, words)
+    if rest and rest[0] not in DIRECTIONS:
+        raise click.BadParameter(f"{rest[0]!r}: write {' or '.join(DIRECTIONS)}", param_hint="DIRECTION")
+    return target, (rest[0], rest[1], rest[2]) if rest else ("", "", "")
+
+
+def _live(words: Words, given: dict[str, Any], chosen: Chosen, form: str) -> int:
     """Send from the very namespace whose rules were read: a process id may have been reused by then."""
     from istio_init.cli.trace_live import run_live
 
-    place = place_of(pid, netns)
+    place = chosen.open()
     try:
-        source = source_from(snapshot_in(place))
-        packet, assumed = described(direction, protocol, destination, given, source)
+        source = source_from(snapshot_in(place, chosen.words))
+        packet, assumed = described(*words, given, source)
         return run_live(packet, assumed, source, Tracer(source.netfilter, source.host), place, form=form)
     finally:
         place.close()

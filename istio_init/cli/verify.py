@@ -6,10 +6,13 @@ import json
 
 import click
 
+from istio_init.cli.completing import target_argument
 from istio_init.cli.expect import expectation, in_this_kernel
 from istio_init.cli.leaving import leaving_in_order
 from istio_init.cli.lines import say
-from istio_init.cli.source import place_of, snapshot_in
+from istio_init.cli.output import output_options
+from istio_init.cli.source import NETNS_OPTION, PID_OPTION, snapshot_in
+from istio_init.cli.target import choose
 from istio_init.cli.targets import ALLOW_HOST, allows_host
 from istio_init.config import values
 from istio_init.errors import PrivilegeError, ValidationError
@@ -30,9 +33,9 @@ UNPRIVILEGED = 5
 
 
 @click.command("verify", short_help="Prove with real connections that traffic flows as it has to.")
-@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
-@click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
-@click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
+@target_argument(files=False)
+@PID_OPTION
+@NETNS_OPTION
 @click.option(
     "--expect",
     metavar="ARGS",
@@ -45,7 +48,7 @@ UNPRIVILEGED = 5
 @click.option(
     "--allow-unprobed", is_flag=True, help="Be content where inbound or outbound capture cannot be probed, not both."
 )
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_options("text", "json")
 def verify(
     target: str | None,
     pid: int | None,
@@ -63,20 +66,22 @@ def verify(
     proxy's ports tell where each connection came out. What cannot be probed is
     listed with the reason. Exit status 126 where a probe fails, or where traffic
     of a direction has to come to the proxy and none could be probed.
+
+    TARGET is a pod, a process or container id, an address, or a network
+    namespace, as explain takes it.
     """
-    if len([each for each in (target, pid, netns) if each is not None]) > 1:
-        raise click.UsageError("give one of --pid, --netns, a container id or an address")
+    chosen = choose(target, pid, netns)
     seconds = _seconds(timeout)
     config = None
     if expect is not None:
         config, warnings = expectation(expect, FileNames())
         for warning in warnings:
             say(f"warning: {warning}", fg="yellow", err=True)
-    place = place_of(pid, netns, target)
+    place = chosen.open()
     try:
         if not allows_host(allow_host_network):
             namespaces.call_in(place.replace(userns=None), lambda: namespaces.refuse_host(place.label))
-        snapshot = snapshot_in(place)
+        snapshot = snapshot_in(place, chosen.words)
         intent = expected(in_this_kernel(config), snapshot) if config is not None else _inferred(snapshot)
         with leaving_in_order():
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))

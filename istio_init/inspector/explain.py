@@ -102,8 +102,8 @@ def explain(
 ) -> Explanation:
     """Explain a snapshot; with ``expected`` also how it differs from that configuration, else from what was asked for.
 
-    Findings whose codes are in ``ignore`` are left out. What becomes of traffic takes a map of each family, which a
-    list of many namespaces has no use for.
+    Findings whose codes are in ``ignore`` are left out. What becomes of all traffic takes a map of each family; for a
+    list of many namespaces ordinary connections do.
     """
     view = View(snapshot, expected)
     told = held(view, asked) if asked is not None and expected is None else None
@@ -132,7 +132,7 @@ def explain(
         rows=explained,
         findings=tuple(remedies.of(each) for each in every if each.kind.code not in ignore),
         ignored=tuple(dict.fromkeys(each.kind.code for each in every if each.kind.code in ignore)),
-        impacts=impacts(view) if with_impacts else (),
+        impacts=impacts(view, is_mapped=with_impacts),
         neighbours=view.neighbours if with_impacts else (),
         drift=drifted,
         repair=remedies.repair() if drifted is not None and not drifted.is_equal else None,

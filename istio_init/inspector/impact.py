@@ -89,14 +89,17 @@ class Impact(Value):
     is_sampled: bool = False
 
 
-def impacts(view: View) -> tuple[Impact, ...]:
-    """What becomes of traffic, in each family that the pod has an address of; none where there are no rules at all."""
+def impacts(view: View, *, is_mapped: bool = True) -> tuple[Impact, ...]:
+    """What becomes of traffic, in each family that the pod has an address of; none where there are no rules at all.
+
+    Without a map ordinary connections are traced, which takes less time and says less.
+    """
     snapshot = view.snapshot
     if not snapshot.netfilter.tables:
         return ()
     families = [each for each in _families(view) if each not in snapshot.partial]
     evaluated = Evaluated(view)
-    return tuple(impact for family in families for impact in _Look(view, evaluated, family).all())
+    return tuple(impact for family in families for impact in _Look(view, evaluated, family).all(is_mapped=is_mapped))
 
 
 def _families(view: View) -> Iterator[Family]:
@@ -117,11 +120,11 @@ class _Look:
         self.ports = proxy_ports(view)
         own = [each for each in self.evaluated.host.addresses if each.version == family.version and is_usable(each)]
         self.home = int(own[0]) if own else None
-        self.space = Space(self.evaluated.live, self.evaluated.host, family)
+        self.space = Space(evaluated.live, evaluated.host, family)
 
-    def all(self) -> Iterator[Impact]:
+    def all(self, *, is_mapped: bool) -> Iterator[Impact]:
         """Of each kind of traffic."""
-        is_mapped = count(self.evaluated.live, self.family) <= MOST_MAPPED
+        is_mapped = is_mapped and count(self.evaluated.live, self.family) <= MOST_MAPPED
         for traffic in Traffic:
             parts = None
             if is_mapped:

@@ -65,7 +65,7 @@ def explanation_html(explanation: Explanation, made: Made | None = None) -> str:
         *_origin(explanation, made),
         *_impact(explanation),
         "<h2>Findings</h2>",
-        *(map(_finding, explanation.findings) if explanation.findings else [_none(explanation)]),
+        *(map(finding_html, explanation.findings) if explanation.findings else [_none(explanation)]),
         *_drift(explanation),
         *_configuration(explanation),
         *_diagrams(explanation),
@@ -73,11 +73,16 @@ def explanation_html(explanation: Explanation, made: Made | None = None) -> str:
         *_rules(explanation),
     ]
     parts += [f'<p class="dim">Not read: {_escape(line)}</p>' for line in explanation.snapshot.not_read]
+    return page(f"istio-init explain: {label}", parts)
+
+
+def page(title: str, parts: list[str]) -> str:
+    """A whole page of escaped parts."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>istio-init explain: {label}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -108,7 +113,8 @@ def _none(explanation: Explanation) -> str:
     return '<p class="ok">None.</p>'
 
 
-def _finding(finding: Finding) -> str:
+def finding_html(finding: Finding) -> str:
+    """One finding, with what to do."""
     kind, severity = finding.kind, finding.severity.value
     evidence = "\n".join(map(_escape, finding.evidence))
     commands = "".join(f"<pre>{_escape(each)}</pre>" for each in finding.commands)

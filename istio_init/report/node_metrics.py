@@ -13,6 +13,9 @@ from istio_init.report.ps_row import PsRow
 
 STATES = ("captured", "broken", "not captured", "unknown")
 
+MOST_NAMED = 250
+"""Pods with a series of their own, those in trouble first; a node runs 110 unless told otherwise."""
+
 
 class NodeMetrics(Collector):
     """The metrics of the last look; none before the first.
@@ -44,5 +47,15 @@ class NodeMetrics(Collector):
         for kind in KINDS:
             found.add_metric([kind.code, kind.severity.value], codes[kind.code])
         yield found
+        yield self._pods()
         yield GaugeMetricFamily("istio_init_scan_duration_seconds", "How long the last look took.", self._seconds)
         yield GaugeMetricFamily("istio_init_scan_timestamp_seconds", "When the last look ended.", self._at)
+
+    def _pods(self) -> Metric:
+        """Pods by the names that they claim; the network namespace keeps those of one name apart."""
+        labels = ["namespace", "pod", "netns", "state", "code"]
+        found = GaugeMetricFamily("istio_init_pod", "A pod, its state and its worst finding; always 1.", labels=labels)
+        for row in [each for each in self._rows if each.pod is not None][:MOST_NAMED]:
+            state = row.state.replace(" ", "_")
+            found.add_metric([row.namespace or "", row.pod or "", str(row.inode), state, row.worst or ""], 1)
+        return found

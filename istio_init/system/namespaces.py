@@ -54,7 +54,7 @@ def refuse_host(label: str) -> None:
 
 
 def call_in(place: Place, function: Callable[[], T]) -> T:
-    """Call a function inside a network namespace and come back.
+    """Call a function inside a network namespace and come back; where we are in it already, that takes no privilege.
 
     The user namespace that owns it is not entered: there is no way back from it, and its owner has power over
     what is in it. Only a program that writes rules has to be there, and ``process.run`` sees to that.
@@ -64,18 +64,23 @@ def call_in(place: Place, function: Callable[[], T]) -> T:
     """
     if place.netns is None:
         return function()
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     before = process.foreign
-    if before is None:
-        _maps.clear()
     try:
-        _setns(place.netns, CLONE_NEWNET, place.label)
+        is_here = os.path.sameopenfile(home, place.netns)
+        if is_here and place.userns is None:
+            return function()
+        if before is None:
+            _maps.clear()
+        if not is_here:
+            _setns(place.netns, CLONE_NEWNET, place.label)
         process.foreign = place
         try:
             return function()
         finally:
             process.foreign = before
-            _setns(home, CLONE_NEWNET, "the namespace that we came from")
+            if not is_here:
+                _setns(home, CLONE_NEWNET, "the namespace that we came from")
     finally:
         os.close(home)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_address
 
-from istio_init.errors import IstioInitError, NamespaceError
+from istio_init.errors import IstioInitError, NamespaceError, PrivilegeError
 from istio_init.system import namespaces, netlink, places
 from istio_init.system.processes import Process
 from istio_init.system.running import running
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
-SHORTEST_ID = 4
-"""Characters of a container id that are enough to look for it."""
 
 
 class PodNamespace(Value):
@@ -72,57 +69,54 @@ def parse_cgroup(text: str) -> str | None:
     return found[-1] if found else None
 
 
-def find(target: str) -> int:
-    """The oldest process of the pod with this address, or of the container with this id or prefix of one.
+def hidden() -> int:
+    """How many processes are seen whose namespace may not be; as root that is none."""
+    count = 0
+    for each in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            os.stat(f"/proc/{each}/ns/net")
+        except PermissionError:
+            count += 1
+        except OSError:
+            continue
+    return count
+
+
+def hides_processes() -> bool:
+    """Whether /proc is mounted so that processes of others are not even listed (proc(5), hidepid)."""
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split() for line in file]
+    options = [each[-1] for each in mounts if each[4] == "/proc"]
+    found = re.search(r"\bhidepid=(\w+)", options[-1]) if options else None
+    return found is not None and found[1] not in ("0", "off")
+
+
+def containers_of(pod: PodNamespace) -> dict[str, int]:
+    """The oldest process of each container in a namespace."""
+    found: dict[str, int] = {}
+    for process in pod.processes:
+        container = container_of(process.pid)
+        if container is not None:
+            found.setdefault(container, process.pid)
+    return found
+
+
+def addresses_of(pod: PodNamespace) -> set[IPv4Address | IPv6Address]:
+    """The addresses of a namespace; none where it ended meanwhile.
 
     Raises:
-        NamespaceError: there is none, or several.
+        PrivilegeError: it may not be entered.
     """
     try:
-        address = ip_address(target)
-    except ValueError:
-        return _by_container(target)
-    return _by_address(address)
-
-
-def _by_container(prefix: str) -> int:
-    if len(prefix) < SHORTEST_ID or not re.fullmatch(r"[0-9a-f]+", prefix):
-        raise NamespaceError(
-            f"{prefix!r}: neither an address nor a container id", fix="give --pid, or list with istio-init ps"
-        )
-    found: dict[str, int] = {}
-    for each in running():
-        container = container_of(each.pid)
-        if container is not None and container.startswith(prefix):
-            found.setdefault(container, each.pid)
-    if not found:
-        raise NamespaceError(f"{prefix}: no process here is in such a container", fix="list them with istio-init ps")
-    if len(found) > 1:
-        shown = ", ".join(sorted(container[:16] for container in found))
-        raise NamespaceError(f"{prefix}: several containers begin so: {shown}", fix="give more of the id")
-    return next(iter(found.values()))
-
-
-def _by_address(address: IPv4Address | IPv6Address) -> int:
-    found = [pod.pid for pod in pod_namespaces() if address in _addresses(pod)]
-    if not found:
-        raise NamespaceError(
-            f"{address}: no network namespace here has this address", fix="list them with istio-init ps"
-        )
-    if len(found) > 1:
-        shown = ", ".join(f"pid {pid}" for pid in found)
-        raise NamespaceError(f"{address}: several network namespaces have it: {shown}", fix="give one of --pid")
-    return found[0]
-
-
-def _addresses(pod: PodNamespace) -> set[IPv4Address | IPv6Address]:
-    """The addresses of a namespace; none where it may not be entered, or ended meanwhile."""
-    try:
+        if os.stat("/proc/thread-self/ns/net").st_ino == pod.inode:
+            return {each.address for each in netlink.addresses()}
         place = places.of_pid(pod.pid)
-    except IstioInitError:
+    except NamespaceError:
         return set()
     try:
         return {each.address for each in namespaces.call_in(place.replace(userns=None), netlink.addresses)}
+    except PrivilegeError:
+        raise
     except IstioInitError:
         return set()
     finally:

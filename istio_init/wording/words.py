@@ -89,9 +89,14 @@ def action(rule: Rule) -> str:
             return " ".join([name, *words])
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, of which there may be one."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def packets(number: int) -> str:
     """A number of packets."""
-    return f"{number} packet" if number == 1 else f"{number} packets"
+    return counted(number, "packet")
 
 
 def _match(match: Match) -> list[Phrase]:

@@ -1,4 +1,4 @@
-"""What ps lists of a node, and how explain finds a pod by its container or its address."""
+"""What ps lists of a node."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from support.command import PROGRAM, execute, istio_init
 
-from istio_init.errors import NamespaceError
 from istio_init.inspector.explain import explain
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.report.ps_row import ps_row
-from istio_init.system import pods
-from istio_init.system.pods import PodNamespace, find, parse_cgroup
+from istio_init.system.pods import PodNamespace, parse_cgroup
 from istio_init.system.processes import Process
 from istio_init.testing.namespaces import Namespace
 
@@ -28,6 +26,7 @@ from .sidecar import Sidecar
 from .test_inference import ambient, explained
 
 V4, V6 = Family
+UNIQUE = f"shop-{secrets.token_hex(4)}"
 ID = "".join(f"{number:02x}" for number in range(32))
 OTHER = ID[:12] + "f" * 52
 
@@ -54,6 +53,20 @@ def node(both_backends: None) -> Iterator[dict[str, Sidecar | Namespace]]:
         bare.spawn("sleep", "300")
         empty = stack.enter_context(Namespace.create("empty"))
         yield {"captured": captured, "legacy": legacy, "broken": broken, "bare": bare, "empty": empty}
+
+
+@pytest.fixture(scope="module")
+def pods(node: dict[str, Sidecar | Namespace]) -> Iterator[dict[str, int]]:
+    """Processes that say which pods they are of, two of which say the same."""
+    broken = node["broken"]
+    assert isinstance(broken, Sidecar)
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(Namespace.create(label)) for label in ("one", "two"))
+        said = ("payment", broken.inside, "payment-7f9c"), ("twin", one, "twin"), ("other", two, "twin")
+        yield {
+            key: place.spawn("sleep", "300", env={"POD_NAME": name, "POD_NAMESPACE": UNIQUE}).pid
+            for key, place, name in said
+        }
 
 
 class TestList:
@@ -98,22 +111,35 @@ class TestList:
         shown = istio_init("ps").ok().stdout
 
         heading, *lines = shown.rstrip("\n").split("\n")
-        assert heading.split() == ["NETNS", "PID", "PROCESS", "CONTAINER", "ADDRESSES", "MODE", "BACKEND", "STATE",
-                                   "FINDINGS"]  # fmt: skip
-        by_inode = {line.split()[0]: line.split()[1:] for line in lines}
-        assert by_inode[str(inode(captured.inside))] == [
-            str(captured.proxy.pid), "envoy", "-", "10.77.0.2", "fd00:77::2", "redirect", "nft", "captured", "0"
-        ]  # fmt: skip
-        assert by_inode[str(inode(broken.inside))][-2:] == ["broken", "1"]
+        assert heading.split() == [
+            "NAMESPACE",
+            "POD",
+            "PID",
+            "STATE",
+            "MODE",
+            "STORE",
+            "OUTBOUND",
+            "INBOUND",
+            "FINDING",
+        ]
+        by_pid = {line.split()[2]: line.split() for line in lines}
+        pid = str(captured.proxy.pid)
+        assert by_pid[pid] == ["-", "(envoy)", pid, "captured", "redirect", "nft", "proxied", "proxied", "-"]
+        refused = by_pid[str(broken.app.pid)]
+        assert refused[3:] == ["broken", "redirect", "nft", "refused", "refused", "no-listener"]
+        assert lines.index(next(each for each in lines if " broken " in each)) == 0
         assert [line for line in (heading, *lines) if line != line.rstrip() or "\x1b" in line] == []
 
     def test_what_may_not_be_read_is_told_as_such(self, real_kernel: None) -> None:
-        done = execute("setpriv", "--bounding-set=-all", "--inh-caps=-all", *PROGRAM, "ps", "--format", "json").ok()
+        done = execute("setpriv", "--bounding-set=-all", "--inh-caps=-all", *PROGRAM, "ps", "--format", "json")
 
+        assert done.status == 5
+        assert "may not be entered or read, which takes SYS_ADMIN and NET_ADMIN" in done.stderr
+        assert "which takes SYS_PTRACE" in done.stderr
         [row] = [each for each in json.loads(done.stdout)["namespaces"]
                  if each["inode"] == os.stat("/proc/self/ns/net").st_ino]  # fmt: skip
         assert row["state"] == "unknown"
-        assert row["error"].endswith("it cannot be entered: permission denied")
+        assert "nft rules: the kernel's nf_tables cannot be read: permission denied" in row["error"]
 
     def test_a_pod_of_an_ambient_mesh_is_captured(self) -> None:
         pod = PodNamespace(1, (Process(7, "app", 1000, 1000),), ID)
@@ -128,6 +154,62 @@ class TestList:
         row = ps_row(PodNamespace(1, (Process(7, "app", 1000, 1000),), None), explain(snapshot))
 
         assert (row.state, row.error) == ("unknown", "nft rules: refused")
+
+
+class TestNames:
+    """Pods by name, what they are filtered by, and an exit status for a check."""
+
+    def test_names_are_listed_and_one_of_two_is_marked(self, pods: dict[str, int]) -> None:
+        done = istio_init("ps", "--namespace", UNIQUE).ok()
+
+        assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+            [UNIQUE, "payment-7f9c"],
+            [UNIQUE, "twin"],
+            [UNIQUE, "twin"],
+        ]
+        assert done.stdout.count("twin (?)") == 2
+        pids = ", ".join(str(pods[name]) for name in ("twin", "other"))
+        assert f"{UNIQUE}/twin: claimed in several network namespaces, so no name for one: pid {pids}" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "names", "status"),
+        [
+            (["--state", "broken"], ["payment-7f9c"], 0),
+            (["--state", "broken", "--check"], ["payment-7f9c"], 3),
+            (["--code", "no-listener"], ["payment-7f9c"], 0),
+            (["--code", "half-applied", "--check"], [], 0),
+            (["--state", "not-captured", "--state", "unknown", "--check"], ["twin", "twin"], 0),
+        ],
+    )
+    def test_filters_and_the_check(self, pods: dict[str, int], words: list[str], names: list[str], status: int) -> None:
+        done = istio_init("ps", "--namespace", UNIQUE, "--output", "json", *words)
+
+        said = json.loads(done.stdout)["namespaces"]
+        assert [row["pod"] for row in said] == names
+        assert done.status == status
+
+    def test_a_code_that_there_is_not_is_refused(self) -> None:
+        done = istio_init("ps", "--code", "no-listner")
+
+        assert (done.status, done.stdout) == (2, "")
+        assert "did you mean no-listener?" in done.stderr
+
+    def test_results_go_to_a_file(self, pods: dict[str, int], tmp_path: Path) -> None:
+        path = tmp_path / "rows.json"
+        done = istio_init("ps", "--namespace", UNIQUE, "-ojson", "--output-file", str(path)).ok()
+        denied = istio_init("ps", "--output-file", str(tmp_path / "no" / "such"))
+
+        assert done.stdout == ""
+        assert len(json.loads(path.read_text())["namespaces"]) == 3
+        assert denied.status == 2
+        assert "it cannot be written: No such file or directory" in denied.stderr
+
+    def test_a_file_of_rules_that_are_no_text_is_written_byte_by_byte(self, tmp_path: Path) -> None:
+        save, path = tmp_path / "rules.save", tmp_path / "again.save"
+        save.write_bytes(b'*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m comment --comment "\xff" -j DROP\nCOMMIT\n')
+        istio_init("explain", str(save), "--format", "save", "--output-file", str(path)).ok()
+
+        assert b"\xff" in path.read_bytes()
 
 
 class TestVanishing:
@@ -170,74 +252,6 @@ def test_the_container_is_the_innermost_that_the_cgroups_name(text: str, wanted:
     assert parse_cgroup(text) == wanted
 
 
-class Named(NamedTuple):
-    """What is asked of a process here."""
-
-    pid: int
-
-
-class TestFind:
-    """A pod by what one has at hand: an address, or a container's id from kubectl or crictl."""
-
-    @pytest.fixture
-    def containers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Processes of three containers, of which two have ids that begin alike."""
-        ids = {11: ID, 12: ID, 13: OTHER, 14: "a" * 64, 15: None}
-        monkeypatch.setattr(pods, "running", lambda: map(Named, ids))
-        monkeypatch.setattr(pods, "container_of", ids.get)
-
-    @pytest.mark.parametrize(("target", "pid"), [(ID, 11), (OTHER, 13), (ID[:13], 11), ("aaaa", 14)])
-    def test_the_beginning_of_an_id_is_enough(self, containers: None, target: str, pid: int) -> None:
-        assert find(target) == pid
-
-    @pytest.mark.parametrize(
-        ("target", "said"),
-        [
-            (ID[:12], f"several containers begin so: {ID[:16]}, {OTHER[:16]}"),
-            ("bbbb", "bbbb: no process here is in such a container"),
-            ("aaa", "'aaa': neither an address nor a container id"),
-            ("my-pod", "'my-pod': neither an address nor a container id"),
-            ("", "'': neither an address nor a container id"),
-        ],
-    )
-    def test_what_names_none_or_several_is_refused(self, containers: None, target: str, said: str) -> None:
-        with pytest.raises(NamespaceError, match=said.replace("(", r"\(")) as caught:
-            find(target)
-        assert caught.value.exit_code == 4
-
-    def test_a_pod_is_found_by_its_address(self, real_kernel: None) -> None:
-        ipv4, ipv6 = _own_addresses()
-        with Namespace.create("address") as namespace:
-            namespace.run("ip", "addr", "add", f"{ipv4}/32", "dev", "lo")
-            namespace.run("ip", "addr", "add", f"{ipv6}/128", "dev", "lo", "nodad")
-            pid = namespace.spawn("sleep", "300").pid
-
-            for address in (ipv4, ipv6):
-                done = istio_init("explain", address, "--format", "json").ok()
-                assert json.loads(done.stdout)["target"] == f"pid {pid}"
-
-    def test_an_address_of_several_pods_or_of_none_is_refused(self, real_kernel: None) -> None:
-        ipv4, _ = _own_addresses()
-        with ExitStack() as stack:
-            absent = istio_init("explain", ipv4)
-            pids = []
-            for label in ("one", "two"):
-                namespace = stack.enter_context(Namespace.create(label))
-                namespace.run("ip", "addr", "add", f"{ipv4}/32", "dev", "lo")
-                pids.append(namespace.spawn("sleep", "300").pid)
-            several = istio_init("explain", ipv4)
-
-        assert (absent.status, several.status) == (4, 4)
-        assert f"{ipv4}: no network namespace here has this address" in absent.stderr
-        assert f"{ipv4}: several network namespaces have it: pid {pids[0]}, pid {pids[1]}" in several.stderr
-
-
-def _own_addresses() -> tuple[str, str]:
-    """Addresses that no other namespace of the machine has."""
-    one, two, three = secrets.token_bytes(3)
-    return f"100.{one}.{two}.{three}", f"fd00:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
-
-
 def _cgroup_root() -> Path | None:
     """Where control groups of version 2 can be made."""
     for line in Path("/proc/mounts").read_text().splitlines():
@@ -277,7 +291,7 @@ if ROOT is not None:
                 container, _ = join(pod.proxy.pid), join(pod.app.pid)
 
                 row = rows()[inode(pod.inside)]
-                shown = istio_init("ps").ok().stdout
+                shown = istio_init("ps", "-o", "wide").ok().stdout
                 for target in (container, container[:12]):
                     done = istio_init("explain", target, "--format", "json").ok()
                     assert json.loads(done.stdout)["target"] == f"pid {pod.proxy.pid}"
@@ -285,4 +299,4 @@ if ROOT is not None:
 
             assert row["container"] == container
             assert row["pid"] == pod.proxy.pid
-            assert f" {container[:12]} " in shown
+            assert f" {container} " in shown

@@ -19,11 +19,13 @@ from support.command import PROGRAM, environment, istio_init
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.ps_watch import changes
 from istio_init.inspector.findings.catalogue import KINDS
+from istio_init.report.node_metrics import MOST_NAMED, NodeMetrics
 from istio_init.report.ps_row import PsRow
 
 from .sidecar import Sidecar
 
 ROW = PsRow(4026531840, 7, "envoy", None, (), "redirect", "nft", "captured", 0)
+NAMED = ROW.replace(pod="payment-7f9c", namespace="shop", worst="no-listener")
 
 
 def free_port() -> int:
@@ -172,7 +174,7 @@ class TestWatching:
             assert child.stdout is not None
             headings = 0
             while headings < 2:
-                headings += child.stdout.readline().startswith("NETNS")
+                headings += child.stdout.readline().startswith("NAMESPACE")
             child.send_signal(signal.SIGINT)
             child.communicate(timeout=60)
 
@@ -195,10 +197,28 @@ class TestWatching:
                 "netns 4026531840, pid 7 (envoy): captured -> captured [shadowed-rule]",
             ),
             ([ROW], [ROW.replace(pid=8, process="app")], None),
+            ([], [NAMED], "shop/payment-7f9c, netns 4026531840, pid 7 (envoy): captured"),
         ],
     )
     def test_only_what_changes_is_logged(self, before: list[PsRow], after: list[PsRow], line: str | None) -> None:
         assert changes(before, after) == ([] if line is None else [line])
+
+
+def test_pods_have_series_of_their_own_but_not_any_number_of_them() -> None:
+    collector = NodeMetrics()
+    many = [NAMED.replace(inode=number, namespace=None) for number in range(MOST_NAMED + 10)]
+    collector.update([ROW, NAMED, *many], 1.0, 2.0)
+    [found] = [each for each in collector.collect() if each.name == "istio_init_pod"]
+
+    assert found.samples[0].labels == {
+        "namespace": "shop",
+        "pod": "payment-7f9c",
+        "netns": "4026531840",
+        "state": "captured",
+        "code": "no-listener",
+    }
+    assert len(found.samples) == MOST_NAMED
+    assert len({tuple(each.labels.values()) for each in found.samples}) == MOST_NAMED
 
 
 def test_an_interval_beyond_all_clocks_is_a_day() -> None:

@@ -118,7 +118,7 @@ USAGE = {
     "an unknown flag of apply": ["apply", "--nonsense"],
     "a flag of the drop-in alone": ["apply", "--cleanup-only"],
     "an unknown flag of clean": ["clean", "-b", "*"],
-    "a word too many": ["apply", "now"],
+    "a word too many": ["ps", "now"],
     "a pid that is no number": ["apply", "--pid", "x"],
     "a missing value": ["apply", "--netns"],
     "another backend": ["apply", "--force-iptables-binary", "ipset"],

@@ -68,6 +68,10 @@ class Shown(str):
         made.said, made.command = said, command
         return made
 
+    def __reduce__(self) -> tuple[type[Shown], tuple[str, str]]:
+        """For pickle, as the text of both does not tell them apart."""
+        return type(self), (self.said, self.command)
+
 
 class Finding(Value):
     """A problem that was found, with the actual rules, processes, addresses and counters that show it."""

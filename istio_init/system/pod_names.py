@@ -1,0 +1,175 @@
+"""What pods are called, by what their own processes say of themselves.
+
+None of it is believed: a name that two namespaces claim belongs to neither. A process is pinned by its directory in
+/proc before anything is read, and read in a child that has a time to do so, as its memory may be anybody's file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from istio_init.errors import IstioInitError
+from istio_init.system.pods import container_of
+from istio_init.system.rooted import read_text
+from istio_init.system.workers import spread
+from istio_init.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.system.pods import PodNamespace
+    from istio_init.system.processes import Process
+
+PROXIES = frozenset(["pilot-agent", "envoy", "istio-proxy", "istio-agent"])
+"""Processes whose environment has the pod's name by the injection template; they are asked first."""
+
+NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+"""What Kubernetes accepts as the name of a pod (RFC 1123)."""
+
+NAMESPACE = re.compile(r"(?=.{1,63}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+"""Where the kubelet writes a pod's namespace, for containers that may talk to the API server."""
+
+WANTED = ("POD_NAME", "POD_NAMESPACE", "HOSTNAME")
+LONGEST = 128 << 10
+"""Bytes of an environment that are looked through."""
+
+MOST = 8
+"""Processes of a namespace that are asked."""
+
+PATIENCE = 4
+"""Seconds for the processes of one namespace."""
+
+IN_ALL = 10.0
+"""Seconds for all namespaces; names of those that are not reached by then are not known."""
+
+INITIAL_UTS = 0xEFFFFFFE
+"""The machine's own (linux/proc_ns.h)."""
+
+
+class Claim(Value):
+    """The name that a process says its pod has."""
+
+    name: str
+    namespace: str | None
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+def claims(pods: list[PodNamespace]) -> list[tuple[Claim, ...]]:
+    """The names that the processes of each namespace claim, the most likely first."""
+    until = time.monotonic() + IN_ALL
+
+    def one(number: int) -> tuple[Claim, ...]:
+        return claims_of(pods[number]) if time.monotonic() < until else ()
+
+    found = spread(len(pods), one, workers=len(os.sched_getaffinity(0)), seconds=PATIENCE)
+    return [() if isinstance(each, IstioInitError) else each for each in found]
+
+
+def claims_of(pod: PodNamespace) -> tuple[Claim, ...]:
+    """The names that the processes of one namespace claim. To be called in a child: memory of others may never come."""
+    is_shared = pod.inode in (_inode("/proc/1/ns/net"), _inode("/proc/thread-self/ns/net"))
+    found: dict[tuple[str, str | None], Claim] = {}
+    for process in _asked(pod.processes, only_containers=is_shared):
+        for claim in _claims(process, pod.inode):
+            found.setdefault((claim.name, claim.namespace), claim)
+    whole = {claim.name for claim in found.values() if claim.namespace}
+    return tuple(each for each in found.values() if each.namespace or each.name not in whole)
+
+
+def _asked(processes: Iterable[Process], *, only_containers: bool) -> list[Process]:
+    """One process of each container, and those that are in none, proxies first."""
+    ordered = sorted(enumerate(processes), key=lambda item: (item[1].name not in PROXIES, item[0]))
+    found: dict[str | int, Process] = {}
+    for _, each in ordered:
+        if len(found) == MOST:
+            break
+        container = container_of(each.pid)
+        if container is not None or not only_containers:
+            found.setdefault(container or each.pid, each)
+    return list(found.values())
+
+
+def _claims(process: Process, inode: int) -> Iterator[Claim]:
+    """By the variables that are made for it, and by the host name of a container."""
+    try:
+        pinned = os.open(f"/proc/{process.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        at = f"/proc/self/fd/{pinned}"
+        if _inode(f"{at}/ns/net") != inode:
+            return
+        variables = _environment(at)
+        root = _other_root(at)
+        names = [variables.get("POD_NAME")]
+        if _has_own_host_name(at):
+            names.append(variables.get("HOSTNAME") or (_line(root, "/etc/hostname") if root else None))
+        names = list(dict.fromkeys(each for each in names if each and NAME.fullmatch(each)))
+        if not names:
+            return
+        space = variables.get("POD_NAMESPACE") or (_line(root, ACCOUNT) if root else None)
+        space = space if space and NAMESPACE.fullmatch(space) else None
+        for name in names:
+            assert name is not None
+            yield Claim(name, space, process.pid)
+    finally:
+        os.close(pinned)
+
+
+def _environment(at: str) -> dict[str, str]:
+    """The variables that are wanted; of one that stands there twice the first, as getenv(3) finds it."""
+    try:
+        data = _read(f"{at}/environ")
+    except OSError:
+        data = b""
+    found: dict[str, str] = {}
+    for each in data.split(b"\0"):
+        name, equals, value = each.decode(errors="replace").partition("=")
+        if equals and name in WANTED:
+            found.setdefault(name, value)
+    return found
+
+
+def _read(path: str) -> bytes:
+    data = b""
+    with open(path, "rb", buffering=0) as file:
+        while len(data) < LONGEST and (more := file.read(LONGEST - len(data))):
+            data += more
+    return data
+
+
+def _other_root(at: str) -> str | None:
+    """The root of a process where it is neither ours nor the machine's."""
+    root = _identity(f"{at}/root")
+    return None if root in (None, _identity("/"), _identity("/proc/1/root")) else f"{at}/root"
+
+
+def _has_own_host_name(at: str) -> bool:
+    ours = {INITIAL_UTS, _inode("/proc/self/ns/uts"), _inode("/proc/1/ns/uts")}
+    return _inode(f"{at}/ns/uts") not in {*ours, None}
+
+
+def _line(root: str, path: str) -> str | None:
+    text = read_text(root, path)
+    return text.strip() if text else None
+
+
+def _inode(path: str) -> int | None:
+    found = _identity(path)
+    return found[1] if found else None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
