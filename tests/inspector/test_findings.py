@@ -572,8 +572,10 @@ class TestSurroundings:
     @proves(catalogue.INVALID_PACKETS)
     def test_packets_of_no_connection_are_told_where_they_are_not_dropped(self, healthy: Sidecar) -> None:
         healthy.pod.peer.call(lambda: send_reset(HOSTS[V4].peer, HOSTS[V4].pod))
+        assert healthy.findings() == {}
 
-        assert healthy.findings() == {"invalid-packets": ["1 packet called invalid"]}
+        healthy.pod.peer.call(lambda: [send_reset(HOSTS[V4].peer, HOSTS[V4].pod) for _ in range(19)])
+        assert healthy.findings() == {"invalid-packets": ["20 packets called invalid"]}
 
         healthy.apply(DUAL, "--drop-invalid")
         healthy.connect()

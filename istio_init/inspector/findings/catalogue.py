@@ -35,6 +35,11 @@ NOT_TRANSPARENT = FindingKind(
     "Have the proxy run in TPROXY mode, too, and with the capability NET_ADMIN: "
     "sidecar.istio.io/interceptionMode: TPROXY, or ISTIO_META_INTERCEPTION_MODE in its environment.",
 )
+ACCEPT_QUEUE_FULL = FindingKind(
+    "accept-queue-full", _ERROR, "A listener does not accept its connections: its queue is full",
+    "The kernel drops further connections to it until some are accepted: they hang and time out.",
+    "See why the program does not accept: it is stuck, out of file descriptors, or short of CPU. Restart its container.",
+)
 NOT_THE_PROXY = FindingKind(
     "not-the-proxy", _ERROR, "Another program listens on the proxy's port",
     "It gets the connections that are redirected to the proxy, and its own are captured, too.",
@@ -94,6 +99,11 @@ CAPTURED_DROPPED = FindingKind(
     "They time out or are refused, though the redirection itself is right.",
     "Have the rule, the policy or the route let pass what comes to the proxy's ports; the trace shows its way.",
 )
+SOME_DROPPED = FindingKind(
+    "some-dropped", _WARNING, "A rule drops or rejects some connections",
+    "They time out or are refused; all others arrive.",
+    "Where it is not meant, find out who added the rule and have it removed or narrowed; the trace shows its way.",
+)
 CAPTURED_OTHERWISE = FindingKind(
     "captured-otherwise", _ERROR, "Connections go another way than the configuration behind the rules sends them",
     "They bypass the proxy, come to the wrong port, or loop.",
@@ -148,6 +158,11 @@ GUARDRAILS = FindingKind(
     "guardrails", _ERROR, "DROP rules that guard a reconcile were left behind",
     "All TCP and UDP traffic is dropped: an interrupted run of the reference tool cut the pod off.",
     "Remove them, once no such run is at work; explain prints the command. Nothing else in these chains is touched.",
+)
+OPEN_BYPASS = FindingKind(
+    "open-bypass", _WARNING, "Open connections bypass the proxy",
+    "They were opened before the rules were there. New ones are proxied; these bypass the proxy until they close.",
+    "Restart the program, or have it reconnect. An application that starts before the redirection does this each time.",
 )
 EXEMPT_PROCESS = FindingKind(
     "exempt-process", _WARNING, "A process that is not the proxy runs with the proxy's user or group",

@@ -28,6 +28,7 @@ PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "
 PROXY_ID = 1337
 RESERVED = range(15000, 15091)
 NEARLY_FULL = 0.9
+MANY_INVALID = 20
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
@@ -213,13 +214,16 @@ def conntrack_full(view: View) -> Iterator[Finding]:
 
 
 def invalid_packets(view: View) -> Iterator[Finding]:
-    """Invalid packets came, and nothing drops them."""
-    if view.captures and view.inferred and not view.inferred.config.drop_invalid and view.snapshot.invalid_packets:
+    """Invalid packets came, and nothing drops them; a few of them come to any pod."""
+    seen = view.snapshot.invalid_packets
+    if view.inferred and not view.inferred.config.drop_invalid and seen >= MANY_INVALID:
         yield Finding(catalogue.INVALID_PACKETS, (f"{packets(view.snapshot.invalid_packets)} called invalid",))
 
 
 def zero_counters(view: View) -> Iterator[Finding]:
-    """No packet met the jumps, though there are connections."""
+    """No packet met the jumps, though there are connections; where their processes are known `open_bypass` judges."""
+    if view.snapshot.outside:
+        return
     jumps = view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP)
     counted = [place.entry.counters for place in jumps if place.entry.counters is not None]
     if jumps and counted and view.snapshot.connections and not any(each.packets for each in counted):
