@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "istio_init.cli.verify:verify",
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
+    "findings": "istio_init.cli.findings:findings_command",
     "completion": "istio_init.cli.completion:completion",
     "help": "istio_init.cli.help:help_command",
     "version": "istio_init.cli.help:version",

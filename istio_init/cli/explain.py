@@ -7,7 +7,6 @@ import os
 import re
 import time
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ import click
 from istio_init import __version__
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_this_kernel
+from istio_init.cli.findings import known_code
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
 from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
@@ -27,7 +27,6 @@ from istio_init.dialects.nft.render import render
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
-from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Severity
 from istio_init.inspector.rows import unprinted
 from istio_init.observe.snapshot import Snapshot
@@ -131,12 +130,8 @@ class _Shown(Value):
 
 
 def _codes(given: tuple[str, ...]) -> frozenset[str]:
-    known = {kind.code for kind in catalogue.KINDS}
     for code in given:
-        if code not in known:
-            near = get_close_matches(code, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else "; docs/findings.md lists all"
-            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint="--ignore")
+        known_code(code, "--ignore")
     return frozenset(given)
 
 

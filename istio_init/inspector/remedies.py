@@ -165,6 +165,8 @@ class Remedies:
         return again, commands
 
     def _dual_stack(self, fix: str) -> Said:
+        if self.pod is Pod.AMBIENT:
+            return f"Turn IPv6 on where the istio-cni agent on its node has it off. {AGAIN[Pod.AMBIENT]}", ()
         config = self._whole()
         if config is None or not self._hears_ipv6(config):
             return fix, ()

@@ -574,7 +574,8 @@ class TestSurroundings:
         healthy.pod.peer.call(lambda: send_reset(HOSTS[V4].peer, HOSTS[V4].pod))
         assert healthy.findings() == {}
 
-        healthy.pod.peer.call(lambda: [send_reset(HOSTS[V4].peer, HOSTS[V4].pod) for _ in range(19)])
+        for _ in range(19):
+            healthy.pod.peer.call(lambda: send_reset(HOSTS[V4].peer, HOSTS[V4].pod))
         assert healthy.findings() == {"invalid-packets": ["20 packets called invalid"]}
 
         healthy.apply(DUAL, "--drop-invalid")

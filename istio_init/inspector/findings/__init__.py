@@ -46,6 +46,7 @@ CHECKS = (
     namespace.proxy_not_exempt,
     namespace.reserved_port,
     namespace.loopback_only,
+    applications.owner_groups,
     applications.uncaptured_port,
     applications.no_such_interface,
     applications.bridged_containers,

@@ -38,7 +38,7 @@ NOT_TRANSPARENT = FindingKind(
 ACCEPT_QUEUE_FULL = FindingKind(
     "accept-queue-full", _ERROR, "A listener does not accept its connections: its queue is full",
     "The kernel drops further connections to it until some are accepted: they hang and time out.",
-    "See why the program does not accept: it is stuck, out of file descriptors, or short of CPU. Restart its container.",
+    "See why the program does not accept: it hangs, is out of file descriptors or short of CPU. Restart its container.",
 )
 NOT_THE_PROXY = FindingKind(
     "not-the-proxy", _ERROR, "Another program listens on the proxy's port",
@@ -47,9 +47,14 @@ NOT_THE_PROXY = FindingKind(
     "programmed with its user as --proxy-uid.",
 )
 PORTS_SWAPPED = FindingKind(
-    "ports-swapped", _ERROR, "The proxy's ports are swapped",
-    "Outbound connections come to its inbound listener, and inbound ones to its outbound listener: both fail.",
+    "ports-swapped", _ERROR, "Connections go to the wrong one of the proxy's ports",
+    "What comes to the outbound listener and was meant for the inbound one, or the other way round, fails.",
     "Envoy listens on 15001 for outbound and on 15006 for inbound connections: -p 15001 -z 15006.",
+)
+OWNER_GROUPS = FindingKind(
+    "owner-groups", _ERROR, "No application runs with a group whose traffic is captured",
+    "Outbound connections of all of them bypass the proxy.",
+    "Correct ISTIO_OUTBOUND_OWNER_GROUPS or ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE, or the application's runAsGroup.",
 )
 UNCAPTURED_PORT = FindingKind(
     "uncaptured-port", _INFO, "An application's port is not captured",

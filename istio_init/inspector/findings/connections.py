@@ -8,7 +8,6 @@ from istio_init.inspector.findings.model import Finding, Severity, View
 from istio_init.inspector.findings.namespace import PROXY_NAMES, is_exempt
 from istio_init.inspector.findings.rules import limited
 from istio_init.inspector.reader import proxy_ports
-from istio_init.netfilter.fields import Field
 from istio_init.trace.describe import filled
 from istio_init.trace.result import Kind
 from istio_init.trace.tracer import Tracer

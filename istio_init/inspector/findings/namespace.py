@@ -12,6 +12,7 @@ from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType
 from istio_init.trace.describe import is_usable
 from istio_init.wording.words import packets
 
@@ -109,9 +110,12 @@ def loopback_only(view: View) -> Iterator[Finding]:
 
 def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
-    if view.inferred is None or view.inferred.around.ipv6 or Family.IPV6 in view.snapshot.partial:
+    found = view.inferred or view.ambient
+    if found is None or Family.IPV6 in view.snapshot.partial:
         return
-    if view.backend is RuleStore.NATIVE and view.inferred.config.outbound_ranges is ALL:
+    if view.inferred.around.ipv6 if view.inferred else Family.IPV6 in view.ambient_families:
+        return
+    if view.inferred and view.backend is RuleStore.NATIVE and view.inferred.config.outbound_ranges is ALL:
         return  # Native rules without an address capture IPv6, too.
     addresses = [
         f"{address} on {interface.name}"
@@ -165,6 +169,19 @@ def ambient_routing(view: View) -> Iterator[Finding]:
         f"{wanted.family.value}: no routing rule for mark {wanted.selector}"
         for wanted in ambient.routing(view.ambient.config).mark_routes
         if not view.snapshot.routing.holds(wanted.replace(preference=None)) and wanted.family.version in versions
+    ]
+    routes = view.snapshot.host.routes or {}
+    evidence += [
+        f"{wanted.family.value}: table {wanted.table} has no local default route on lo"
+        for wanted in ambient.routing(view.ambient.config).mark_routes
+        if wanted.family in routes
+        and not (wanted.family is Family.IPV6 and view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"))
+        and wanted.family.version in versions
+        and view.snapshot.routing.holds(wanted.replace(preference=None))
+        and not any(
+            each.table == wanted.table and each.type is AddressType.LOCAL and not each.destination.prefixlen
+            for each in routes[wanted.family]
+        )
     ]
     if evidence:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))

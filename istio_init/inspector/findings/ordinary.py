@@ -40,6 +40,9 @@ PORTS = (8080, 9090, 28080)
 HEALTH = 15021
 """Where the kubelet asks a sidecar whether it is ready."""
 
+TUNNEL = 15008
+"""Where ztunnel has what comes from the mesh (HBONE)."""
+
 MOST_RANGES = 8
 
 
@@ -105,7 +108,9 @@ class _Ordinary:
         yield Group(
             "ztunnel's own connections", self._made("outbound", "tcp", world, uid=0, gid=0, mark=PROXY_MARK), True
         )
-        yield self._inbound(PORTS[0])
+        yield self._inbound(*PORTS[:2])
+        tunnel = self._made("inbound", "tcp", self._strangers(TUNNEL))
+        yield Group(f"connections of the mesh on port {TUNNEL}", tunnel, True)
         if redirects_dns:
             yield self._queries(())
         yield from self._within(PORTS[0])

@@ -82,7 +82,7 @@ class Loss(Value):
 
 
 def some_dropped(view: View) -> Iterator[Finding]:
-    """Rules that are neither the mesh's nor a known neighbour's, and what they drop of what the mesh would let through."""
+    """What rules stop that are neither the mesh's nor a known neighbour's, of what would arrive without them."""
     if not view.meant:
         return
     evaluated = Evaluated(view)
@@ -124,6 +124,8 @@ def _of(evaluated: Evaluated, family: Family) -> Iterator[tuple[str, Loss]]:
             if each.outcome.kind not in STOPPED:
                 continue
             packet = side.example(each.example)
+            if packet.destination.is_link_local:
+                continue  # Mostly the cloud's metadata service, which many a pod is kept from.
             trace = live.trace(packet)
             decider = trace.delivered_by
             if not isinstance(decider, Hop) or not _may_stop(evaluated, decider.rule):
