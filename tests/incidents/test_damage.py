@@ -135,7 +135,7 @@ BY_HAND = {
         f"{INJECTED} -c eth0", "true", {"all-excluded": "OUTPUT 1: -o eth0 -j RETURN"}
     ),
     "an interface with a zero too many": State(
-        f"{INJECTED} -c eth00", "true", {"no-such-interface": "eth00: there is none, but eth0"}
+        f"{INJECTED} -c eth00", "true", {"no-such-interface": "eth00: it does not exist, but eth0 does"}
     ),
     "no application is in the group": State(
         f"ISTIO_OUTBOUND_OWNER_GROUPS=4242 {INJECTED}",

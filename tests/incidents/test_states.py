@@ -67,7 +67,7 @@ STATES = {
         "error",
     ),
     "an interface is misspelt": State(
-        f"{INJECTED} -c eht0", "true", {"no-such-interface": "eht0: there is none, but eth0"}
+        f"{INJECTED} -c eht0", "true", {"no-such-interface": "eht0: it does not exist, but eth0 does"}
     ),
     "docker runs in the pod": State(INJECTED, bridge("docker0"), {"bridged-containers": "interface docker0"}),
     "docker runs in an ambient pod": State(AMBIENT, docker_in_ambient, {"bridged-containers": "br-12ab"}),

@@ -116,7 +116,7 @@ def no_such_interface(view: View) -> Iterator[Finding]:
             continue
         near = get_close_matches(name, [each for each in known if each not in named], 1, 0.7)
         if near:
-            found.append(f"{name}: there is none, but {near[0]}")
+            found.append(f"{name}: it does not exist, but {near[0]} does")
     if found:
         yield Finding(catalogue.NO_SUCH_INTERFACE, limited(found))
 
