@@ -41,13 +41,16 @@ AGAIN = {
     Pod.SIDECAR: "Restart the pod: its istio-init container, or the CNI plugin, programs it again.",
     Pod.AMBIENT: "Restart the pod, or the istio-cni agent on its node: the agent programs it again. Never program it "
     "as a sidecar: ztunnel would loop.",
-    Pod.BOTH: "Restart the pod: the mesh that it belongs to programs it again, and the other's rules are gone. Until then "
-    "neither apply nor clean is safe here.",
+    Pod.BOTH: "Restart the pod: the mesh that it belongs to programs it again, and the other's rules are gone. Until "
+    "then neither apply nor clean is safe here.",
     Pod.UNKNOWN: "Restart the pod: what programs it at its start does so again.",
 }
 """How a pod is programmed again by whatever does that."""
 
-ASK = "Give explain the arguments that it was injected with, as --expect ARGS, and it prints the command that does it in place."
+ASK = (
+    "Give explain the arguments that it was injected with, as --expect ARGS, and it prints the command that does it in "
+    "place."
+)
 OR_HERE = "Or program it in place, with this command."
 
 BY_APPLY = (

@@ -69,7 +69,7 @@ def _outside(found: list[Socket], owners: Mapping[int, Process], waiting: tuple[
             continue
         if left:
             left -= 1
-            yield Connection(*here, *there, owner, is_inbound=each.port in served)
+            yield Connection(*here, *there, owner, is_inbound=each.port in served, is_accepted=each.inode != 0)
 
 
 def _plain(end: End) -> End:

@@ -54,6 +54,8 @@ class Connection(Value):
     peer_port: int
     process: Process
     is_inbound: bool
+    is_accepted: bool = True
+    """False where it waits to be accepted; then it is its port that tells the process, which TPROXY makes a guess."""
 
     def __str__(self) -> str:
         here, there = _joined(self.address, self.port), _joined(self.peer, self.peer_port)

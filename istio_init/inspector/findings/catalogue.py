@@ -43,8 +43,8 @@ ACCEPT_QUEUE_FULL = FindingKind(
 NOT_THE_PROXY = FindingKind(
     "not-the-proxy", _ERROR, "Another program listens on the proxy's port",
     "It gets the connections that are redirected to the proxy, and its own are captured as well.",
-    "Let it listen elsewhere; Istio reserves 15000 to 15090. Where it is the proxy, run it as user 1337, or have the pod "
-    "programmed with its user as --proxy-uid.",
+    "Let it listen elsewhere; Istio reserves 15000 to 15090. Where it is the proxy, run it as user 1337, or have the "
+    "pod programmed with its user as --proxy-uid.",
 )
 PORTS_SWAPPED = FindingKind(
     "ports-swapped", _ERROR, "Connections go to the wrong one of the proxy's ports",
@@ -141,13 +141,16 @@ EXCLUDE_WITHOUT_ALL = FindingKind(
 )
 NO_INBOUND_CAPTURE = FindingKind(
     "no-inbound-capture", _ERROR, "Outbound traffic is captured, inbound is not",
-    "Connections to the pod reach the application without the proxy. An empty value that swallows the next flag does this.",
-    "Include inbound ports: -b '*'. If inbound traffic is meant to be direct, say so with --expect, or --ignore no-inbound-capture.",
+    "Connections to the pod reach the application without the proxy. An empty value that swallows the next flag does "
+    "this.",
+    "Include inbound ports: -b '*'. If inbound traffic is meant to be direct, say so with --expect, or --ignore "
+    "no-inbound-capture.",
 )
 NO_OUTBOUND_CAPTURE = FindingKind(
     "no-outbound-capture", _ERROR, "Inbound traffic is captured, outbound is not",
     "Connections of the application leave without the proxy. A lost rule does this, and so does an empty value.",
-    "Include outbound ranges: -i '*'. If outbound traffic is meant to be direct, say so with --expect, or --ignore no-outbound-capture.",
+    "Include outbound ranges: -i '*'. If outbound traffic is meant to be direct, say so with --expect, or --ignore "
+    "no-outbound-capture.",
 )
 ALL_EXCLUDED = FindingKind(
     "all-excluded", _ERROR, "All connections of a direction are excluded from capture",

@@ -8,6 +8,7 @@ from istio_init.inspector.findings.model import Finding, Severity, View
 from istio_init.inspector.findings.namespace import PROXY_NAMES, is_exempt
 from istio_init.inspector.findings.rules import limited
 from istio_init.inspector.reader import proxy_ports
+from istio_init.mesh.mode import Mode
 from istio_init.trace.describe import filled
 from istio_init.trace.result import Kind
 from istio_init.trace.tracer import Tracer
@@ -47,6 +48,7 @@ def open_bypass(view: View) -> Iterator[Finding]:
     mine = [
         each
         for each in view.snapshot.outside
+        if each.is_accepted or view.mode is not Mode.TPROXY
         if each.process.name not in PROXY_NAMES and not (config is not None and is_exempt(config, each.process))
     ]
     if not mine:

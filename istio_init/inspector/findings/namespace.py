@@ -239,7 +239,7 @@ def invalid_packets(view: View) -> Iterator[Finding]:
 
 def zero_counters(view: View) -> Iterator[Finding]:
     """No packet met the jumps, though there are connections; where their processes are known `open_bypass` judges."""
-    if view.snapshot.outside:
+    if any(not is_proxy(view, each.process) for each in view.snapshot.outside):
         return
     jumps = view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP)
     counted = [place.entry.counters for place in jumps if place.entry.counters is not None]

@@ -148,7 +148,7 @@ def _sides(evaluated: Evaluated, family: Family) -> Iterator[Side]:
     own = [each for each in evaluated.host.addresses if each.version == family.version and is_usable(each)]
     source = ((Field.SOURCE, int(own[0])),) if own else ()
     destination = ((Field.DESTINATION, int(own[0])),) if own else ()
-    links, strangers = _links(evaluated, family), _strangers(family)
+    links, strangers = _links(evaluated, family), _strangers(evaluated, family)
     coming = ((Field.IN_INTERFACE, links), (Field.SOURCE, strangers))
     leaving = ((Field.OUT_INTERFACE, links), (Field.DESTINATION, strangers))
     yield Side("inbound connections", Direction.INBOUND, ((Field.MARK, 0), *destination), coming)
@@ -173,8 +173,11 @@ def _links(evaluated: Evaluated, family: Family) -> Intervals:
     return union([((number, number),) for number in numbers]) if numbers else NOT_LO
 
 
-def _strangers(family: Family) -> Intervals:
-    return difference(((0, (1 << family.bits) - 1),), (LOOPBACK[family],))
+def _strangers(evaluated: Evaluated, family: Family) -> Intervals:
+    """Addresses that are not the pod's own."""
+    own = [int(each) for each in evaluated.host.addresses if each.version == family.version]
+    mine = union([((each, each),) for each in own])
+    return difference(((0, (1 << family.bits) - 1),), union([(LOOPBACK[family],), mine]))
 
 
 def _served(evaluated: Evaluated, family: Family) -> Intervals:
