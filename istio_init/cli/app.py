@@ -29,6 +29,7 @@ COMMANDS = {
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
     "findings": "istio_init.cli.findings:findings_command",
+    "snapshot": "istio_init.cli.snapshot:snapshot",
     "completion": "istio_init.cli.completion:completion",
     "help": "istio_init.cli.help:help_command",
     "version": "istio_init.cli.help:version",

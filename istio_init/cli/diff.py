@@ -47,8 +47,8 @@ class DiffCommand(click.Command):
 def diff(before: str, after: str, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.
 
-    Each is a process id, the name or path of a network namespace, a file of
-    iptables-save text (FILE or FILE,FILE6), or a configuration as
+    Each is a process id, the name or path of a network namespace, a file that
+    explain --file takes (FILE or FILE,FILE6), or a configuration as
     istio-iptables arguments ("-b '*' -i '*'") or those of apply --ambient
     ("--ambient --ipv6=false"). Exit status 0 where they are equal in behaviour,
     3 where they are not.
@@ -66,7 +66,7 @@ def diff(before: str, after: str, form: str) -> int:
         equal = None if caveats and not found else not found
         say(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
     else:
-        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.target)
+        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.look)
     return DIFFERENT if found else UNDECIDED if caveats else 0
 
 

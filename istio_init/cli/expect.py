@@ -40,8 +40,13 @@ def expectation(line: str, names: Names) -> tuple[Config | AmbientConfig, tuple[
 
 
 def in_this_kernel(config: Config | AmbientConfig) -> Config | AmbientConfig:
-    """What ``apply`` makes of a configuration where the kernel has IPv6 off."""
-    if isinstance(config, AmbientConfig) and config.ipv6 and not routing.ipv6_in_kernel():
+    """What ``apply`` makes of a configuration in the kernel that runs here."""
+    return in_kernel(config, routing.ipv6_in_kernel())
+
+
+def in_kernel(config: Config | AmbientConfig, has_ipv6: bool) -> Config | AmbientConfig:
+    """What ``apply`` makes of a configuration in a kernel that has IPv6, or has it off."""
+    if isinstance(config, AmbientConfig) and config.ipv6 and not has_ipv6:
         return config.replace(ipv6=False)
     return config
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from istio_init import __version__
 from istio_init.cli.console import show
-from istio_init.cli.expect import expectation, in_this_kernel
+from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
+from istio_init.cli.files import file_snapshot
 from istio_init.cli.findings import known_code
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
-from istio_init.cli.source import NAMESPACE_OPTIONS, file_snapshot, live_snapshot, refuse_unread
+from istio_init.cli.source import NAMESPACE_OPTIONS, live_snapshot, refuse_unread
 from istio_init.cli.targets import with_options
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config
@@ -79,25 +78,26 @@ def explain_command(
     """Say what live redirection rules do, where they come from, and what is wrong.
 
     Reads everything, changes nothing: a namespace by process, name, container
-    id or pod address, or the text of iptables-save from a support bundle.
+    id or pod address, a snapshot of one, or what a ticket holds of its rules.
     """
     named = [value for value in (target, pid, netns, file or file6) if value is not None]
     if len(named) > 1:
         raise click.UsageError("give one of --pid, --netns, --file, a container id or an address")
     if watch is not None and (file or file6) is not None:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file, is_live=(file or file6) is None), _codes(ignore)
+    expected, known = _expected(expect, expect_file), _codes(ignore)
     least = Severity(check_from) if check_from is not None else Severity.ERROR if check else None
     shown = _Shown(form, rules, least)
     if watch is None:
         is_file = file is not None or file6 is not None
         with Uncollected():  # All that is read is needed to the end.
             snapshot = file_snapshot(file, file6) if is_file else live_snapshot(target, pid, netns)
-            return _show(explain(snapshot, expected, ignore=known), shown)
+            return _show(explain(snapshot, _there(expected, snapshot), ignore=known), shown)
     every, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
-            explanation = explain(live_snapshot(target, pid, netns), expected, ignore=known)
+            snapshot = live_snapshot(target, pid, netns)
+            explanation = explain(snapshot, _there(expected, snapshot), ignore=known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
@@ -106,7 +106,7 @@ def explain_command(
         return status  # That is how one stops watching.
 
 
-def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config | AmbientConfig | None:
+def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | None:
     if line is None and path is None:
         return None
     if line is not None and path is not None:
@@ -118,7 +118,14 @@ def _expected(line: str | None, path: Path | None, *, is_live: bool) -> Config |
     config, warnings = expectation(text, FileNames())
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
-    return in_this_kernel(config) if is_live else config
+    return config
+
+
+def _there(config: Config | AmbientConfig | None, snapshot: Snapshot) -> Config | AmbientConfig | None:
+    """What is expected of the namespace, by the kernel that it is in; of files nothing is known of that."""
+    if config is None or not snapshot.is_live:
+        return config
+    return in_this_kernel(config) if snapshot.taken is None else in_kernel(config, snapshot.taken.ipv6_in_kernel)
 
 
 class _Shown(Value):
@@ -160,10 +167,11 @@ def _formatted(explanation: Explanation, form: str) -> str:
 
         return listing(explanation)
     if form == "html":
+        from istio_init.cli.snapshot import taken_now
         from istio_init.report.explain_html import Made, explanation_html
 
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return explanation_html(explanation, Made(now, os.uname().nodename, f"istio-init {__version__}"))
+        taken = explanation.snapshot.taken or taken_now()
+        return explanation_html(explanation, Made(taken.date, taken.host, f"istio-init {__version__}"))
     return _save(explanation.snapshot)
 
 

@@ -11,11 +11,11 @@ from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import TrafficClass, classes
-from istio_init.trace.describe import is_usable
 from istio_init.trace.result import Kind
 from istio_init.value import Value
 from istio_init.wording.outcomes import outcome_words, place, word

@@ -16,6 +16,7 @@ from istio_init.errors import InputError
 from istio_init.netfilter.packet import Packet
 from istio_init.netfilter.protocols import WITH_PORTS, protocol_number
 from istio_init.system.names import FileNames
+from istio_init.trace.departure import Departures
 from istio_init.trace.describe import FLAGS, filled
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,7 +29,9 @@ PACKET_OPTIONS = [
     click.option("--gid", help="Group of the sending process. Assumed: the same number."),
     click.option("--no-socket", is_flag=True, help="The kernel itself sends it, as it does an answer to ping."),
     click.option(
-        "--interface", help="Via which it leaves or enters. Assumed: lo for loopback and local addresses, else eth0."
+        "--interface",
+        help="Interface by which it leaves or enters. Outbound, the routes tell where they are known. Assumed "
+        "otherwise: lo for local addresses, else eth0.",
     ),
     click.option("--mark", help="Packet mark. Assumed: 0."),
     click.option("--ctstate", type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"]), help="Assumed: NEW."),
@@ -165,6 +168,7 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
         lines = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
+    departures = Departures(source.host)
     with lines:
         for number, line in _numbered(path, lines):
             try:
@@ -172,7 +176,7 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
                 if not isinstance(fields, dict):
                     raise ValueError("it is no JSON object")
                 given = {name: value for name, value in fields.items() if value is not None}
-                packet = filled(given, source.host)
+                packet = filled(given, source.host, departures)
             except (ValueError, RecursionError) as error:
                 raise click.BadParameter(
                     f"{path}, line {number}: not a packet: {error}; give direction, proto, dst, and what else is known",

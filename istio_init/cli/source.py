@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.expect import expectation
+from istio_init.cli.files import file_snapshot
 from istio_init.cli.lines import say
 from istio_init.config.ambient import AmbientConfig
 from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
@@ -24,8 +24,6 @@ from istio_init.mesh.policy import ambient, sidecar
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host, Link
 from istio_init.netfilter.stages import Netfilter
-from istio_init.observe.files import File, from_files
-from istio_init.observe.native import holders, raised_from
 from istio_init.observe.netfilter import local_marks as marks_of
 from istio_init.observe.netfilter import model
 from istio_init.observe.snapshot import Interface, Snapshot
@@ -44,8 +42,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 NAMESPACE_OPTIONS = [
     click.option("--pid", type=int, metavar="PID", help="The network namespace of this process."),
     click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace."),
-    click.option("--file", "file", metavar="SAVE", help="Text of iptables-save instead of a namespace; - for stdin."),
-    click.option("--file6", metavar="SAVE", help="Text of ip6tables-save."),
+    click.option(
+        "--file",
+        "file",
+        metavar="FILE",
+        help="A snapshot, or rules as iptables or nft prints them, instead of a namespace; - for stdin.",
+    ),
+    click.option("--file6", metavar="FILE", help="What ip6tables prints, beside --file."),
 ]
 
 
@@ -90,40 +93,6 @@ def place_of(pid: int | None, netns: str | None, target: str | None = None) -> P
     if pid is not None:
         return places.of_pid(pid)
     return places.HERE if netns is None else places.of_netns(netns)
-
-
-def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
-    """A snapshot of the rules in files, in any form that programs print them in.
-
-    Raises:
-        InputError: a file cannot be read, or holds no rules.
-    """
-    if file == file6 == "-":
-        raise click.UsageError("only one of --file and --file6 can be standard input")
-    found = from_files([_file(path, family) for path, family in ((file, Family.IPV4), (file6, Family.IPV6)) if path])
-    label = " and ".join("standard input" if path == "-" else path for path in (file, file6) if path)
-    options = ("--file", file), ("--file6", file6)
-    natives = raised_from(found.ruleset, found.netfilter)
-    return Snapshot(
-        label,
-        holders(found.rules, natives),
-        target=tuple(word for option, path in options if path for word in (option, path)),
-        is_live=False,
-        unread=found.unread,
-        partial=found.partial,
-        registered=found.netfilter,
-        host=found.host,
-        ruleset=found.ruleset,
-        raised=natives,
-    )
-
-
-def _file(path: str, family: Family) -> File:
-    try:
-        text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
-    return File(path, text.decode(errors="surrogateescape"), family)
 
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
@@ -192,7 +161,7 @@ def source_from(snapshot: Snapshot) -> Source:
         InputError: they are missing from the file.
         NoBackendError: the same, for another reason.
     """
-    if snapshot.missing_rules or snapshot.ruleset is None:
+    if snapshot.missing_rules or (snapshot.ruleset is None and not snapshot.is_listed):
         refuse_unread(snapshot)
     caveats = tuple(_caveats(snapshot))
     for caveat in caveats:
@@ -205,8 +174,10 @@ def refuse_unread(snapshot: Snapshot) -> None:
     if not snapshot.partial:
         return
     what = f"{snapshot.label}: its rules cannot all be read: {visible('; '.join(map(str, snapshot.unread)))}"
+    if snapshot.taken is not None:
+        raise InputError(what, fix="take the snapshot again, as root")
     if not snapshot.is_live:
-        raise InputError(what, fix="such a table is missing from the file: ask about the namespace itself")
+        raise InputError(what, fix="give iptables-save's text of all tables, or ask about the namespace itself")
     if "NET_ADMIN" in capabilities() and not any(each.why is Why.DENIED for each in snapshot.unread):
         raise NoBackendError(what, fix="install what is missing; iptables and nftables read the rules")
     raise PrivilegeError(what, fix="run as root, or with the capability NET_ADMIN")

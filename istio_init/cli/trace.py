@@ -20,6 +20,7 @@ from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_text import trace_lines, verdict_line
 from istio_init.space.depends import depends_on, looks_for_invalid
 from istio_init.space.diagram import TooManyPieces
+from istio_init.trace.departure import Departures
 from istio_init.trace.result import Trace
 from istio_init.trace.tracer import TOO_MANY, Tracer
 from istio_init.visible import visible
@@ -75,7 +76,7 @@ def trace(
         assert direction is not None and protocol is not None and destination is not None
         return _live(direction, protocol, destination, given, pid, netns, form)
     source = source_of(pid, netns, file, file6, expect)
-    asked = _Asked(source, only_given=file is not None or file6 is not None)
+    asked = _Asked(source, only_given=not source.snapshot.is_live and expect is None)
     target = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":
@@ -144,6 +145,8 @@ def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:
         return ()
+    if not found.legs:
+        return tuple(name for name in assumed if name in Departures(host).asks_for(packet.family))
     if TOO_MANY in found.causes:
         return tuple(assumed)
     try:

@@ -13,13 +13,14 @@ from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.reader import proxy_ports
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
+from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.protocols import TCP, UDP
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Space
-from istio_init.trace.describe import APP_ID, CLIENT_PORT, is_usable
+from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.result import Kind
 from istio_init.trace.tracer import Tracer
 from istio_init.value import Value

@@ -149,7 +149,8 @@ class Remedies:
 
     def _of_ours(self, *words: str) -> tuple[str, ...]:
         is_asked = self.target[:1] != ("--expect",) and (self.view.snapshot.is_live or words[0] == "map")
-        return (ours(*words, target=self.target),) if is_asked else ()
+        target = self.view.snapshot.look if words[0] == "map" else self.target
+        return (ours(*words, target=target),) if is_asked else ()
 
     def _inside(self, *words: str) -> tuple[str, ...]:
         return (inside(self.target, *words),) if self.view.snapshot.is_live else ()

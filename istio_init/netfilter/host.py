@@ -18,6 +18,11 @@ Network = IPv4Network | IPv6Network
 LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE = 255, 254, 253
 
 
+def is_usable(address: Address) -> bool:
+    """Whether a connection to the world may have this source: not loopback, link-local, or the proxy's ``::6``."""
+    return not (address.is_loopback or address.is_link_local) and str(address) != "::6"
+
+
 class Link(Value):
     """A network interface. ``addresses`` are in the kernel's order: the first is the primary one.
 

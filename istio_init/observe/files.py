@@ -15,7 +15,9 @@ from istio_init.netfilter.host import Host
 from istio_init.observe.formats import Format, format_of
 from istio_init.observe.native import is_told, unsaved_istio_tables
 from istio_init.observe.netfilter import Known, local_marks, model
+from istio_init.observe.tickets import log_of, ticket
 from istio_init.observe.unread import RULES_OF, Part, Unread, Why
+from istio_init.observe.unwrapped import is_wrapped, unwrapped
 from istio_init.system import loading
 from istio_init.value import Value
 
@@ -47,6 +49,8 @@ class FromFiles(Value):
     host: Host
     unread: tuple[Unread, ...]
     partial: frozenset[Family]
+    notes: tuple[str, ...] = ()
+    """What there is to say of the forms that were found: what they cannot tell."""
 
 
 class _Collected:
@@ -59,13 +63,16 @@ class _Collected:
         self.dormant: Mapping[tuple[str, str], bool] = {}
         self.sets: dict[str, IpSet] | None = None
         self.unread: list[Unread] = []
+        self.notes: list[str] = []
         self.left_out: list[tuple[str, str]] = []
         """Files and the tables of iptables that nft printed there and did not take."""
 
     def add(self, file: File) -> Format:
         """Read a file and say what it held."""
+        if is_wrapped(file.text):
+            file = file.replace(text="\n".join([line for _, line in unwrapped(file.text)]))
         saves, title, native = file.text.partition(f"{NATIVE_TITLE}\n")
-        form = format_of(saves if title else file.text)
+        form = format_of(saves if title else file.text.replace("\r\n", "\n"))
         try:
             if title:
                 self._add_ruleset(file, native)
@@ -81,6 +88,15 @@ class _Collected:
                 self._add_save(file)
             case Format.IPSET:
                 self.sets = {**(self.sets or {}), **parse_ipset_save(file.text)}
+            case Format.PASTED:
+                self._add_ticket(unwrapped(file.text), file)
+            case Format.LOG:
+                save, lines, notes = log_of(unwrapped(file.text), file.name)
+                self.notes += [f"{file.name}: {note}" for note in notes]
+                if save is not None:
+                    self._add_save(file.replace(text=save))
+                else:
+                    self._add_ticket(lines, file)
             case Format.NFT_JSON:
                 self._add_ruleset(file, file.text)
             case Format.NFT_TEXT:
@@ -98,6 +114,21 @@ class _Collected:
         except RulesetError as error:
             raise InputError(f"{file.name}: it is not what nft -j list ruleset prints: {error}") from None
 
+    def _add_ticket(self, lines: list[tuple[int, str]], file: File) -> None:
+        found = ticket(lines, file.name, file.family)
+        self.notes += [f"{file.name}: {note}" for note in found.notes]
+        self.unread += found.unread
+        for place, rules in found.rules.items():
+            self._add_rules(place, rules, file.name)
+
+    def _add_rules(self, place: tuple[RuleStore, Family], rules: RuleSet, name: str) -> None:
+        """Add tables that no file had before."""
+        backend, family = place
+        before = self.rules.get(place, RuleSet(family)).tables
+        if twice := [table.value for table in rules.tables if table in before]:
+            raise InputError(f"{name}: the {family.value} table {twice[0]} ({backend}) was given before")
+        self.rules[place] = recognise(RuleSet(family, {**before, **rules.tables}))
+
     def _add_save(self, file: File) -> None:
         for place, part in sections(file.text, file.family).items():
             backend, family = place
@@ -110,10 +141,7 @@ class _Collected:
             if not document.rules.tables and not refused:
                 raise InputError(f"{file.name}: it holds no table", fix="give what iptables-save printed, run as root")
             self.unread += refused
-            before = self.rules.get(place, RuleSet(family)).tables
-            if twice := [table.value for table in document.rules.tables if table in before]:
-                raise InputError(f"{file.name}: the {family.value} table {twice[0]} ({backend}) was given before")
-            self.rules[place] = recognise(RuleSet(family, {**before, **document.rules.tables}))
+            self._add_rules(place, document.rules, file.name)
 
 
 def from_files(files: Iterable[File]) -> FromFiles:
@@ -139,6 +167,7 @@ def from_files(files: Iterable[File]) -> FromFiles:
         host,
         tuple(unread),
         partial,
+        tuple(dict.fromkeys(collected.notes)),
     )
 
 

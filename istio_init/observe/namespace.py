@@ -71,7 +71,8 @@ def observe(place: Place, known: tuple[Process, ...] | None = None, *, versions:
     host, not_known = read_host(known_sockets, asks_for_sockets=asks_for_sockets(rules.netfilter.tables))
     return Snapshot(
         label=place.label,
-        rules=holders(rules.iptables, natives),
+        rules=holders(rules.reading.iptables, natives),
+        reading=rules.reading,
         registered=rules.netfilter,
         ruleset=rules.ruleset,
         raised=natives,

@@ -53,6 +53,20 @@ class Known(Value):
     """By family, table, chain and handle: what the kernel has of rules that nft may print wrongly. None: unknown."""
 
 
+class Reading(Value):
+    """All that was read of rules, as it was read: the model is made of this and of what nft prints, and of no more."""
+
+    iptables: Mapping[tuple[RuleStore, Family], RuleSet] = {}
+    known: Known = Known()
+    order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]] | None = None
+    """What the kernel told of the order at its hooks; None where it was not asked."""
+
+    def model(self, ruleset: Ruleset | None) -> Netfilter:
+        """The model of these rules beside what nft prints."""
+        found = model(self.iptables, ruleset, self.known)
+        return found if self.order is None else found.in_order(self.order)
+
+
 def model(
     rules: Mapping[tuple[RuleStore, Family], RuleSet], ruleset: Ruleset | None, known: Known | None = None
 ) -> Netfilter:

@@ -11,7 +11,7 @@ from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.stages import Netfilter
 from istio_init.observe.native import is_told
-from istio_init.observe.netfilter import Known, has_ties, model, names_sets, not_printed
+from istio_init.observe.netfilter import Known, Reading, has_ties, names_sets, not_printed
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
@@ -20,8 +20,6 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from istio_init.dialects.nft.ruleset import Table
 
 READING = 60.0
@@ -29,9 +27,9 @@ READING = 60.0
 
 
 class Rules(Value):
-    """All rules: those of iptables by store and family, and the model that holds whatever is registered."""
+    """All rules: as they were read, and the model that holds whatever is registered."""
 
-    iptables: Mapping[tuple[RuleStore, Family], RuleSet]
+    reading: Reading
     partial: frozenset[Family]
     """The families of which not all rules could be read."""
 
@@ -51,13 +49,15 @@ def read_rules() -> Rules:
     beside = extensions.read(hidden) if (hidden := not_printed(iptables, tables)) else {}
     asks_sets = names_sets(iptables) or any(names_sets({(RuleStore.NFT, key): each}) for key, each in beside.items())
     known = _known(left, asks_sets=asks_sets, has_tables=bool(tables.tables)).replace(extensions=beside)
-    netfilter = model(iptables, tables, known)
+    reading = Reading(iptables, known)
+    netfilter = reading.model(tables)
     if has_ties(netfilter):
         try:
-            netfilter = netfilter.in_order(hooks.order())
+            reading = reading.replace(order=hooks.order())
+            netfilter = netfilter.in_order(reading.order or {})
         except OSError as error:
             left.append(unread(Part.ORDER, error))
-    return Rules(iptables, partial, tables, netfilter, tuple(left))
+    return Rules(reading, partial, tables, netfilter, tuple(left))
 
 
 def _of_nft(left: list[Unread]) -> Ruleset:

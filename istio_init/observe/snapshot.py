@@ -9,7 +9,7 @@ from istio_init.dialects.nft.xtables import is_iptables, is_written_by_iptables
 from istio_init.mesh.routing import LiveRouting
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
-from istio_init.observe.netfilter import model
+from istio_init.observe.netfilter import Reading, model
 from istio_init.observe.unread import Part, Unread
 from istio_init.system.processes import Process
 from istio_init.value import Value
@@ -92,6 +92,24 @@ class NftRule(Value):
 _FAMILIES = {"ip": Family.IPV4, "ip6": Family.IPV6}
 
 
+class Taken(Value):
+    """Where and when a snapshot was taken that is looked at later; ``path`` is the file that it was read from."""
+
+    path: str
+    date: str
+    host: str
+    kernel: str
+    version: str
+    """Of the program that took it."""
+
+    ipv6_in_kernel: bool
+    is_redacted: bool = False
+
+    def __str__(self) -> str:
+        redacted = ", redacted" if self.is_redacted else ""
+        return f"taken on {self.host} at {self.date} by istio-init {self.version}{redacted}"
+
+
 class Snapshot(Value):
     """A namespace. What could not be read is missing, and ``unread`` says so.
 
@@ -104,6 +122,9 @@ class Snapshot(Value):
     rules: Mapping[tuple[RuleStore, Family], RuleSet]
     target: tuple[str, ...] = ()
     """The words that name it to a command, such as ``--pid 4711``; none for the namespace that we are in."""
+
+    taken: Taken | None = None
+    """Where and when it was taken, if that was not here and now."""
 
     routing: LiveRouting = LiveRouting()
     unusual_routing: tuple[tuple[Family, int], ...] = ()
@@ -132,6 +153,9 @@ class Snapshot(Value):
     programs: Mapping[str, str] = {}
     unread: tuple[Unread, ...] = ()
     partial: frozenset[Family] = frozenset()
+    reading: Reading | None = None
+    """What the model was made of, as it was read; None where nothing was read."""
+
     registered: Netfilter | None = None
     """The model of all that is registered, where somebody made it; ask `netfilter`."""
 
@@ -144,6 +168,11 @@ class Snapshot(Value):
 
     host: Host = Host()
     """Interfaces, routing, sockets and settings, as far as they are known."""
+
+    @property
+    def look(self) -> tuple[str, ...]:
+        """The words that name it to a command that only looks: the file, where it was taken elsewhere or earlier."""
+        return self.target if self.taken is None else ("--file", self.taken.path)
 
     @property
     def netfilter(self) -> Netfilter:
@@ -173,6 +202,11 @@ class Snapshot(Value):
         has_all = self.ruleset is not None and not any(each.part is Part.NATIVE for each in self.unread)
         parts = (Part.RULES_LEGACY,) if has_all else (Part.RULES_LEGACY, Part.RULES_NFT)
         return tuple(each for each in self.unread if each.part in parts)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether nothing is missing of the rules but what a listing leaves out, which is undecidable in the model."""
+        return all(each.part is Part.LISTING for each in self.unread if each.family is not None)
 
     @property
     def not_read(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from istio_init.config.model import Surroundings
 from istio_init.errors import IstioInitError, ToolError
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.host import Host, Listener
+from istio_init.netfilter.host import Host, Listener, is_usable
 from istio_init.netfilter.protocols import protocol_number
 from istio_init.observe.host import read_host
 from istio_init.observe.snapshot import Snapshot
@@ -25,7 +25,6 @@ from istio_init.system.privileges import capabilities
 from istio_init.system.probing import Run
 from istio_init.system.sockets import sockets
 from istio_init.system.spots import NO_PORT, Ground, IPAddress, Probe, Seen, Side, Spot
-from istio_init.trace.describe import is_usable
 from istio_init.visible import visible
 
 TYPE_CHECKING = False

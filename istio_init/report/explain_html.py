@@ -84,7 +84,7 @@ def explanation_html(explanation: Explanation, made: Made | None = None) -> str:
 def _origin(explanation: Explanation, made: Made | None) -> list[str]:
     if made is None:
         return []
-    command = _escape(ours("explain", target=explanation.snapshot.target))
+    command = _escape(ours("explain", target=explanation.snapshot.look))
     said = f"{_escape(made.date)}, on host {_escape(made.host)}, by {_escape(made.program)}"
     return [f'<p class="dim">{said}: <code>{command}</code></p>']
 

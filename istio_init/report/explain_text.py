@@ -52,7 +52,7 @@ def explanation_text(explanation: Explanation, *, rules: bool = True) -> Rendera
 
 
 def _more(explanation: Explanation) -> str:
-    return ours("explain", "--rules", target=explanation.snapshot.target)
+    return ours("explain", "--rules", target=explanation.snapshot.look)
 
 
 def _command(said: tuple[str, str]) -> Text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.mesh.mode import Mode
-from istio_init.trace.describe import is_usable
+from istio_init.netfilter.host import is_usable
 from istio_init.value import Value
 
 TYPE_CHECKING = False

@@ -141,6 +141,12 @@ class Layout:
                 regions.append(self._having(field, start, tested))
         return _merged(regions)
 
+    def hull(self, field: Field, mask: int, within: Intervals) -> Intervals:
+        """Outside of which a field's bits under a mask never lie within intervals: as far as its first bits count."""
+        whole = (1 << self.width(field)) - 1
+        last = (1 << (whole & ~mask).bit_length()) - 1
+        return union(((low & ~last & whole, (high & whole) | last),) for low, high in within if low <= whole)
+
     def _having(self, field: Field, value: int, mask: int) -> Region:
         """Where a field has a value under a mask that is a union of groups."""
         region: Region = {}

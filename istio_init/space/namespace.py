@@ -28,7 +28,7 @@ class Namespace:
         self.host = host
         self.ways = Ways(diagrams, layout.unseen)
         self.surroundings = Surroundings(self.ways, layout, host, layout.family)
-        self.truths = Truths(diagrams, layout, self.surroundings.derived)
+        self.truths = Truths(diagrams, layout, self.surroundings.derived, self.surroundings.facts.local)
         self.surroundings.attach(self.truths)
         translation = Translation(self.ways, self.truths, host, self.surroundings)
         self.effects = Effects(self.ways, self.truths, translation)

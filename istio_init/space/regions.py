@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
+from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.intervals import contains, intersection
 from istio_init.netfilter.names import SIZE, name_of, number_of
 from istio_init.netfilter.packet import Direction, Packet
@@ -62,7 +63,7 @@ class Packets:
         self.usual: dict[Field, tuple[int, ...]] = {**USUAL}
         names = [link.name for link in host.links if link.is_up and link.name != "lo"]
         self.usual[self.interface] = tuple(number_of(name) for name in ("eth0", *names))
-        own = [each for each in host.addresses if each.version == layout.family.version and _is_usable(each)]
+        own = [each for each in host.addresses if each.version == layout.family.version and is_usable(each)]
         mine, others = (Field.SOURCE, Field.DESTINATION)
         if direction is Direction.INBOUND:
             mine, others = others, mine
@@ -245,7 +246,3 @@ def _name(within: Intervals) -> int:
 def _is_name(number: int) -> bool:
     text = name_of(number)
     return bool(text) and text.isprintable() and number_of(text) == number
-
-
-def _is_usable(address: IPv4Address | IPv6Address) -> bool:
-    return not (address.is_loopback or address.is_link_local)

@@ -13,7 +13,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Box, Condition, Key
@@ -54,10 +54,12 @@ class Truths:
     number, or a `Cause` where it cannot be told.
     """
 
-    def __init__(self, diagrams: Diagrams, layout: Layout, derived: Derived) -> None:
+    def __init__(self, diagrams: Diagrams, layout: Layout, derived: Derived, own: Collection[int] = ()) -> None:
+        """``own`` are this machine's addresses, which packets of its own come from and others go to."""
         self.diagrams = diagrams
         self.layout = layout
         self.derived = derived
+        self.own = frozenset(own)
         self.yes = diagrams.leaf(True)
         self.no = diagrams.leaf(False)
 
@@ -231,7 +233,7 @@ class Truths:
         if field in NOT_SAID:
             return self.maybe(Cause(Openness.NOT_GIVEN, field.value))
         if field in self.layout.groups:
-            return self.maybe(Cause(Openness.NOT_MODELLED, f"{field.value} under a mask"))
+            return self._masked(field, within, mask)
 
         def answer(number: int | Cause) -> Node:
             if isinstance(number, Cause):
@@ -239,6 +241,26 @@ class Truths:
             return self.yes if contains(within, number if mask is None else number & mask) else self.no
 
         return self.diagrams.mapped(self.derived(field), answer)
+
+    def _masked(self, field: Field, within: Intervals, mask: int | None) -> Node:
+        """Whether bits lie within intervals that are too many as intervals of the whole: told of addresses of this
+        machine, and where the first bits rule it out."""
+        cause = Cause(Openness.NOT_MODELLED, f"{field.value} under a mask")
+        if len(self.layout.groups[field]) > 1 or mask is None:
+            return self.maybe(cause)
+        dim = self.layout.dim(field)
+        hull = self.layout.hull(field, mask, within)
+        points = self.own if field in (Field.SOURCE, Field.DESTINATION) else ()
+        starts = {0, *points, *(point + 1 for point in points)}
+        starts.update(edge for low, high in hull for edge in (low, high + 1))
+        ordered = sorted(starts - {self.layout.sizes[dim]})
+        children = []
+        for start in ordered:
+            if start in points:
+                children.append(self.yes if contains(within, start & mask) else self.no)
+            else:
+                children.append(self.maybe(cause) if contains(hull, start) else self.no)
+        return self.diagrams.node(dim, ordered[1:], children)
 
     def _where_present(self, fields: Iterable[Field], present: Node, if_absent: bool) -> Node:
         found = list(dict.fromkeys(fields))

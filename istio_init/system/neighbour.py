@@ -14,10 +14,10 @@ from ipaddress import IPv4Address
 
 from istio_init.errors import IstioInitError, ToolError
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import is_usable
 from istio_init.system import namespaces, netlink
 from istio_init.system.places import Place
 from istio_init.system.spots import Ground
-from istio_init.trace.describe import is_usable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,10 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.netfilter.fields import CtState
+from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import ICMP, ICMPV6, TCP, WITH_PORTS, protocol_name, protocol_number
+from istio_init.trace.departure import Departures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,8 +82,10 @@ LIMITS = {
 TEXTS = ("direction", "proto", "dst", "src", "interface", "ctstate")
 
 
-def filled(fields: Mapping[str, Any], host: Host) -> tuple[Packet, list[str]]:
+def filled(fields: Mapping[str, Any], host: Host, departures: Departures | None = None) -> tuple[Packet, list[str]]:
     """The packet of the given fields, and the names of those that had to be assumed.
+
+    ``departures`` are those of the host, where many packets are asked about.
 
     Raises:
         ValueError: a field is missing, not known, or has no possible value; says which.
@@ -96,6 +100,17 @@ def filled(fields: Mapping[str, Any], host: Host) -> tuple[Packet, list[str]]:
     has_socket = outbound and fields.get("socket", True)
     defaults = _defaults(fields, destination, protocol, host, has_socket=has_socket)
     given = {name: value for name, value in fields.items() if has_socket or name not in ("uid", "gid")}
+    known = set(fields)
+    if outbound and "interface" not in fields:
+        departures = departures or Departures(host)
+        leaving = departures.interface(
+            destination, {**defaults, **given, "protocol": protocol, "src": given.get("src")}
+        )
+        if leaving is not None:
+            known.add("interface")
+            defaults["interface"] = leaving
+            if leaving != "lo":
+                defaults["src"] = str(departures.source(destination, leaving) or defaults["src"])
     values = {**defaults, **{name: value for name, value in given.items() if name in FIELDS}}
     source = _wire_address("src", values["src"])
     if source.version != destination.version:
@@ -108,7 +123,7 @@ def filled(fields: Mapping[str, Any], host: Host) -> tuple[Packet, list[str]]:
         destination,
         **{FIELDS[name]: value for name, value in values.items() if name != "src"},
     )
-    return packet, [name for name in ASSUMABLE if name not in fields and _can_differ(name, packet, host)]
+    return packet, [name for name in ASSUMABLE if name not in known and _can_differ(name, packet, host)]
 
 
 def _defaults(
@@ -234,8 +249,3 @@ def _source(
         if own:
             return own[0]
     return PEERS[family]
-
-
-def is_usable(address: IPv4Address | IPv6Address) -> bool:
-    """Whether a connection to the world may have this source: not loopback, link-local, or the proxy's ``::6``."""
-    return not (address.is_loopback or address.is_link_local) and str(address) != "::6"

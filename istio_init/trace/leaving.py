@@ -22,12 +22,13 @@ FORBIDDEN = Found(AddressType.UNREACHABLE, None, "the loopback network does not 
 TO_LOOPBACK = Found(AddressType.LOCAL, LOOPBACK_DEVICE)
 
 
-def leaving(facts: Facts, state: State, bound: str | None) -> Finds:
+def leaving(facts: Facts, state: State, bound: str | None, *, is_first: bool = False) -> Finds:
     """The routes that the packet may take now; none at all where its destination cannot be told.
 
     ``bound`` is the interface that its socket is bound to: where no route leads by it IPv4 sends there all the same.
+    ``is_first``: a socket asks, before any hook, as its own user; later IPv4 asks as root (flowi4_uid is not set).
     """
-    found, causes = _routes(facts, state, bound)
+    found, causes = _routes(facts, state, bound, is_first=is_first)
     if bound is not None and facts.family is Family.IPV4:
         found = tuple(dict.fromkeys(Found(UNICAST, bound) if each.type in FAILURES else each for each in found))
     source = state.values[SOURCE]
@@ -47,7 +48,7 @@ def _from_loopback(facts: Facts, route: Found) -> list[Found | None]:
     return [route] if allowed else [FORBIDDEN] if allowed is False else [route, None]
 
 
-def _routes(facts: Facts, state: State, bound: str | None) -> Finds:
+def _routes(facts: Facts, state: State, bound: str | None, *, is_first: bool) -> Finds:
     values = state.values
     destination, source, uid = values[DESTINATION], values[SOURCE], values[UID]
     if isinstance(destination, Unsure):
@@ -60,7 +61,7 @@ def _routes(facts: Facts, state: State, bound: str | None) -> Finds:
         source if isinstance(source, int) else None,
         out_interface=bound or (state.device if is_ipv6 and destination >> 118 == LINK_LOCAL else None),
         mark=values[MARK],
-        uid=(uid if isinstance(uid, int) else 0) if is_ipv6 else 0,
+        uid=uid if isinstance(uid, int) and (is_ipv6 or is_first) else 0,
         tos=values[TOS],
         protocol=values[PROTOCOL],
         sport=values[SPORT],

@@ -6,6 +6,8 @@ whose translation is decided. Inbound: PREROUTING, and then as routing says INPU
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.packet import Direction
@@ -13,7 +15,7 @@ from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.trace.arrival import IS_HERE, Arrival, End
 from istio_init.trace.body import DROP, UNKNOWN
 from istio_init.trace.connection import confirm, is_turned_away
-from istio_init.trace.leaving import ROUTING
+from istio_init.trace.leaving import ROUTING, leaving
 from istio_init.trace.packet_fields import (
     DESTINATION,
     GID,
@@ -28,7 +30,7 @@ from istio_init.trace.packet_fields import (
     UID,
 )
 from istio_init.trace.result import Kind, Leg, Outcome, RoutingDecider
-from istio_init.trace.routing import LOOPBACK_DEVICE
+from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE
 from istio_init.trace.stages import Stages
 from istio_init.trace.state import NAT_DONE, State, Unsure, anything, interface_number
 from istio_init.trace.ways import Finish
@@ -48,6 +50,8 @@ TO_ANOTHER_HOST = 3
 
 TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it different destinations")
 """Nat translates anew what comes back by lo, which then may have to be routed again."""
+
+BROADCAST = IPv4Address("255.255.255.255")
 
 PRIORITIES = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 """The priority that IPv4 gives what it forwards, by four bits of the TOS (ip_tos2prio)."""
@@ -83,6 +87,10 @@ class Walk:
         self.finishes.append(Finish(state, *first, outcome, decided_by, cause))
 
     def _leave(self, state: State) -> None:
+        if (why := self._refusal(state)) is not None:
+            words = f"{why}: its sender gets an error, and no rule sees it"
+            self.finish(state, DROP, RoutingDecider(words), None)
+            return
         self._leg(Hook.OUTPUT, self.packet.interface)
         left = self._out(self.stages.hook([state], Hook.OUTPUT), NO_INTERFACE)
         returning = []
@@ -97,6 +105,17 @@ class Walk:
                 self.finish(state, *state.first, None)
         if returning:
             self._come_back(returning)
+
+    def _refusal(self, state: State) -> str | None:
+        """Why no route leads anywhere for it; None where one does, or may.
+
+        What goes to many leaves by the interface of its source, whatever the routes (ip_route_output_key_hash_rcu).
+        """
+        to = self.packet.destination
+        if self.facts.tables is None or to.is_multicast or to == BROADCAST:
+            return None
+        found, _ = leaving(self.facts, state, self.packet.bound, is_first=True)
+        return found[0].words if all(route.type in FAILURES for route in found) else None
 
     def _out(self, states: list[State], incoming: int) -> list[State]:
         """Leave by the interface that routing chose, which POSTROUTING is the first to see."""

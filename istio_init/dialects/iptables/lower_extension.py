@@ -107,6 +107,13 @@ class Extension(Value):
     by_hook: bool = False
 
 
+def listing(asked: Asked) -> tuple[Statement, ...]:
+    """What a listing of iptables -L does not tell of a rule, as `istio_init.dialects.iptables.listing` writes it."""
+    lacking = "the rule's interfaces, which iptables -L lists with -v alone"
+    words = lacking if len(asked.words) == 1 else asked.words[1].strip('"')
+    return (Undecided(Cause(Openness.NOT_GIVEN, words)),)
+
+
 def cannot_tell(openness: Openness, *, tracks: bool = False) -> Extension:
     """A match that cannot be decided, whatever its words."""
     return Extension(lambda asked: (asked.undecided(openness),), tracks)

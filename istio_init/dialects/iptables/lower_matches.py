@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.dialects.iptables.lower_connection import connmark, conntrack
-from istio_init.dialects.iptables.lower_extension import Extension, cannot_tell
+from istio_init.dialects.iptables.lower_extension import Extension, cannot_tell, listing
 from istio_init.dialects.iptables.lower_host import addrtype, owner, policy, recent, rpfilter, set_match, socket
 from istio_init.dialects.iptables.lower_packet import (
     dscp,
@@ -52,6 +52,7 @@ MATCHES: dict[str, Extension] = {
     "iprange": Extension(iprange),
     "length": Extension(length),
     "limit": _OPEN,
+    "listing": Extension(listing),
     "mac": _NOT_GIVEN,
     "mark": Extension(mark),
     "multiport": Extension(multiport),

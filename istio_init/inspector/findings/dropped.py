@@ -72,7 +72,7 @@ def all_excluded(view: View) -> Iterator[Finding]:
         for group in ordinary(view, family, evaluated.host):
             traces = [meant.trace(packet) for packet in group.packets] if captures.get(group.name) else []
             if traces and all(each.delivered.kind is Kind.DIRECT for each in traces):
-                shown = trace_command(traces[0].packet, view.snapshot.target)
+                shown = trace_command(traces[0].packet, view.snapshot.look)
                 where = evaluated.where(traces[0].delivered_by, family)
                 found.append(Shown(f"{where}: {group.name} direct", shown))
     if found:
@@ -140,7 +140,7 @@ class _Look:
             return None
         packet, outcome, decider = found[0]
         where = self.evaluated.where(decider, packet.family)
-        shown = trace_command(packet, self.evaluated.view.snapshot.target)
+        shown = trace_command(packet, self.evaluated.view.snapshot.look)
         return Shown(f"{where}: {group.name} {word(outcome).value}", shown)
 
     def _is_guardrail(self, decider: Decider | None) -> bool:

@@ -98,7 +98,7 @@ def _shown(view: View, stray: Stray, where: str) -> str:
     said = outcome_words(trace.delivered, ports)
     if trace.delivered.kind is Kind.UNKNOWN:
         said = f"{said} ({causes_words(trace.causes)})"
-    shown = trace_command(trace.packet, view.snapshot.target)
+    shown = trace_command(trace.packet, view.snapshot.look)
     return Shown(f"{where}: {said}, not {outcome_words(stray.meant, ports)}", shown)
 
 

@@ -13,7 +13,7 @@ from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
-from istio_init.trace.describe import is_usable
+from istio_init.netfilter.host import is_usable
 from istio_init.wording.words import packets
 
 TYPE_CHECKING = False

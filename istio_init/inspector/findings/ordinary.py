@@ -8,7 +8,8 @@ from istio_init.config.model import ALL
 from istio_init.mesh.policy.ambient import PROXY_MARK
 from istio_init.mesh.policy.builder import PASSTHROUGH
 from istio_init.netfilter.family import Family
-from istio_init.trace.describe import APP_ID, filled, is_usable
+from istio_init.netfilter.host import is_usable
+from istio_init.trace.describe import APP_ID, filled
 from istio_init.value import Value
 
 TYPE_CHECKING = False

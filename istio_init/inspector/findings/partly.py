@@ -14,6 +14,7 @@ from istio_init.mesh.policy.ambient import PROXY_MARK
 from istio_init.mesh.policy.builder import PASSTHROUGH
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
+from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.packet import Direction
@@ -21,7 +22,7 @@ from istio_init.netfilter.protocols import TCP
 from istio_init.netfilter.rules import End, Verdict
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Space
-from istio_init.trace.describe import APP_ID, CLIENT_PORT, is_usable
+from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.result import Hop, Kind
 from istio_init.trace.tracer import Tracer
 from istio_init.value import Value

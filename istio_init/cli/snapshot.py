@@ -1,0 +1,79 @@
+"""``istio-init snapshot``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from istio_init import __version__
+from istio_init.cli.lines import say
+from istio_init.cli.source import live_snapshot, refuse_unread
+from istio_init.errors import IstioInitError
+from istio_init.observe.archive import LONGEST, pack
+from istio_init.observe.bundle import files_of
+from istio_init.observe.redaction import redacted, without_comments
+from istio_init.observe.snapshot import Taken
+from istio_init.observe.unread import Why
+from istio_init.system import routing
+
+
+@click.command("snapshot", short_help="Keep all that is known of a namespace in a file, for a ticket.")
+@click.argument("target", required=False, metavar="[CONTAINER-OR-IP]")
+@click.option("--pid", type=int, metavar="PID", help="The network namespace of this process.")
+@click.option("--netns", metavar="NAME-OR-PATH", help="This network namespace.")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file instead of standard output.")
+@click.option("--redact", is_flag=True, help="Replace names of hosts, pods and processes, comments, public addresses.")
+@click.option("--keep-addresses", is_flag=True, help="With --redact, leave addresses as they are.")
+def snapshot(
+    target: str | None, pid: int | None, netns: str | None, output: str | None, redact: bool, keep_addresses: bool
+) -> int:
+    """Keep all that is known of a namespace in a file, for a ticket.
+
+    The file is a tar of text files. explain, trace, map and diff take it with
+    --file, later, elsewhere and without root, and answer as they do of the live
+    namespace. For example: istio-init snapshot --pid 4711 > pod.tar
+
+    Reads everything, changes nothing.
+    """
+    if len([each for each in (target, pid, netns) if each is not None]) > 1:
+        raise click.UsageError("give one of --pid, --netns, a container id or an address")
+    if keep_addresses and not redact:
+        raise click.UsageError("--keep-addresses says what --redact leaves: give both")
+    if output is None and sys.stdout.isatty():
+        raise click.UsageError("a tar is not for a terminal: add > pod.tar, or -o pod.tar")
+    found = live_snapshot(target, pid, netns)
+    if any(each.why is Why.DENIED for each in found.missing_rules):
+        refuse_unread(found)
+    for each in found.not_read:
+        say(f"warning: not in the snapshot: {each}", fg="yellow", err=True)
+    files = files_of(without_comments(found) if redact else found, taken_now())
+    if redact:
+        files = redacted(files, secrets.token_bytes(32), addresses=not keep_addresses)
+    _write(pack(files, int(time.time())), output)
+    return 0
+
+
+def taken_now() -> Taken:
+    """Here and now."""
+    machine = os.uname()
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Taken("", date, machine.nodename, machine.release, __version__, routing.ipv6_in_kernel())
+
+
+def _write(data: bytes, output: str | None) -> None:
+    if len(data) > LONGEST:
+        say(f"warning: it is longer than the {LONGEST >> 20} MB that --file takes", fg="yellow", err=True)
+    if output is not None:
+        try:
+            Path(output).write_bytes(data)
+        except OSError as error:
+            raise IstioInitError(f"{output}: it cannot be written: {error.strerror}") from None
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()

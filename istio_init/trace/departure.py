@@ -1,0 +1,76 @@
+"""The first route of what starts here: by which interface it leaves, and from which address.
+
+A socket asks for its route before any hook sees a packet (ip_route_connect, ip6_dst_lookup_flow), with its own user.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import is_usable
+from istio_init.trace.routing import Query, Tables
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from istio_init.netfilter.host import Address, Host
+
+
+class Departures:
+    """Answers for one host; what is not known of its routing is not answered."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._tables: dict[Family, Tables] = {}
+
+    def interface(self, destination: Address, fields: Mapping[str, Any]) -> str | None:
+        """By which interface a connection leaves, of which these fields are said; None where that is not sure."""
+        if self.host.routes is None:
+            return None
+        query = Query(
+            int(destination),
+            mark=fields.get("mark", 0),
+            uid=fields.get("uid"),
+            tos=fields.get("tos", 0),
+            protocol=fields["protocol"],
+            sport=fields.get("sport", 0),
+            dport=fields.get("dport", 0),
+        )
+        tables = self._of(Family.IPV4 if destination.version == 4 else Family.IPV6)
+        if fields.get("src") is not None:
+            return _device(tables, query.replace(source=int(ip_address(fields["src"]))))
+        device = _device(tables, query)
+        source = self.source(destination, device) if device is not None else None
+        # The kernel asks again once it has chosen the source.
+        return device if source is None else _device(tables, query.replace(source=int(source)))
+
+    def source(self, destination: Address, device: str) -> Address | None:
+        """The first address of an interface from which the world can be reached."""
+        addresses = [each for link in self.host.links if link.name == device for each in link.addresses]
+        usable = [each for each in addresses if each.version == destination.version and is_usable(each)]
+        return usable[0] if usable else None
+
+    def asks_for(self, family: Family) -> frozenset[str]:
+        """What else than the destination routing rules select by, of what may be left out of a packet's description."""
+        rules = self._of(family).rules
+        asked = {
+            "src": any(rule.source is not None for rule in rules),
+            "mark": any(rule.mark is not None for rule in rules),
+            "uid": any(rule.uids is not None for rule in rules),
+            "sport": any(rule.sports is not None for rule in rules),
+            "dport": any(rule.dports is not None for rule in rules),
+        }
+        return frozenset(name for name, is_asked in asked.items() if is_asked)
+
+    def _of(self, family: Family) -> Tables:
+        if family not in self._tables:
+            self._tables[family] = Tables(self.host, family)
+        return self._tables[family]
+
+
+def _device(tables: Tables, query: Query) -> str | None:
+    found, _ = tables.look_up(query)
+    return found[0].device if len(found) == 1 else None
