@@ -11,6 +11,7 @@ import pytest
 from support.rules import BACKENDS, program
 
 from istio_init.netfilter.family import Family
+from istio_init.testing import namespaces
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 from istio_init.testing.processes import CommandError
@@ -21,7 +22,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 PROGRAMS = ("ip", "nft", "setpriv", "ss", "sysctl", "unshare")
 
+NEEDS = {
+    "real_kernel": "kernel",
+    "as_root": "kernel",
+    "istio_namespace": "kernel",
+    "istio_mesh": "kernel",
+    "backend": "x_tables",
+    "both_backends": "x_tables",
+    "envoy": "envoy",
+}
+"""What a test needs of the machine, by a fixture that it uses, itself or through another."""
+
 FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, as their fixtures tell it."""
+    for item in items:
+        for name in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(NEEDS[name])
+        if item.get_closest_marker("x_tables") or item.get_closest_marker("envoy"):
+            item.add_marker("kernel")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -31,6 +52,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def says_what_it_needs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that makes a namespace and is not marked so: ``scripts/test --fast`` would try it without root."""
+    before = namespaces.made()
+    yield
+    if namespaces.made() != before and request.node.get_closest_marker("kernel") is None:
+        pytest.fail("this makes a network namespace: use a fixture that does, or pytest.mark.kernel", pytrace=False)
 
 
 @pytest.fixture(scope="session")

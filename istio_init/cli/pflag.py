@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from istio_init.visible import visible
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +40,7 @@ def parse_flags(argv: list[str], options: Iterable[Option]) -> tuple[dict[str, s
             name, equals, value = word.partition("=")
             option = long.get(name)
             if option is None:
-                raise UsageError(f"unknown flag: {name}")
+                raise UsageError(f"unknown flag: {visible(name)}")
             given[name] = value if equals else "true" if option.is_flag else _next(words, name)
         elif word.startswith("-") and len(word) > 1:
             _parse_short(word, words, short, given)
@@ -53,7 +55,7 @@ def _parse_short(word: str, words: list[str], short: dict[str, Option], given: d
         flag, rest = f"-{rest[0]}", rest[1:]
         option = short.get(flag)
         if option is None:
-            raise UsageError(f"unknown shorthand flag: {flag[1]!r} in {word}")
+            raise UsageError(f"unknown shorthand flag: {flag[1]!r} in {visible(word)}")
         assert option.flag is not None
         if rest.startswith("="):
             given[option.flag], rest = rest[1:], ""

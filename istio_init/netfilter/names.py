@@ -12,7 +12,15 @@ NO_INTERFACE = 0
 
 def number_of(name: str) -> int:
     """The number of a name; longer names than the kernel's are cut, which matches nothing that exists."""
-    return int.from_bytes(name.encode(errors="surrogateescape")[:SIZE].ljust(SIZE, b"\0"))
+    return int.from_bytes(_packed(name).ljust(SIZE, b"\0"))
+
+
+def _packed(name: str) -> bytes:
+    try:
+        packed = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        packed = name.encode(errors="surrogatepass")  # As JSON can spell them, and no name of the kernel's has them.
+    return packed[:SIZE]
 
 
 def name_of(number: int) -> str:
@@ -23,7 +31,7 @@ def name_of(number: int) -> str:
 def with_prefix(prefix: str) -> Intervals:
     """All names that begin with a prefix: those of ``eth+``. An empty prefix is every name, no interface included."""
     first = number_of(prefix)
-    room = 8 * (SIZE - len(prefix.encode(errors="surrogateescape")[:SIZE]))
+    room = 8 * (SIZE - len(_packed(prefix)))
     return ((first, first | ((1 << room) - 1)),)
 
 

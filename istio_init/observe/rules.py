@@ -6,7 +6,7 @@ from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.save import SaveError, parse_save
 from istio_init.dialects.nft.ruleset import Ruleset, RulesetError, parse
 from istio_init.dialects.rule_store import RuleStore
-from istio_init.errors import IstioInitError, ToolError
+from istio_init.errors import IstioInitError, NoBackendError, PrivilegeError, ToolError
 from istio_init.mesh.roles.recognise import recognise
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.stages import Netfilter
@@ -63,13 +63,28 @@ def read_rules() -> Rules:
 def _of_nft(left: list[Unread]) -> Ruleset:
     """What nft prints of all tables; nothing where it cannot."""
     found = ruleset.read()
-    if not isinstance(found, str):
+    if isinstance(found, NoBackendError | PrivilegeError):
         left.append(unread(Part.NATIVE, found))
         return Ruleset(())
     try:
-        return parse(found)
+        tables = parse(found) if isinstance(found, str) else _of_nft_apart(left)
     except RulesetError:
-        return _of_nft_apart(left)
+        tables = _of_nft_apart(left)
+    if any(table.sets or table.chains for table in tables.tables):
+        _tell_garbled(left)
+    return tables
+
+
+def _tell_garbled(left: list[Unread]) -> None:
+    """Say of which sets nft does not print every element."""
+    try:
+        if garbled := nft_kernel.garbled_sets():
+            family, table, name = garbled[0]
+            count = "the set" if len(garbled) == 1 else f"{len(garbled)} sets, such as"
+            what = f"nft does not print all of {count} {name} of table {family} {table}: an element is no text"
+            left.append(Unread(Part.NATIVE, what))
+    except OSError as error:
+        left.append(unread(Part.NATIVE, error))
 
 
 def _of_nft_apart(left: list[Unread]) -> Ruleset:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.plan.model import Step, TableEdit
+    from istio_init.plan.model import Plan, Step, TableEdit
 
 
 FIX = "remove the chain or rule by hand, with nft or by its number"
@@ -26,6 +26,20 @@ def render_restore(edits: Iterable[TableEdit]) -> str:
     for edit in edits:
         lines += [f"*{edit.table.value}", *(_line(step) for step in edit.steps), "COMMIT"]
     return "\n".join(lines) + "\n" if lines else ""
+
+
+def refuse_unwritable(plan: Plan) -> None:
+    """Raise for what names of others make unwritable, before anything is written.
+
+    Raises:
+        ToolError: a name or a text would be taken for something else.
+    """
+    for backend in (plan.rules, *plan.other_backends):
+        for family in backend.families:
+            for edit in family.edits:
+                for step in edit.steps:
+                    if not isinstance(step, Append | Insert):  # What is added has names and texts of ours.
+                        _line(step)
 
 
 def _line(step: Step) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.visible import visible
 from istio_init.wording.statements import action_words
-from istio_init.wording.traces import NOBODY, conclusion, missed, packet_words, table_words
+from istio_init.wording.traces import NOBODY, conclusion, missed, moves, packet_words, table_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ def trace_lines(
 ) -> list[str]:
     """The lines; the last one is the verdict."""
     lines = [packet_words(trace.packet)]
+    moved = ""
     for leg in trace.legs:
-        lines += _leg(leg, reader)
+        told, moved = _leg(leg, reader, moved)
+        lines += told
     return [*lines, verdict_line(trace, reader, depends_on, caveats)]
 
 
@@ -34,7 +36,8 @@ def verdict_line(
     return f"=> {conclusion(trace, reader)}{depends}{unless}"
 
 
-def _leg(leg: Leg, reader: Reader) -> list[str]:
+def _leg(leg: Leg, reader: Reader, moved: str) -> tuple[list[str], str]:
+    """The lines, and where the packet has been sent by then."""
     lines = [f"{leg.hook.name} via {visible(leg.interface)}"]
     here: tuple[object, ...] = ()
     for hop in leg.hops:
@@ -44,14 +47,15 @@ def _leg(leg: Leg, reader: Reader) -> list[str]:
             hook = f" ({hop.hook.name})" if hop.hook is not leg.hook and hop.hook.name != origin.chain else ""
             lines.append(f"  {table_words(origin.store, origin.family, origin.table)} {visible(origin.chain)}{hook}")
             here = where
-        lines.append(_hop(hop, reader))
+        lines.append(_hop(hop, reader, moved))
+        moved = moves(hop) or moved
     if not leg.hops:
         lines.append("  no rule is evaluated")
-    return lines
+    return lines, moved
 
 
-def _hop(hop: Hop, reader: Reader) -> str:
-    said = visible(action_words(hop.rule)) if hop.matched else missed(hop)
+def _hop(hop: Hop, reader: Reader, moved: str) -> str:
+    said = visible(action_words(hop.rule)) if hop.matched else missed(hop, moved)
     role = reader.role(hop.rule) if hop.matched else None
     note = f"  # {role.value}" if role else ""
     return f"  {SIGNS[hop.matched]} {hop.rule.origin.number:>3} {visible(hop.rule.origin.text)}  => {said}{note}"

@@ -48,7 +48,13 @@ def _refused_line(said: str, text: str) -> str | None:
     words = said.replace(":", " ").split()
     lines = text.split("\n")
     for word, following in pairwise(words):
-        if word == "line" and following.isascii() and following.isdigit() and 0 < int(following) <= len(lines):
+        if (
+            word == "line"
+            and following.isascii()
+            and following.isdigit()
+            and len(following) < 10
+            and 0 < int(following) <= len(lines)
+        ):
             return lines[int(following) - 1]
     return None
 

@@ -8,11 +8,13 @@ import time
 from istio_init.config.model import Config
 from istio_init.errors import IstioInitError, LackError, NoBackendError, NotWantedError, ToolError, VerificationError
 from istio_init.plan.model import NATIVE
+from istio_init.plan.restore import refuse_unwritable
 from istio_init.stores.detect import has_native
 from istio_init.stores.session import Manner, Session
 from istio_init.stores.wanted import Wanted
 from istio_init.system import namespaces
 from istio_init.system.stopping import Stopping
+from istio_init.system.unfinished import Note
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -86,18 +88,31 @@ def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
 def _through(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
     session = Session(wanted, manner, warn)
     plan = session.plan(session.before, rewrite=manner.rewrite)
+    note = Note()
+    began = note.left()
+    if warn is not None and began is not None:
+        from istio_init.stores.found import found
+
+        warn(found(began, session.before, plan))
     if not (manner.reconcile or plan.only_adds or not wanted.families):
         raise NotWantedError(_unwanted(plan), fix="replace them with --reconcile, or remove them with istio-init clean")
     done = Done(plan, False, session.backend, session.means)
-    if plan.is_empty or manner.dry_run:
+    if manner.dry_run:
         return done
+    if plan.is_empty:
+        note.end()
+        return done
+    refuse_unwritable(plan)
     with Stopping() as stopping:
         try:
+            note.begin()
             _write(session, plan)
         except BaseException as error:
             stopping.shield()
-            _put_back(session, error, warn)
+            if _put_back(session, error, warn) and began is None:
+                note.end()
             raise
+        note.end()
     return done.replace(written=True, means=session.means)
 
 
@@ -105,12 +120,12 @@ ATTEMPTS = 3
 """To put back what was there before: what failed once may not the next time."""
 
 
-def _put_back(session: Session, error: BaseException, warn: Callable[[str], None] | None) -> None:
-    """Return to the state in which work began, whatever made it fail; say where that fails, too."""
+def _put_back(session: Session, error: BaseException, warn: Callable[[str], None] | None) -> bool:
+    """Return to the state in which work began, whatever made it fail; say where that fails, too. Whether it did."""
     for _ in range(ATTEMPTS):
         try:
             session.put_back()
-            return
+            return True
         except (IstioInitError, OSError, MemoryError) as second:
             why = second.message if isinstance(second, IstioInitError) else _said(second)
     message = f"what was there before could not be put back: {why}"
@@ -118,6 +133,7 @@ def _put_back(session: Session, error: BaseException, warn: Callable[[str], None
         error.message += f"\n  and {message}"
     elif warn is not None:
         warn(message)
+    return False
 
 
 def _write(session: Session, plan: Plan) -> None:

@@ -226,4 +226,6 @@ class Session:
             self._commit_scripts(restoring(now.native, self.before.native))
         routing.put_back(self.before.routing, now.routing, self.wanted.routing)
         if lost:
-            raise ToolError("\n".join(["rules whose text could be misread are not written:", *map(repr, lost)]))
+            raise ToolError(
+                "\n".join(["rules whose text could be misread are not written:", *(f"  {each!r}" for each in lost)])
+            )

@@ -18,7 +18,7 @@ from istio_init.dialects.nft.xtables import extension_chain
 from istio_init.errors import IstioInitError
 from istio_init.netfilter.family import Family
 from istio_init.system import namespaces, process
-from istio_init.system.netlink import FAMILIES, NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
+from istio_init.system.netlink import FAMILIES, NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
 from istio_init.system.nft_kernel import GET_RULES
 from istio_init.value import Value
 
@@ -66,12 +66,13 @@ def read(tables: frozenset[tuple[Family, str]]) -> dict[Family, RuleSet]:
     What cannot be told is missing.
     """
     try:
-        bodies = dump(NETLINK_NETFILTER, GET_RULES, bytes(4))
+        found = extended(dump(NETLINK_NETFILTER, GET_RULES, bytes(4)), tables)
     except OSError:
         return {}
-    return shown(extended(bodies, tables))
+    return shown(found)
 
 
+@understood
 def extended(bodies: Iterable[bytes], tables: frozenset[tuple[Family, str]]) -> list[Extended]:
     """The rules of tables that have extensions, from the kernel's messages."""
     found = []

@@ -12,7 +12,7 @@ import struct
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.rules import Hook, Store
 from istio_init.netfilter.stages import Core
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes, text_of
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, parse_attributes, text_of, understood
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ CONNTRACK_FUNCTIONS = frozenset(
 NOT_THERE = frozenset([errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT])
 
 
+@understood
 def order() -> dict[tuple[Family, Hook], tuple[Registered | Core, ...]]:
     """What is registered by family and hook, in the order in which it is called; nothing where the kernel cannot tell.
 

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from istio_init.dialects.iptables.ipset import Element, IpSet
 from istio_init.errors import IstioInitError, PrivilegeError, ToolError
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,16 +36,20 @@ ICMP = frozenset([1, 58])
 def read() -> dict[str, IpSet] | IstioInitError:
     """All sets of the current network namespace by their names, or why there are none."""
     try:
-        bodies = dump(NETLINK_NETFILTER, CMD_LIST, REQUEST)
+        return _sets()
     except PermissionError:
         return PrivilegeError(
             "the sets cannot be read: permission denied", fix="run as root, or with the capability NET_ADMIN"
         )
     except OSError as error:
         return ToolError(f"the sets cannot be read: {error.strerror}")
+
+
+@understood
+def _sets() -> dict[str, IpSet]:
     heads: dict[str, Attributes] = {}
     members: dict[str, list[Element]] = {}
-    for body in bodies:
+    for body in dump(NETLINK_NETFILTER, CMD_LIST, REQUEST):
         attributes = parse_attributes(body, 4)
         name = text_of(attributes[SETNAME])
         if TYPENAME in attributes:  # Not in the second and later messages of a large set.

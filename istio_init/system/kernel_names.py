@@ -11,7 +11,7 @@ import os
 import struct
 
 from istio_init.netfilter.family import Family
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -48,6 +48,7 @@ class Told(Value):
 NOTHING = Told({}, frozenset())
 
 
+@understood
 def of_nft(family: Family) -> dict[str, Told]:
     """iptables-nft's tables, and all others of the family, by name.
 
@@ -85,6 +86,7 @@ def _interfaces(expressions: bytes) -> Iterator[str]:
         asks = name == "meta" and int.from_bytes(data.get(META_KEY, b""), "big") in (6, 7)
 
 
+@understood
 def of_legacy(family: Family, table: str) -> Told:
     """One table of iptables-legacy, which has to exist: asking for another one would create it.
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Link
-from istio_init.system.netlink import NETLINK_ROUTE, RTM_GETADDR, dump, parse_attributes, text_of
+from istio_init.system.netlink import NETLINK_ROUTE, RTM_GETADDR, dump, parse_attributes, text_of, understood
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -58,6 +58,7 @@ class _Interface(Value):
         return self.conf[number - 1] if number <= len(self.conf) else 0
 
 
+@understood
 def links() -> tuple[tuple[Link, ...], Settings]:
     """All interfaces, and their settings.
 

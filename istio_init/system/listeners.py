@@ -9,7 +9,7 @@ import struct
 import sys
 
 from istio_init.netfilter.host import Listener
-from istio_init.system.netlink import dump, parse_attributes
+from istio_init.system.netlink import dump, parse_attributes, understood
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -43,20 +43,25 @@ class Options(Value):
 
 def options() -> dict[int, Options]:
     """The options of all sockets that wait for traffic, by inode; none where the kernel cannot tell."""
-    found = {}
+    found: dict[int, Options] = {}
     for family in (AF_INET, AF_INET6):
         for protocol, states in STATES.items():
-            body = struct.pack("=BBBxI", family, protocol, 0, states) + bytes(48)
             try:
-                bodies = dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, body)
+                found |= _told(struct.pack("=BBBxI", family, protocol, 0, states) + bytes(48))
             except OSError:
                 continue
-            for each in bodies:
-                (backlog, _, inode) = struct.unpack_from("=III", each, MESSAGE - 12)
-                attributes = parse_attributes(each, MESSAGE)
-                told = attributes.get(SOCKOPT)
-                transparent = bool(told[0] & TRANSPARENT) if told else None
-                found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")), backlog)
+    return found
+
+
+@understood
+def _told(request: bytes) -> dict[int, Options]:
+    found = {}
+    for each in dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
+        backlog, _, inode = struct.unpack_from("=III", each, MESSAGE - 12)
+        attributes = parse_attributes(each, MESSAGE)
+        told = attributes.get(SOCKOPT)
+        transparent = bool(told[0] & TRANSPARENT) if told else None
+        found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")), backlog)
     return found
 
 

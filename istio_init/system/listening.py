@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 
@@ -43,7 +44,7 @@ def new_socket(
         if mark:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         if device is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, os.fsencode(device))
     except OSError:
         made.close()
         raise

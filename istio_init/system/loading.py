@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 
 from istio_init.errors import InputError, IstioInitError
 from istio_init.system import namespaces, process, ruleset
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0
 """Seconds for loading: a text may well ask nft to wait for ever."""
+
+MEMORY = 1 << 30
+"""Bytes, besides our own, for the program that loads: a short text can say of itself that it is a very long one."""
 
 LONGEST = 32 << 20
 """Characters of a text that is loaded."""
@@ -91,7 +95,12 @@ def _closing(text: str, position: int) -> int:
 
 
 def _load(text: str, name: str) -> tuple[str, dict[tuple[str, str], bool]]:
-    """Load the text and read it back, in the namespace of this process."""
+    """Load the text and read it back, in the namespace of this process, which is there for that alone."""
+    with open("/proc/self/statm") as file:
+        own = int(file.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    memory = own + MEMORY if hard < 0 else min(own + MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     found = [each for part in INTERFACES.findall(text) for each in NAME.findall(part)]
     for interface in list(dict.fromkeys(found))[:MOST_INTERFACES]:
         _make(interface)

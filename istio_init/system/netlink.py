@@ -20,7 +20,11 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import ParamSpec, TypeVar
+
+    Given = ParamSpec("Given")
+    T = TypeVar("T")
 
 AF_NETLINK = 16
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
@@ -75,6 +79,20 @@ class NftTable(Value):
     """Whether the kernel does not call it."""
 
 
+def understood(read: Callable[Given, T]) -> Callable[Given, T]:
+    """Have a message of another shape than is known be an OSError, as everything else is that the kernel may say."""
+
+    def reading(*args: Given.args, **kwargs: Given.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (LookupError, TypeError, ValueError, struct.error) as error:
+            raise OSError(errno.EBADMSG, "the kernel's answer is not understood") from error
+
+    reading.__doc__ = read.__doc__
+    return reading
+
+
+@understood
 def addresses() -> list[LocalAddress]:
     """Every address of every interface of the current network namespace."""
     found = []
@@ -87,6 +105,7 @@ def addresses() -> list[LocalAddress]:
     return found
 
 
+@understood
 def mark_rules() -> list[MarkRule]:
     """The routing rules of both families that select by mark and by nothing else."""
     return [rule for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)) if (rule := mark_rule(body)) is not None]
@@ -125,6 +144,7 @@ def ask(protocol: int, request: int, body: bytes) -> int:
     return -int(struct.unpack_from("=i", answer, 16)[0]) if kind == NLMSG_ERROR else 0
 
 
+@understood
 def unusual_rules() -> list[tuple[Family, int]]:
     """The routing rules, by family and priority, that are neither the kernel's own three nor a mark's alone."""
     found = []
@@ -145,6 +165,7 @@ def unusual_rules() -> list[tuple[Family, int]]:
     return found
 
 
+@understood
 def local_default_tables() -> set[tuple[Family, int]]:
     """Routing tables that deliver everything locally: those with ``local default dev lo``."""
     found = set()
@@ -178,7 +199,7 @@ def all_nft_tables() -> list[NftTable] | None:
         PrivilegeError: CAP_NET_ADMIN is missing.
     """
     try:
-        bodies = dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4))
+        return _nft_tables()
     except PermissionError:
         raise PrivilegeError(
             "the kernel's nf_tables cannot be read: permission denied",
@@ -188,7 +209,11 @@ def all_nft_tables() -> list[NftTable] | None:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
             return None
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
-    return [_nft_table(body) for body in bodies]
+
+
+@understood
+def _nft_tables() -> list[NftTable]:
+    return [_nft_table(body) for body in dump(NETLINK_NETFILTER, NFT_GET_TABLES, bytes(4))]
 
 
 def _nft_table(body: bytes) -> NftTable:
@@ -198,6 +223,7 @@ def _nft_table(body: bytes) -> NftTable:
     return NftTable(body[0], name, bool(flags & NFT_TABLE_F_DORMANT))
 
 
+@understood
 def nft_rule_numbers() -> dict[tuple[str, str, str, int], int]:
     """The number in its chain, from 1, of each rule that sees IP packets, by family, table, chain and handle."""
     found: dict[tuple[str, str, str, int], int] = {}
@@ -225,6 +251,7 @@ def invalid_packets() -> int:
     return total
 
 
+@understood
 def dump(protocol: int, request: int, header: bytes) -> list[bytes]:
     """The payload of each message that answers a dump request.
 
@@ -248,11 +275,7 @@ def _dump_once(protocol: int, request: int, header: bytes) -> tuple[list[bytes],
     try:
         channel.send(with_header)
         while True:
-            data = channel.recv(1 << 18)
-            offset = 0
-            while offset + 16 <= len(data):
-                length, kind, flags = struct.unpack_from("=IHH", data, offset)
-                body = data[offset + 16 : offset + length]
+            for kind, flags, body in messages(channel.recv(1 << 18)):
                 is_whole = is_whole and not flags & NLM_F_DUMP_INTR
                 if kind == NLMSG_ERROR or (kind == NLMSG_DONE and len(body) >= 4):
                     number = -struct.unpack_from("=i", body)[0]
@@ -261,9 +284,23 @@ def _dump_once(protocol: int, request: int, header: bytes) -> tuple[list[bytes],
                 if kind == NLMSG_DONE:
                     return bodies, is_whole
                 bodies.append(body)
-                offset += (length + 3) & ~3
     finally:
         channel.close()
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The messages of a datagram: kind, flags and payload.
+
+    Raises:
+        ValueError: one of them has no possible length.
+    """
+    offset = 0
+    while offset + 16 <= len(data):
+        length, kind, flags = struct.unpack_from("=IHH", data, offset)
+        if length < 16:
+            raise ValueError("a message that is shorter than its header")
+        yield kind, flags, data[offset + 16 : offset + length]
+        offset += (length + 3) & ~3
 
 
 def parse_attributes(body: bytes, offset: int) -> dict[int, bytes]:

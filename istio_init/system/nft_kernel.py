@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 from istio_init.dialects.nft.misprints import Told
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of
+from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
 from istio_init.system.ruleset import FAMILIES
 
 TYPE_CHECKING = False
@@ -14,11 +15,21 @@ if TYPE_CHECKING:
 
     Chain = tuple[str, str, str]
     """Family, table and chain."""
+    Set = tuple[str, str, str]
 
 GET_CHAINS, GET_RULES = (10 << 8) | 4, (10 << 8) | 7
 TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS = 1, 2, 3, 4
 CHAIN_NAME, CHAIN_HOOK, HOOK_DEVICE, HOOK_DEVICES = 3, 4, 3, 4
 EXPRESSION_NAME, EXPRESSION_DATA, META_KEY, RANGE_OP = 1, 2, 2, 2
+GET_SETS, GET_ELEMENTS = (10 << 8) | 10, (10 << 8) | 13
+SET_NAME, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ELEMENTS = 2, 4, 5, 3
+ELEMENT_KEY, ELEMENT_FLAGS, INTERVAL_END = 1, 3, 1
+TYPE_BITS, IFNAME = 6, 41
+"""How nft tells the kernel the types of a set's keys, for itself to read: several in one number (its datatype.h)."""
+LENGTHS = {IFNAME: 16, 8: 16, 9: 8}
+"""Bytes of a key's part by its type; most have four."""
+MOST_SETS = 1000
+
 INTERFACE_TYPES = frozenset([8, 9])
 """NFT_META_IIFTYPE and NFT_META_OIFTYPE."""
 
@@ -35,6 +46,7 @@ def devices() -> dict[Chain, tuple[str, ...]]:
     return devices_in(dump(NETLINK_NETFILTER, GET_CHAINS, bytes(4)))
 
 
+@understood
 def devices_in(bodies: Iterable[bytes]) -> dict[Chain, tuple[str, ...]]:
     """The same, from the kernel's messages."""
     found: dict[Chain, tuple[str, ...]] = {}
@@ -57,6 +69,7 @@ def told() -> dict[tuple[str, str, str, int], Told]:
     return told_in(dump(NETLINK_NETFILTER, GET_RULES, bytes(4)))
 
 
+@understood
 def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
     """The same, from the kernel's messages."""
     found = {}
@@ -80,3 +93,71 @@ def _told(expressions: bytes) -> Told:
         elif name == "range":
             negated += int.from_bytes(data.get(RANGE_OP, b""), "big")
     return Told(asks_for_type, negated)
+
+
+def garbled_sets() -> list[Set]:
+    """Sets with names of interfaces that are no text: nft leaves such an element out, without a word.
+
+    Raises:
+        OSError: the kernel does not tell, or has too many to ask about.
+    """
+    found = []
+    sets = [each for body in dump(NETLINK_NETFILTER, GET_SETS, bytes(4)) if (each := _names_of(body)) is not None]
+    if len(sets) > MOST_SETS:
+        raise OSError(errno.E2BIG, f"more than {MOST_SETS} sets of interfaces, and nft may not print all of each")
+    for family, place, offsets in sets:
+        asked = struct.pack("=BBH", family, 0, 0) + _text(TABLE, place[1]) + _text(SET_NAME, place[2])
+        if offsets is None or is_garbled(_elements(asked), offsets):
+            found.append(place)
+    return found
+
+
+@understood
+def _names_of(body: bytes) -> tuple[int, Set, list[int] | None] | None:
+    """The set of a message: its family, its place, and where names stand in its keys, None where that is not known.
+
+    None where it has none.
+    """
+    attributes = parse_attributes(body, 4)
+    number = int.from_bytes(attributes.get(SET_KEY_TYPE, b""), "big")
+    types: list[int] = []
+    while number:
+        types.insert(0, number & (1 << TYPE_BITS) - 1)
+        number >>= TYPE_BITS
+    if IFNAME not in types or body[0] not in FAMILIES:
+        return None
+    offsets, at = [], 0
+    for each in types:
+        if each == IFNAME:
+            offsets.append(at)
+        at += LENGTHS.get(each, 4)
+    place = FAMILIES[body[0]], text_of(attributes[TABLE]), text_of(attributes[SET_NAME])
+    is_known = at == int.from_bytes(attributes.get(SET_KEY_LENGTH, b""), "big")
+    return body[0], place, offsets if is_known else None
+
+
+@understood
+def _elements(asked: bytes) -> list[bytes]:
+    bodies = dump(NETLINK_NETFILTER, GET_ELEMENTS, asked)
+    return [each for body in bodies for each in elements(parse_attributes(body, 4).get(SET_ELEMENTS, b""))]
+
+
+@understood
+def is_garbled(found: Iterable[bytes], offsets: list[int]) -> bool:
+    """Whether one of the elements has a name at one of these places that is no text."""
+    for element in found:
+        parts = parse_attributes(element, 0)
+        if int.from_bytes(parts.get(ELEMENT_FLAGS, b""), "big") & INTERVAL_END:
+            continue
+        key = parse_attributes(parts.get(ELEMENT_KEY, b""), 0).get(1, b"")
+        for at in offsets:
+            try:
+                key[at : at + 16].rstrip(b"\0").decode()
+            except UnicodeDecodeError:
+                return True
+    return False
+
+
+def _text(kind: int, value: str) -> bytes:
+    packed = value.encode(errors="surrogateescape") + b"\0"
+    return struct.pack("=HH", 4 + len(packed), kind) + packed + bytes(-len(packed) % 4)

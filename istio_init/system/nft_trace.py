@@ -15,7 +15,7 @@ from typing import Self
 
 from istio_init.errors import PrivilegeError, ToolError
 from istio_init.netfilter.protocols import TCP, UDP
-from istio_init.system.netlink import NFT_FAMILIES, parse_attributes, text_of
+from istio_init.system.netlink import NFT_FAMILIES, messages, parse_attributes, text_of, understood
 from istio_init.system.nft_table import open_channel
 from istio_init.value import Value
 
@@ -73,6 +73,9 @@ class Passage(Value):
 class Listener:
     """Hears the trace of the current network namespace while its context lasts."""
 
+    def __init__(self) -> None:
+        self._open: dict[int, Passage] = {}
+
     def __enter__(self) -> Self:
         self._socket = open_channel()
         try:
@@ -89,7 +92,6 @@ class Listener:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         except PermissionError:  # It takes a capability over the whole machine; within limits anybody may ask.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-        self._open: dict[int, Passage] = {}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
@@ -111,19 +113,21 @@ class Listener:
                 break
             except OSError as error:
                 raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
-            self._take(data, found)
+            try:
+                self.take(data, found)
+            except OSError as error:
+                raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
         return found
 
-    def _take(self, data: bytes, found: list[Passage]) -> None:
+    @understood
+    def take(self, data: bytes, found: list[Passage]) -> None:
         """Add what a datagram tells."""
-        offset = 0
-        while offset + 20 <= len(data):
-            length, kind = struct.unpack_from("=IH", data, offset)
+        for kind, _, body in messages(data):
             if kind == NFT_MSG_TRACE:
-                attributes = parse_attributes(data[offset + 16 : offset + length], 4)
+                attributes = parse_attributes(body, 4)
                 number = int.from_bytes(attributes[ID], "big")
                 if NETWORK_HEADER in attributes and (headers := _headers(attributes)) is not None:
-                    self._open[number] = _passage(number, data[offset + 16], attributes, headers)
+                    self._open[number] = _passage(number, body[0], attributes, headers)
                     found.append(self._open[number])
                 elif NETWORK_HEADER in attributes:
                     self._open.pop(number, None)
@@ -132,7 +136,6 @@ class Listener:
                 if number in self._open and is_rule:
                     rule = text_of(attributes[CHAIN]), int.from_bytes(attributes[HANDLE], "big")
                     self._open[number].rules.append(rule)
-            offset += (length + 3) & ~3
 
 
 def _passage(number: int, family: int, attributes: dict[int, bytes], headers: Headers) -> Passage:

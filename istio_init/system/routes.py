@@ -21,6 +21,7 @@ from istio_init.system.netlink import (
     dump,
     parse_attributes,
     text_of,
+    understood,
 )
 
 TYPE_CHECKING = False
@@ -84,6 +85,7 @@ NOWHERE = frozenset([AddressType.BLACKHOLE, AddressType.UNREACHABLE, AddressType
 FAMILY_OF_LENGTH = {4: 2, 16: 10}
 
 
+@understood
 def rules() -> dict[Family, tuple[RoutingRule, ...]]:
     """The routing rules by family, in the order in which they are asked.
 
@@ -140,6 +142,7 @@ def _past_gotos(found: list[tuple[RoutingRule, int | None]]) -> tuple[RoutingRul
     return tuple(kept)
 
 
+@understood
 def routes(names: Mapping[int, str]) -> dict[Family, tuple[Route, ...]]:
     """The routes of all tables by family, in the kernel's order; ``names`` are the interfaces' by their index.
 

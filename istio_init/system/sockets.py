@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -36,12 +37,29 @@ def sockets(*, peer_port: int | None = None) -> list[Socket]:
     """All TCP and UDP sockets, or those whose other end has a port; lines without it are passed over unread.
 
     Families that the kernel does not have are left out.
+
+    Raises:
+        OSError: the kernel prints what is not understood.
     """
     mark = "" if peer_port is None else f":{peer_port:04X} "
     found = [
-        _parse(protocol, line.split()) for protocol, name in FILES for line in _lines(name) if not mark or mark in line
+        each
+        for protocol, name in FILES
+        for each in parsed(protocol, [line for line in _lines(name) if not mark or mark in line])
     ]
     return found if peer_port is None else [each for each in found if each.peer[1] == peer_port]
+
+
+def parsed(protocol: str, lines: list[str]) -> list[Socket]:
+    """The sockets of such lines.
+
+    Raises:
+        OSError: they are none of /proc/net.
+    """
+    try:
+        return [_parse(protocol, line.split()) for line in lines if line]
+    except (LookupError, ValueError) as error:
+        raise OSError(errno.EBADMSG, "a line of /proc/net is not understood") from error
 
 
 def peer_ports() -> frozenset[int]:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn
 
+from istio_init.testing import judging
+from istio_init.testing.checks import checked_address, checked_port, checked_seconds
 from istio_init.testing.entering import User
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.traffic import Endpoint
 from istio_init.testing.watching import Arrival, Fate, Sending, Sent, Spot, send
+
+__tracebackhide__ = tells_of_the_test
 
 PROXY_PORTS = {"tcp": (15001, 15006, 15053), "udp": (15053,)}
 """Ports at which a proxy may take what it should not: outbound, inbound, DNS."""
@@ -35,18 +40,29 @@ class Sender:
     mark: int = 0
 
     def connecting_to(self, host: str, port: int, *, within: float = WITHIN) -> Attempt:
-        """A TCP connection to an address and port, to be said something of; ``within`` are seconds."""
+        """A TCP connection to an address and port, to be said something of; ``within`` are seconds.
+
+        Raises:
+            ValueError: that is no address, no port, or no number of seconds.
+        """
         return self._attempt("tcp", host, port, within)
 
     def sending_to(self, host: str, port: int, *, within: float = WITHIN) -> Attempt:
-        """A UDP datagram to an address and port, to be said something of; ``within`` are seconds."""
+        """A UDP datagram to an address and port, to be said something of; ``within`` are seconds.
+
+        Raises:
+            ValueError: that is no address, no port, or no number of seconds.
+        """
         return self._attempt("udp", host, port, within)
 
     def _attempt(self, protocol: str, host: str, port: int, within: float) -> Attempt:
-        address = ip_address(host)
+        address = checked_address(host)
+        goal = Endpoint(str(address), checked_port(port))
         receiver = self.namespace if address.is_loopback else self.whose(address)
-        sending = Sending(self.namespace, self.user, protocol, Endpoint(str(address), port), within, self.mark)
-        return Attempt(sending, receiver)
+        sending = Sending(self.namespace, self.user, protocol, goal, checked_seconds(within), self.mark)
+        attempt = Attempt(sending, receiver)
+        judging.made(attempt, _who_sends_what(sending))
+        return attempt
 
 
 @dataclass(frozen=True)
@@ -60,13 +76,13 @@ class Attempt:
         """It comes out at a proxy's port, in the sender's pod or the receiver's, which knows its destination.
 
         The original destination of a datagram is not compared, as the kernel does not tell it. What was meant for that
-        very port of the receiver went straight there.
+        very port of the receiver is direct.
 
         Raises:
             AssertionError: it does not.
+            ValueError: that is no port.
         """
-        __tracebackhide__ = True
-        sent = self._send(port)
+        sent = self._send(checked_port(port))
         arrival = sent.arrival
         if arrival is None or arrival.spot.port != port or arrival.spot == self._goal:
             self._fail(f"must reach the proxy at port {port}", sent)
@@ -74,16 +90,15 @@ class Attempt:
             self._fail(f"must reach the proxy at port {port} with the original destination", sent)
         return arrival
 
-    def must_go_straight(self) -> Arrival:
+    def must_be_direct(self) -> Arrival:
         """It comes out at its own destination, and no proxy takes it.
 
         Raises:
             AssertionError: it does not.
         """
-        __tracebackhide__ = True
         sent = self._send()
         if sent.arrival is None or sent.arrival.spot != self._goal:
-            self._fail("must go straight", sent)
+            self._fail("must be direct", sent)
         return sent.arrival
 
     def must_be_refused(self) -> None:
@@ -92,7 +107,6 @@ class Attempt:
         Raises:
             AssertionError: it is not.
         """
-        __tracebackhide__ = True
         sent = self._send()
         if sent.fate is not Fate.REFUSED:
             self._fail("must be refused", sent)
@@ -103,7 +117,6 @@ class Attempt:
         Raises:
             AssertionError: it is not.
         """
-        __tracebackhide__ = True
         sent = self._send()
         if sent.fate is not Fate.LOST:
             self._fail("must be dropped", sent)
@@ -113,22 +126,18 @@ class Attempt:
         return Spot(self.receiver, self.sending.destination.port)
 
     def _send(self, *ports: int) -> Sent:
+        judging.judged(self)
         proxies = (*PROXY_PORTS[self.sending.protocol], *ports)
         spots = [Spot(namespace, port) for namespace in (self.sending.namespace, self.receiver) for port in proxies]
         return send(self.sending, [*spots, self._goal])
 
     def _fail(self, expected: str, sent: Sent) -> NoReturn:
-        __tracebackhide__ = True
         from istio_init.testing.explaining import traces
 
-        sending = self.sending
-        what = "connecting" if sending.protocol == "tcp" else "sending a datagram"
-        marking = f", marking it {sending.mark:#x}" if sending.mark else ""
-        who = f"user {sending.user.uid}, group {sending.user.gid} of {sending.namespace.label}"
         lines = [
-            f"{who}, {what} to {sending.destination}{marking}, {expected}",
+            f"{_who_sends_what(self.sending)}, {expected}",
             f"but {self._what_happened(sent)}",
-            *traces(sending, sent, self.receiver),
+            *traces(self.sending, sent, self.receiver),
         ]
         raise AssertionError("\n".join(lines))
 
@@ -136,9 +145,10 @@ class Attempt:
         match sent.fate, sent.arrival:
             case Fate.ARRIVED, Arrival(spot, peer, original):
                 where = f"port {spot.port} of {spot.namespace.label}"
-                straight = "went straight to its destination, " if spot == self._goal else "reached "
-                told = f", whose original destination is {original}" if spot != self._goal and original else ""
-                return f"it {straight}{where}{told}, from {peer}"
+                if spot == self._goal:
+                    return f"it was direct: it reached its destination, {where}, from {peer}"
+                told = f", whose original destination is {original}" if original else ""
+                return f"it reached {where}{told}, from {peer}"
             case Fate.REFUSED, _:
                 return f"it was refused: {sent.reason}"
             case Fate.UNSENT, _:
@@ -147,3 +157,10 @@ class Attempt:
                 return f"it was accepted out of sight: the test has listeners of its own at {sent.reason}"
             case _:
                 return f"it came out nowhere within {self.sending.within:g} s"
+
+
+def _who_sends_what(sending: Sending) -> str:
+    what = "connecting" if sending.protocol == "tcp" else "sending a datagram"
+    marking = f", marking it {sending.mark:#x}" if sending.mark else ""
+    who = f"user {sending.user.uid}, group {sending.user.gid} of {sending.namespace.label}"
+    return f"{who}, {what} to {sending.destination}{marking}"

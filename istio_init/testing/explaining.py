@@ -16,26 +16,31 @@ from istio_init.system.places import HERE
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.watching import Sending, Sent
 from istio_init.trace.describe import filled
+from istio_init.trace.result import Kind, Trace
 from istio_init.trace.tracer import Tracer
 
 
 def traces(sending: Sending, sent: Sent, receiver: Namespace) -> list[str]:
-    """The way of what was sent through the sender's rules, and through the receiver's where that is another."""
-    lines = _traces(sending.namespace, sending, sent, outbound=True)
-    if receiver is not sending.namespace:
-        lines += _traces(receiver, sending, sent, outbound=False)
-    return lines
+    """The way of what was sent through the sender's rules, and through the receiver's if it leaves for there."""
+    lines, kept = _traces(sending.namespace, sending, sent, outbound=True)
+    if receiver is sending.namespace:
+        return lines
+    if kept is not None:
+        return [*lines, f"It never leaves {sending.namespace.label}: a rule there sends it to port {kept}."]
+    return lines + _traces(receiver, sending, sent, outbound=False)[0]
 
 
-def _traces(namespace: Namespace, sending: Sending, sent: Sent, *, outbound: bool) -> list[str]:
+def _traces(namespace: Namespace, sending: Sending, sent: Sent, *, outbound: bool) -> tuple[list[str], int | None]:
+    """The way through one namespace's rules, and the port of its own that a redirect leads to."""
     snapshot = namespace.call(_observe)
     address = ip_address(sending.destination.host)
     family = Family.IPV4 if address.version == 4 else Family.IPV6
     netfilter = snapshot.netfilter
     if not _has_rules(netfilter, family):
-        return [f"{namespace.label} has no {family.value} rules."]
-    lines = _trace(snapshot, netfilter, sending, sent, outbound=outbound)
-    return [f"In the rules of {namespace.label}:", *(f"  {line}" for line in lines)]
+        return [f"{namespace.label} has no {family.value} rules."], None
+    trace, lines = _trace(snapshot, netfilter, sending, sent, outbound=outbound)
+    kept = trace.delivered.port if trace.delivered.kind is Kind.REDIRECT else None
+    return [f"In the rules of {namespace.label}:", *(f"  {line}" for line in lines)], kept
 
 
 def _observe() -> Snapshot:
@@ -50,7 +55,9 @@ def _has_rules(netfilter: Netfilter, family: Family) -> bool:
     return any(chain.rules for table in tables for chain in table.chains.values())
 
 
-def _trace(snapshot: Snapshot, netfilter: Netfilter, sending: Sending, sent: Sent, *, outbound: bool) -> list[str]:
+def _trace(
+    snapshot: Snapshot, netfilter: Netfilter, sending: Sending, sent: Sent, *, outbound: bool
+) -> tuple[Trace, list[str]]:
     fields: dict[str, Any] = {
         "direction": "outbound" if outbound else "inbound",
         "proto": sending.protocol,
@@ -65,4 +72,4 @@ def _trace(snapshot: Snapshot, netfilter: Netfilter, sending: Sending, sent: Sen
     # The listeners that were there for the attempt are gone by now.
     trace = Tracer(netfilter, snapshot.host.replace(listeners=None)).trace(packet)
     unknown = [*snapshot.missing_rules, *(each for each in snapshot.unread if each.part in DECIDING)]
-    return trace_lines(trace, reader_of(View(snapshot)), caveats=tuple(map(str, unknown)))
+    return trace, trace_lines(trace, reader_of(View(snapshot)), caveats=tuple(map(str, unknown)))

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.owners import Unavailable
 from istio_init.testing.processes import SAYING_SO, run
+
+__tracebackhide__ = tells_of_the_test
 
 PREFIX = "istio-init-test"
 RUN_NETNS = Path("/run/netns")

@@ -11,7 +11,6 @@ namespace of the caller's and is kept by a process.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 import signal
@@ -21,8 +20,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from istio_init.testing import leftovers, owners, processes
+from istio_init.testing import keeping, leftovers, owners, processes
+from istio_init.testing.checks import checked_label
 from istio_init.testing.entering import ROOT, Entrance, User
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.leftovers import ETC_NETNS, PREFIX, RUN_NETNS
 from istio_init.testing.owners import Keeper, Owner, Unavailable
 from istio_init.testing.processes import SAYING_SO, CommandError, Program, Worker, run
@@ -30,9 +31,16 @@ from istio_init.testing.processes import SAYING_SO, CommandError, Program, Worke
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
+__tracebackhide__ = tells_of_the_test
+
 T = TypeVar("T")
 
-_numbers = itertools.count(1)
+_names: list[str] = []
+
+
+def made() -> int:
+    """How many namespaces this process has made, those that are gone among them."""
+    return len(_names)
 
 
 class Namespace:
@@ -72,12 +80,14 @@ class Namespace:
 
         Raises:
             Unavailable: none can be made here; the text says why.
+            ValueError: it cannot be called so.
         """
         with contextlib.ExitStack() as stack:
-            name = f"{PREFIX}-{leftovers.token()}-{next(_numbers)}-{label}"
+            name = f"{PREFIX}-{leftovers.token()}-{len(_names) + 1}-{checked_label(label)}"
+            _names.append(name)
             if leftovers.is_root():
                 holder = None if owner is None else stack.enter_context(owner.hold())
-                stack.callback(leftovers.remove, name)
+                stack.callback(_remove, name)
                 _add_name(name, holder)
                 namespace = cls(name, label, holder=holder, owner=owner)
             elif owner is None:
@@ -86,6 +96,8 @@ class Namespace:
             else:
                 raise Unavailable("a pod with a user namespace of its own needs root")
             stack.callback(namespace.close)
+            keeping.born(namespace)
+            stack.callback(keeping.died, namespace)
             namespace.run("ip", "link", "set", "lo", "up")
             namespace.call(_forward_nothing)
             yield namespace
@@ -109,7 +121,7 @@ class Namespace:
                 os.killpg(child.pid, signal.SIGKILL)
             child.kill()
             child.wait()
-        if self._keeper is not None:
+        if self._keeper is not None and not keeping.is_kept(self.name):
             leftovers.kill_inside(self.path)
             shutil.rmtree(self._etc, ignore_errors=True)
 
@@ -119,7 +131,7 @@ class Namespace:
         Raises:
             CommandError: it is not installed, did not end in time, or failed; see `processes.run`.
         """
-        return run(*argv, stdin=stdin, env=self._environment(env), check=check, entrance=self.entrance)
+        return run(*argv, stdin=stdin, env=self.environment(env), check=check, entrance=self.entrance)
 
     def run_program(self, *argv: str, env: Mapping[str, str]) -> str:
         """Run ``istio-init``, a subcommand first, upon this namespace; what it printed.
@@ -133,7 +145,7 @@ class Namespace:
         program = (sys.executable, "-m", "istio_init", argv[0])
         if self.owner is None:
             return self.run(*program, *argv[1:], env=env)
-        return run(*program, "--netns", self.name, *argv[1:], env=self._environment(env))
+        return run(*program, "--netns", self.name, *argv[1:], env=self.environment(env))
 
     def spawn(self, *argv: str, user: User = ROOT, env: Mapping[str, str] | None = None) -> Program:
         """Start a command inside, as a user, and leave it running; it has been executed when this returns.
@@ -142,7 +154,7 @@ class Namespace:
         main one.
         """
         self.require(user)
-        child = processes.spawn(*argv, entrance=self.entrance, user=user, env=self._environment(env))
+        child = processes.spawn(*argv, entrance=self.entrance, user=user, env=self.environment(env))
         self._children.append(child)
         return child
 
@@ -189,7 +201,13 @@ class Namespace:
         return connection
 
     def write_etc(self, name: str, text: str) -> None:
-        """Give the namespace a file below /etc of its own: commands inside find it there (ip-netns(8))."""
+        """Give the namespace a file below /etc of its own: commands inside find it there (ip-netns(8)).
+
+        Raises:
+            ValueError: that is no name of a file.
+        """
+        if Path(name).name != name:
+            raise ValueError(f"a file below /etc is given by its name alone, not {name!r}")
         self._etc.mkdir(parents=True, exist_ok=True)
         (self._etc / name).write_text(text)
 
@@ -214,8 +232,8 @@ class Namespace:
         if self._keeper is not None:
             self._keeper.require(user)
 
-    def _environment(self, env: Mapping[str, str] | None) -> dict[str, str]:
-        """The environment of a command inside."""
+    def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment of a command inside: the test's own, or what is given, and what tells whose it is."""
         made = {**(os.environ if env is None else env), SAYING_SO: leftovers.token()}
         if self._keeper is not None:
             # The lock that the iptables programs share belongs to the machine's root.
@@ -228,6 +246,11 @@ def _forward_nothing() -> None:
         # Containers may have /proc/sys read-only.
         with contextlib.suppress(OSError):
             Path("/proc/sys/net", name).write_text("0")
+
+
+def _remove(name: str) -> None:
+    if not keeping.is_kept(name):
+        leftovers.remove(name)
 
 
 def _add_name(name: str, holder: int | None) -> None:

@@ -29,7 +29,10 @@ from istio_init.testing.entering import (
     enter,
     unshare,
 )
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.processes import Child, CommandError, Pipe, fork, pipe, run
+
+__tracebackhide__ = tells_of_the_test
 
 LAST_ID = 65535
 """The highest id that a namespace with a range of ids is to have, as far as the range goes."""

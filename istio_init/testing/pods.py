@@ -16,17 +16,27 @@ from typing import NamedTuple, Self
 from istio_init.errors import IstioInitError
 from istio_init.mesh.policy.ambient import PROXY_MARK
 from istio_init.netfilter.family import Family
+from istio_init.testing.checks import checked_label, checked_user
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.expectations import Sender
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.owners import Owner
 from istio_init.testing.processes import CommandError
+
+__tracebackhide__ = tells_of_the_test
 
 APP = User(1000, 1000)
 PROXY = User(1337, 1337)
 
 LINK = "eth0"
 """A pod's interface."""
+
+PEER = "peer"
+"""What the namespace of the rest of the world is called."""
+
+MOST_PODS = 256
+"""Addresses of pods are told apart by one byte."""
 
 FORWARDING = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
 PREFIX_LENGTHS = {Family.IPV4: (24, 32), Family.IPV6: (64, 128)}
@@ -98,8 +108,12 @@ class Pod:
         return Sender(self.inside, ROOT, self.whose, PROXY_MARK)
 
     def user(self, uid: int, gid: int) -> Sender:
-        """Somebody in the pod."""
-        return Sender(self.inside, User(uid, gid), self.whose)
+        """Somebody in the pod.
+
+        Raises:
+            ValueError: one of them is no number of a user or group.
+        """
+        return Sender(self.inside, checked_user(uid, gid), self.whose)
 
     @property
     def outside(self) -> Sender:
@@ -134,7 +148,7 @@ class Pod:
     def ambient(self, arguments: str = "", *, native: bool = False, env: Mapping[str, str] | None = None) -> str:
         """Redirect the pod's traffic as in an ambient mesh, with the arguments of ``istio-init apply --ambient``.
 
-        ztunnel's ports are 15001 outbound, 15006 inbound, 15053 for DNS; tunnels go to 15008 straight. Rules of an
+        ztunnel's ports are 15001 outbound, 15006 inbound, 15053 for DNS; tunnels come to 15008 directly. Rules of an
         earlier call, also of `redirect`, are replaced. ``native`` and ``env`` are as of `redirect`. What
         ``istio-init apply`` printed comes back.
 
@@ -181,7 +195,7 @@ class Mesh:
     def create(cls) -> Iterator[Self]:
         """A new mesh without pods, for the time of the context."""
         with contextlib.ExitStack() as stack:
-            peer = stack.enter_context(Namespace.create("peer"))
+            peer = stack.enter_context(Namespace.create(PEER))
             peer.call(_stand_for_the_world)
             for family in ("-4", "-6"):
                 peer.run("ip", family, "route", "add", "local", "default", "dev", "lo", "table", "main")
@@ -190,7 +204,15 @@ class Mesh:
     def pod(
         self, label: str = "pod", *, families: tuple[Family, ...] = tuple(Family), owner: Owner | None = None
     ) -> Pod:
-        """Add a pod with addresses of these families; it stays as long as the mesh."""
+        """Add a pod with addresses of these families; it stays as long as the mesh.
+
+        Raises:
+            ValueError: another is called so already, it cannot be called so, or the mesh is full.
+        """
+        if checked_label(label) in {PEER, *(each.inside.label for each in self.pods)}:
+            raise ValueError(f"the mesh has a {label!r} already: give each pod a name of its own")
+        if len(self.pods) >= MOST_PODS:
+            raise ValueError(f"a mesh has at most {MOST_PODS} pods")
         number = next(self._numbers)
         inside = self._stack.enter_context(Namespace.create(label, owner=owner))
         pod = Pod(inside, self.peer, _hosts(number), self)

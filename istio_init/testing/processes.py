@@ -1,6 +1,7 @@
 """Commands and functions in processes of their own, inside a namespace: the kit's only module that starts any.
 
-Each of them ends with the process that started it, even if that one is killed.
+Each of them ends with the process that started it, even if that one is killed; but for what is left to keep a
+namespace.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from istio_init.system.process import find_binary
 from istio_init.testing.entering import ROOT, Entrance, User, become, end_with_parent
+from istio_init.testing.hiding import tells_of_the_test
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
+
+__tracebackhide__ = tells_of_the_test
 
 T = TypeVar("T")
 
@@ -90,6 +94,27 @@ def spawn(*argv: str, entrance: Entrance, user: User = ROOT, env: Mapping[str, s
     """
     path = _path(argv[0])
     return Program((path, *argv[1:]), text=True, env=env, start_new_session=True, preexec_fn=_inside(entrance, user))
+
+
+def leave(*argv: str, entrance: Entrance, env: Mapping[str, str]) -> int:
+    """Start a command inside a namespace that outlives this process, and says nothing; its process id."""
+
+    def before() -> None:
+        entrance.enter()
+        become(ROOT)
+
+    nowhere = subprocess.DEVNULL
+    child = Program(
+        (_path(argv[0]), *argv[1:]),
+        stdin=nowhere,
+        stdout=nowhere,
+        stderr=nowhere,
+        env=env,
+        start_new_session=True,
+        preexec_fn=before,
+    )
+    child.returncode = 0  # Nobody waits for it, which is no mistake.
+    return child.pid
 
 
 def _path(name: str) -> str:

@@ -11,7 +11,10 @@ from typing import NamedTuple, Self
 from istio_init.netfilter.family import Family
 from istio_init.system.transparent import make_transparent, original_destination
 from istio_init.testing.entering import ROOT, User
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.namespaces import Namespace
+
+__tracebackhide__ = tells_of_the_test
 
 TIMEOUT = 5.0
 """Seconds after which traffic that did not arrive counts as lost."""

@@ -16,8 +16,11 @@ from typing import NamedTuple
 
 from istio_init.system.transparent import make_transparent, original_destination
 from istio_init.testing.entering import User
+from istio_init.testing.hiding import tells_of_the_test
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, close_without_trace, family_of
+
+__tracebackhide__ = tells_of_the_test
 
 SOCKETS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 TOKEN_BYTES = 16

@@ -6,9 +6,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.dialects.role import Role
 from istio_init.mesh.roles.catalogue import CATALOGUE
+from istio_init.netfilter.fields import Field
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import WITH_PORTS, protocol_name
-from istio_init.netfilter.rules import Rule, Store, Undecided
+from istio_init.netfilter.rules import Nat, NatKind, Rule, Store, Test, Undecided
 from istio_init.trace.result import (
     Hop,
     Kind,
@@ -20,7 +21,7 @@ from istio_init.trace.result import (
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.outcomes import PROXY_PORTS, outcome_words, word
-from istio_init.wording.statements import condition_words
+from istio_init.wording.statements import condition_words, nat_words
 from istio_init.wording.values import IPV4_BITS
 
 TYPE_CHECKING = False
@@ -43,6 +44,9 @@ LISTENERS = {
     Role.AMBIENT_INBOUND: "ztunnel's inbound listener",
     Role.AMBIENT_DNS: "ztunnel's DNS listener",
 }
+
+REWRITTEN = (Field.DESTINATION, Field.DPORT)
+"""What a redirect changes for the rules after it."""
 
 CAUSES = 3
 """Causes that are named; the rest is counted."""
@@ -139,14 +143,23 @@ def table_words(store: Store, family: str, table: str) -> str:
     )
 
 
-def missed(hop: Hop) -> str:
-    """Why a rule did not match."""
+def missed(hop: Hop, moved: str = "") -> str:
+    """Why a rule did not match; ``moved`` is where an earlier rule sent the packet, as `moves` says it."""
     if hop.missed is None:
         return "no"
     if hop.matched is None:
         words = hop.missed.cause.words if isinstance(hop.missed, Undecided) else _tested(hop)
         return f"undecidable: “{visible(words)}”"
-    return f"no: not “{visible(_tested(hop))}”"
+    now = f", now {moved}" if moved and isinstance(hop.missed, Test) and hop.missed.field in REWRITTEN else ""
+    return f"no: not “{visible(_tested(hop))}”{now}"
+
+
+def moves(hop: Hop) -> str:
+    """Where a rule that matched sends the packet, such as ``to port 15001``; empty where it has no new destination."""
+    for statement in hop.rule.body if hop.matched else ():
+        if isinstance(statement, Nat) and statement.kind in (NatKind.REDIRECT, NatKind.DNAT) and not statement.cause:
+            return nat_words(statement).removeprefix("redirected ").removeprefix("sent ")
+    return ""
 
 
 def _tested(hop: Hop) -> str:

@@ -144,7 +144,12 @@ def family(request: pytest.FixtureRequest) -> Family:
     return found
 
 
-@pytest.fixture(params=KINDS)
+def marked(kind: str) -> object:
+    """A kind as a parameter that says what it needs."""
+    return kind if kind == "fake" else pytest.param(kind, marks=pytest.mark.x_tables)
+
+
+@pytest.fixture(params=map(marked, KINDS))
 def subject(
     request: pytest.FixtureRequest, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Subject]:

@@ -23,12 +23,12 @@ from istio_init.plan.model import Append, Declare, Delete, Insert, Remove, Step,
 from istio_init.stores.legacy import IptablesLegacy
 from istio_init.system import process
 
-from .conftest import KINDS, Subject, existing_tables, texts_of
+from .conftest import KINDS, Subject, existing_tables, marked, texts_of
 
 NAT, MANGLE, RAW, FILTER = Table.NAT, Table.MANGLE, Table.RAW, Table.FILTER
 
-OF_THE_KERNEL = pytest.mark.parametrize("subject", [kind for kind in KINDS if kind != "fake"], indirect=True)
-LEGACY = pytest.mark.parametrize("subject", [kind for kind in KINDS if kind.startswith("legacy")], indirect=True)
+OF_THE_KERNEL = pytest.mark.parametrize("subject", [marked(kind) for kind in KINDS if kind != "fake"], indirect=True)
+LEGACY = pytest.mark.parametrize("subject", [marked(kind) for kind in KINDS if "legacy" in kind], indirect=True)
 
 PORTS = (PortRange(80, 80), PortRange(8000, 8090), PortRange(0, 1024), PortRange(0, 65535))
 IDS = (IdRange(1337, 1337), IdRange(2000, 2010))

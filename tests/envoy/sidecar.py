@@ -71,7 +71,7 @@ class Sidecar:
 
     def logged(self, path: str, count: int) -> list[dict[str, Any]]:
         """The lines of the access log about a path, once there are so many of them."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
             lines = [json.loads(line) for line in self.log.read_text().splitlines()]
             found = [line for line in lines if line["path"] == path]

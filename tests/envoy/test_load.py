@@ -1,8 +1,9 @@
-"""Ten thousand requests through Envoy: none is lost and none escapes, whatever is done to the rules meanwhile."""
+"""Thousands of requests through Envoy: none is lost and none escapes, whatever is done to the rules meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from .sidecar import EXCLUDED, SERVICE, Sidecar
 from .test_requests import WORLD
 from .web import ask_often
 
-REQUESTS = 10_000
+REQUESTS = int(os.environ.get("ISTIO_INIT_REQUESTS", "4000"))
 """Half of them inbound, half outbound; of both families alike."""
 
 OTHERS = (
@@ -106,7 +107,7 @@ def test_no_request_is_lost_and_none_escapes(sidecar: Sidecar, change: Change, f
     assert done.met == {"answered": REQUESTS}
     assert done.seen == {"inbound": REQUESTS // 2, "outbound": REQUESTS // 2}
     if change is not leave:
-        assert done.changes > 5
+        assert done.changes > 3
 
 
 @pytest.mark.parametrize("sidecar", ["REDIRECT"], indirect=True)

@@ -161,11 +161,12 @@ def stop(pid: int) -> list[str]:
     """Stop it."""
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.01)  # It is hers until root notices; the processor is for root now.
         return ["stop"]
     return []
 
 
-def wait_for(what: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + seconds
     while not what():

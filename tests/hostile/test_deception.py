@@ -28,6 +28,7 @@ from istio_init.system.nft_table import (
 from istio_init.testing.entering import Entrance
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
+from istio_init.visible import visible
 
 BACKENDS = ("nft", "legacy")
 INJECTION = 'x" \nCOMMIT\n*filter\n-A INPUT -j DROP\nCOMMIT\n*nat\n'
@@ -56,6 +57,34 @@ def test_quotes_in_names_of_interfaces_hide_no_rule(held: tuple[Pod, str]) -> No
 
     assert found.stdout.splitlines()[-1].startswith("=> direct")
     assert "dpt:80 " in listed.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["eth0\x1c-p\x1ctcp", "eth0\x1f", "lo\x1d-j\x1dRETURN"], ids=["within", "at an end", "a target"]
+)
+def test_a_separator_in_the_name_of_an_interface_separates_nothing(held: tuple[Pod, str], name: str) -> None:
+    pod, backend = held
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "1", "-j", "RETURN", "-o", name)
+    nat(pod, backend, "-I", "ISTIO_OUTPUT", "1", "-o", name)
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+
+    assert found.stdout.splitlines()[-1].startswith("=> proxied")
+    assert visible(name) in istio_init("explain", "--netns", pod.name, "--rules").stdout
+
+
+def test_a_chain_that_cannot_be_removed_by_its_name_leaves_everything_as_it_was(held: tuple[Pod, str]) -> None:
+    pod, backend = held
+    for words in (("-N", "ISTIO_\x1c"), ("-A", "ISTIO_\x1c", "-i", "x\x1b[31m"), ("-A", "OUTPUT", "-j", "ISTIO_\x1c")):
+        pod.inside.run(f"iptables-{backend}", "-t", "mangle", *words)
+    before = everything(pod.inside)
+
+    for command in (("apply", "-m", "TPROXY"), ("clean",)):
+        found = istio_init(*command, "--netns", pod.name, "--force-iptables-binary", backend)
+        assert found.status == 1
+        assert "would misread this: ':ISTIO_\\x1c - [0:0]'" in found.stderr
+        assert "put back" not in found.stderr
+        assert everything(pod.inside) == before
 
 
 COMMENTS = [INJECTION, "x\nEND\ntouch /tmp/pwned\n", f'{BIDI}\x1b[31m"']
@@ -135,6 +164,39 @@ def send(table: OwnedTable, message: tuple[int, int, bytes]) -> None:
         table._send(message)
     finally:
         nft_table.INET = inet
+
+
+NO_TEXT = "e\udcff"
+HIDING = {
+    "a set": f'oifname {{ "eth9", "{NO_TEXT}" }} tcp dport 80 redirect to :9999',
+    "a set of several fields": f'oifname . tcp dport {{ "eth9" . 80, "{NO_TEXT}" . 80 }} redirect to :9999',
+    "a map": f'oifname vmap {{ "eth9" : accept, "{NO_TEXT}" : goto x }}',
+    "a match": f'oifname "{NO_TEXT}" tcp dport 80 redirect to :9999',
+}
+
+
+@pytest.mark.parametrize("rule", HIDING.values(), ids=HIDING)
+def test_a_name_that_nft_leaves_out_is_said_to_be_unread_and_hides_no_other_table(pod: Pod, rule: str) -> None:
+    istio_init("apply", "--netns", pod.name, "--native-nftables").ok()
+    chain = f"chain o {{ type nat hook output priority -150; {rule}; }}"
+    text = f"table inet evil {{ chain x {{ tcp dport 80 redirect to :9999; }}; {chain}; }}"
+    pod.inside.run("sh", "-c", f"nft '{text}'")
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+
+    last = found.stdout.splitlines()[-1]
+    assert last.startswith(("=> proxied", "=> undecidable"))
+    assert "not certain: not read: native nftables: " in last
+
+
+def test_sets_of_names_that_are_text_are_read(pod: Pod) -> None:
+    istio_init("apply", "--netns", pod.name).ok()
+    rules = 'oifname { "et*", "é" } counter; oifname . ip6 daddr { "eth9" . ::ff } drop; ip6 daddr { fe80::ff } drop'
+    pod.inside.run("nft", f"table inet fine {{ chain o {{ type filter hook output priority 0; {rules}; }}; }}")
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80").ok()
+
+    assert "not certain" not in found.stdout
 
 
 FORGED = {

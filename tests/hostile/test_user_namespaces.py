@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from support.command import PROGRAM, execute, istio_init
+from support.command import PROGRAM, Result, execute
 from support.rules import program
 
 from istio_init.netfilter.family import Family
@@ -23,11 +23,16 @@ RANGES = ",".join(f"10.{number >> 8}.{number & 255}.0/24" for number in range(70
 """So many rules that writing them takes a while."""
 
 MAPPED = ("--proxy-uid", "0", "--proxy-gid", "0", "-x", RANGES)
-ROUNDS = 5
+ROUNDS = 3
 CHANCES = 30
 """So many runs she may try to stop; for some she comes too late."""
 
 SECRET = "a-secret-of-roots"
+
+
+def istio_init(*argv: str) -> Result:
+    """Run the program from its very start, so that she can meet all that there is of it."""
+    return execute(*PROGRAM, *argv)
 
 
 @contextmanager

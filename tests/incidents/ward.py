@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Self
 
 from inspector.sidecar import Inhabitant, Sidecar, Socket
-from support.command import PROGRAM, execute
+from support.command import istio_init
 from support.rules import program
 
 from istio_init.cli.expect import expected_config
@@ -141,4 +141,4 @@ class Ward:
         """Run a command of ours as it was given; the exit status."""
         words = shlex.split(command)
         env = dict(word.split("=", 1) for word in words[: words.index("istio-init")])
-        return execute(*PROGRAM, *words[words.index("istio-init") + 1 :], env=env).status
+        return istio_init(*words[words.index("istio-init") + 1 :], env=env).status

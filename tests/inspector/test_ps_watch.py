@@ -51,10 +51,10 @@ def watching(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 def metrics(address: str) -> dict[tuple[str, str], float]:
     """The samples by name and first label, once there are some."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
                 text = answer.read().decode()
         except OSError:
             assert time.monotonic() < deadline, "nobody serves the metrics"
@@ -85,7 +85,7 @@ class TestMetrics:
                     lines.append(line.rstrip())
             second = metrics(address)
             child.send_signal(signal.SIGTERM)
-            child.communicate(timeout=20)
+            child.communicate(timeout=60)
 
         assert lines[0].endswith("(envoy): captured")
         assert lines[1].endswith(": captured -> broken [no-listener]")
@@ -101,7 +101,7 @@ class TestMetrics:
         port = free_port()
         with watching("--metrics", f":{port}"):
             metrics(f"127.0.0.1:{port}")
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as silent:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as silent:
                 assert ("istio_init_namespaces", "captured") in metrics(f"127.0.0.1:{port}")
                 assert silent.recv(1) == b""
 
@@ -109,7 +109,7 @@ class TestMetrics:
         port = free_port()
         with watching("--metrics", f":{port}") as child:
             metrics(f"127.0.0.1:{port}")
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
                 start = time.monotonic()
                 with contextlib.suppress(ConnectionError):
                     while time.monotonic() < start + 60:
@@ -118,7 +118,7 @@ class TestMetrics:
                 assert time.monotonic() < start + 50, "it was not let go"
             assert ("istio_init_namespaces", "captured") in metrics(f"127.0.0.1:{port}")
             child.send_signal(signal.SIGTERM)
-            _, errors = child.communicate(timeout=20)
+            _, errors = child.communicate(timeout=60)
 
         assert "Traceback" not in errors
 
@@ -127,7 +127,7 @@ class TestMetrics:
         with watching("--metrics", f":{port}"), contextlib.ExitStack() as stack:
             metrics(f"127.0.0.1:{port}")
             for _ in range(200):
-                idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+                idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
                 with contextlib.suppress(OSError):
                     idle.send(b"GET /metrics HTTP/1.1\r\n")
             assert ("istio_init_namespaces", "captured") in metrics(f"127.0.0.1:{port}")
@@ -147,7 +147,7 @@ class TestMetrics:
         with watching("--metrics", f":{port}"):
             metrics(f"127.0.0.1:{port}")
             for said, start in ((b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.0 405"), (b"x" * 20000, b"")):
-                with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
                     client.sendall(said)
                     with contextlib.suppress(ConnectionError):
                         assert client.recv(100).startswith(start)
@@ -174,7 +174,7 @@ class TestWatching:
             while headings < 2:
                 headings += child.stdout.readline().startswith("NETNS")
             child.send_signal(signal.SIGINT)
-            child.communicate(timeout=20)
+            child.communicate(timeout=60)
 
         assert child.returncode == 0
 

@@ -1,4 +1,4 @@
-"""Killing a switch at any moment: no table is left half done, and the next run finishes the work."""
+"""Killing a switch at any moment: no table is left half done, and the next run ends the work and says what it found."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.command import PROGRAM, environment, istio_init
+from support.command import PROGRAM, environment, execute, istio_init
 from support.rules import Tables, routing, tables
 
 from istio_init.netfilter.family import Family
+from istio_init.system.unfinished import Note
 from istio_init.testing.entering import ROOT, User
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod
@@ -60,7 +61,7 @@ class Victim:
         self.known: list[Rules] = []
         self.known_routing: list[str] = []
         for number, _ in enumerate(CONFIGURATIONS):
-            self.switch_to(number)
+            istio_init(*self._arguments(number)).ok()
             self.known.append(self.rules())
             self.known_routing.append(routing(pod.inside))
         self.duration = min(self.switch_to(0), self.switch_to(1), self.switch_to(0))
@@ -71,7 +72,7 @@ class Victim:
     def switch_to(self, number: int) -> float:
         """Apply a configuration, to the end; how long that took."""
         began = time.monotonic()
-        istio_init(*self._arguments(number)).ok()
+        execute(*PROGRAM, *self._arguments(number)).ok()
         return time.monotonic() - began
 
     def kill_on_the_way_to(self, number: int, attempt: Attempt) -> int:
@@ -187,3 +188,76 @@ def kill_again_and_again(victim: Victim, watch: Watch) -> None:
             aim = 1 - aim
     print(f"{victim.backend}: {count} kills of runs of {victim.duration:.2f} s: {dict(outcomes)}")
     assert count < 50 or set(outcomes) == {"done", "undone", "between"}
+
+
+KILLED = "was killed before it ended: found "
+ATTEMPTS = 40
+"""To kill a run while it writes, which takes a few hundredths of a second."""
+
+
+def killed_at_writing(pod: Pod, *argv: str) -> bool:
+    """Whether a run was killed when it had begun to write, and the programs that it started as well."""
+    note = pod.inside.call(Note)
+    process = subprocess.Popen(
+        [*PROGRAM, *argv],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
+    while process.poll() is None and note.left() is None:
+        time.sleep(0.0002)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for_stragglers(pod.inside)
+    return note.left() is not None
+
+
+@pytest.mark.parametrize("command", ["apply", "clean"])
+def test_the_run_after_a_killed_one_says_what_it_found_once(pod: Pod, command: str) -> None:
+    where = ("--netns", pod.name)
+    istio_init("apply", *where, *CONFIGURATIONS[0]).ok()
+    interrupted = (command, *where, *(CONFIGURATIONS[1] if command == "apply" else ()))
+    assert any(killed_at_writing(pod, *interrupted) for _ in range(ATTEMPTS)), "it always ended before"
+
+    shown = istio_init(*interrupted, "--dry-run").ok()
+    done = istio_init(*interrupted).ok()
+    again = istio_init(*interrupted).ok()
+
+    for each in (shown, done):
+        [line] = [line for line in each.stderr.splitlines() if KILLED in line]
+        assert line.startswith("warning: a run that began at ")
+        assert "in nft (IPv4)" in line or "no rules of ours" in line
+    assert KILLED not in again.stderr
+
+
+def test_a_run_that_ends_or_puts_back_leaves_no_note(pod: Pod) -> None:
+    note = pod.inside.call(Note)
+    istio_init("apply", "--netns", pod.name, "--redirect-dns").ok()
+    assert note.left() is None
+    note.begin()
+    assert note.left() is not None
+    found = istio_init("clean", "--netns", pod.name, "--format", "json").ok()
+    assert KILLED in found.stdout
+    assert note.left() is None
+
+
+def test_a_note_of_another_boot_or_of_somebody_else_is_none(
+    pod: Pod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("istio_init.system.unfinished.DIRECTORY", str(tmp_path / "notes"))
+    note = pod.inside.call(Note)
+    note.begin()
+    [path] = (tmp_path / "notes").iterdir()
+    assert note.left() is not None
+
+    os.utime(path, (1, 1))
+    assert note.left() is None
+    os.utime(path)
+    os.chown(path, 4242, 4242)
+    assert note.left() is None
+    path.unlink()
+    (tmp_path / "notes").chmod(0o777)
+    note.begin()
+    assert list((tmp_path / "notes").iterdir()) == []

@@ -115,7 +115,7 @@ class TestHost:
     def ruleset() -> str:
         """All rules of the machine, and which legacy tables it has."""
         legacy = [Path("/proc/self/net", name) for name in ("ip_tables_names", "ip6_tables_names")]
-        return run("nft", "list", "ruleset") + "".join(path.read_text() for path in legacy if path.exists())
+        return run("nft", "-s", "list", "ruleset") + "".join(path.read_text() for path in legacy if path.exists())
 
     @pytest.mark.parametrize("command", ["apply", "clean"])
     @pytest.mark.parametrize("target", [(), ("--pid", str(os.getpid())), ("--netns", "/proc/self/ns/net")])

@@ -50,7 +50,7 @@ def reaches_outbound_listener(pod: Pod, user: User, destination: Endpoint, famil
 
 
 def reaches_peer(pod: Pod, user: User, destination: Endpoint, family: Family) -> None:
-    """Check that a connection from the pod goes straight to its destination."""
+    """Check that a connection from the pod is direct."""
     with Listener(pod.peer, family, destination.port) as server:
         client = connect(pod.inside, user, destination)
         accepted = server.accept()
@@ -71,7 +71,7 @@ def reaches_inbound_listener(pod: Pod, port: int, family: Family) -> None:
 
 
 def reaches_application(pod: Pod, port: int, family: Family) -> None:
-    """Check that a connection to the pod goes straight to its destination."""
+    """Check that a connection to the pod is direct."""
     destination = Endpoint(HOSTS[family].pod, port)
     with Listener(pod.inside, family, port) as application:
         client = connect(pod.peer, ROOT, destination)
@@ -92,10 +92,10 @@ class TestOutbound:
     def test_a_connection_of_root_reaches_the_outbound_listener(self, applied: Apply, family: Family) -> None:
         reaches_outbound_listener(applied(), ROOT, Endpoint(HOSTS[family].peer, 443), family)
 
-    def test_traffic_of_the_proxy_user_goes_straight_to_its_destination(self, applied: Apply, family: Family) -> None:
+    def test_traffic_of_the_proxy_user_is_direct(self, applied: Apply, family: Family) -> None:
         reaches_peer(applied(), User(PROXY.uid, APP.gid), Endpoint(HOSTS[family].far, 80), family)
 
-    def test_traffic_of_the_proxy_group_goes_straight_to_its_destination(self, applied: Apply, family: Family) -> None:
+    def test_traffic_of_the_proxy_group_is_direct(self, applied: Apply, family: Family) -> None:
         reaches_peer(applied(), User(APP.uid, PROXY.gid), Endpoint(HOSTS[family].far, 80), family)
 
     def test_the_ids_of_another_proxy_can_be_named(self, applied: Apply, family: Family) -> None:
@@ -105,9 +105,7 @@ class TestOutbound:
             reaches_peer(pod, user, destination, family)
         reaches_outbound_listener(pod, PROXY, destination, family)
 
-    def test_datagrams_of_the_application_go_straight_to_their_destination(
-        self, applied: Apply, family: Family
-    ) -> None:
+    def test_datagrams_of_the_application_are_direct(self, applied: Apply, family: Family) -> None:
         pod, destination = applied(), Endpoint(HOSTS[family].far, 443)
         with Datagrams(pod.peer, destination) as server:
             client = ask(pod.inside, APP, destination, b"over udp?")
@@ -212,7 +210,7 @@ class TestTproxy:
     def test_outbound_connections_reach_the_outbound_listener(self, applied: Apply, family: Family) -> None:
         reaches_outbound_listener(applied("-m", "TPROXY"), APP, Endpoint(HOSTS[family].far, 80), family)
 
-    def test_traffic_of_the_proxy_goes_straight_to_its_destination(self, applied: Apply, family: Family) -> None:
+    def test_traffic_of_the_proxy_is_direct(self, applied: Apply, family: Family) -> None:
         reaches_peer(applied("-m", "TPROXY"), PROXY, Endpoint(HOSTS[family].far, 80), family)
 
 

@@ -17,10 +17,10 @@ TESTS = example().count("\ndef test_")
 SENTENCES = """
 def test_of_no_rules(istio_mesh):
     client, server = istio_mesh.pod("client"), istio_mesh.pod("server")
-    client.user(0, 0).connecting_to(server.ipv6, 80).must_go_straight()
+    client.user(0, 0).connecting_to(server.ipv6, 80).must_be_direct()
 
 def test_of_another_user(istio_pod):
-    istio_pod.app.connecting_to(istio_pod.ipv4, 80).must_go_straight()
+    istio_pod.app.connecting_to(istio_pod.ipv4, 80).must_be_direct()
 
 def test_of_rules(istio_pod):
     istio_pod.redirect()

@@ -31,9 +31,9 @@ def test_a_native_sidecar_captures_what_the_other_does(istio_pod: Pod, mode: str
     for family, address in WORLD.items():
         istio_pod.app.connecting_to(address, 443).must_reach_proxy(15001)
         istio_pod.app.sending_to(address, 53).must_reach_proxy(15053)
-        istio_pod.proxy.connecting_to(address, 443).must_go_straight()
+        istio_pod.proxy.connecting_to(address, 443).must_be_direct()
         istio_pod.outside.connecting_to(istio_pod.hosts[family].pod, 8080).must_reach_proxy(15006)
-        istio_pod.outside.connecting_to(istio_pod.hosts[family].pod, 15021).must_go_straight()
+        istio_pod.outside.connecting_to(istio_pod.hosts[family].pod, 15021).must_be_direct()
 
 
 def test_an_ambient_pod_has_ztunnel_for_its_proxy(istio_pod: Pod, native: bool) -> None:
@@ -44,18 +44,18 @@ def test_an_ambient_pod_has_ztunnel_for_its_proxy(istio_pod: Pod, native: bool) 
         own = istio_pod.hosts[family].pod
         istio_pod.app.connecting_to(address, 443).must_reach_proxy(15001)
         istio_pod.app.sending_to(address, 53).must_reach_proxy(15053)
-        istio_pod.app.connecting_to(own, 8080).must_go_straight()
-        istio_pod.ztunnel.connecting_to(address, 443).must_go_straight()
-        istio_pod.ztunnel.sending_to(address, 53).must_go_straight()
+        istio_pod.app.connecting_to(own, 8080).must_be_direct()
+        istio_pod.ztunnel.connecting_to(address, 443).must_be_direct()
+        istio_pod.ztunnel.sending_to(address, 53).must_be_direct()
         istio_pod.outside.connecting_to(own, 8080).must_reach_proxy(15006)
-        istio_pod.outside.connecting_to(own, 15008).must_go_straight()
+        istio_pod.outside.connecting_to(own, 15008).must_be_direct()
 
 
 def test_arguments_of_ambient_pods_count(istio_pod: Pod, native: bool) -> None:
     istio_pod.ambient("--bypass-inbound-capture --redirect-dns=false", native=native)
 
-    istio_pod.outside.connecting_to(istio_pod.ipv4, 8080).must_go_straight()
-    istio_pod.app.sending_to(WORLD[Family.IPV4], 53).must_go_straight()
+    istio_pod.outside.connecting_to(istio_pod.ipv4, 8080).must_be_direct()
+    istio_pod.app.sending_to(WORLD[Family.IPV4], 53).must_be_direct()
     with pytest.raises(CommandError, match="--proxy-uid"):
         istio_pod.ambient("--proxy-uid 5")
 
@@ -69,7 +69,7 @@ def test_each_kind_and_store_replaces_what_was_there(istio_pod: Pod) -> None:
     istio_pod.redirect(TEMPLATE, native=True)
     istio_pod.ztunnel.connecting_to(address, 443).must_reach_proxy(15001)
     istio_pod.clean()
-    istio_pod.app.connecting_to(address, 443).must_go_straight()
+    istio_pod.app.connecting_to(address, 443).must_be_direct()
     assert not {each for each in tables(istio_pod) if each.startswith("istio-")}
 
 
@@ -84,7 +84,7 @@ def test_what_does_not_hold_of_ztunnel_is_explained_with_its_mark(istio_pod: Pod
         "user 0, group 0 of pod, connecting to 203.0.113.7:443, marking it 0x539, must reach the proxy at port 15001"
     )
     assert said[0] == words
-    assert said[1].startswith("but it went straight to its destination, port 443 of peer")
+    assert said[1].startswith("but it was direct: it reached its destination, port 443 of peer")
     assert any("mark 0x539" in line for line in said[2:])
 
 

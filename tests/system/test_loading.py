@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -68,6 +69,20 @@ def test_tables_of_iptables_that_nft_does_not_take_are_left_out_and_named(real_k
     loaded = loading.load(printed, "rules.nft")
     assert loaded.left_out == ("ip mangle", "ip6 filter")
     assert chains(loaded.text) == ["output", "OUTPUT"]
+
+
+def test_a_short_text_that_means_a_very_long_one_is_given_up(
+    real_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "MEMORY", 512 << 20)
+    lines = ["define a0 = { 10.0.0.1, 10.0.0.2 }"]
+    lines += [f"define a{n} = {{ {', '.join([f'$a{n - 1}'] * 10)} }}" for n in range(1, 10)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+    with pytest.raises(IstioInitError):
+        loading.load("\n".join([*lines, "table ip t { chain c { ip saddr $a9 drop; }; }"]), "shop.nft")
+
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < max(before + 1, 2_000_000)
 
 
 def test_it_needs_no_root(real_kernel: None) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 import istio_init
 
@@ -111,6 +110,25 @@ def rooms_imported(path: Path) -> set[str]:
     return found
 
 
+def of_each(paths: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Hold a test to each of these modules, and name all that fail: one each would cost more than what it does."""
+
+    def for_all(test: Callable[[Path], None]) -> Callable[[], None]:
+        def test_all() -> None:
+            wrong = {}
+            for path in paths:
+                try:
+                    test(path)
+                except AssertionError as error:
+                    wrong[name_of(path)] = str(error)
+            assert wrong == {}
+
+        return test_all
+
+    return for_all
+
+
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -150,14 +168,14 @@ def attributes(module: ast.Module) -> set[str]:
     return used | {name.rpartition(".")[2] for name in imported(ast.walk(module)) if name.startswith(("os.", "posix."))}
 
 
-@pytest.mark.parametrize("path", core(), ids=name_of)
+@of_each(core())
 def test_the_pure_core_imports_nothing_that_touches_the_machine(path: Path) -> None:
     may_use = {"rich"} if name_of(path).startswith("report/") else set()
 
     assert {name.partition(".")[0] for name in imported(ast.walk(tree(path)))} & IMPURE <= may_use
 
 
-@pytest.mark.parametrize("path", core(), ids=name_of)
+@of_each(core())
 def test_the_pure_core_runs_without_the_rooms_that_touch_the_machine(path: Path) -> None:
     pure = {f"istio_init.{name_of(each).removesuffix('.py').replace('/', '.')}" for each in core()}
     names = imported(at_runtime(tree(path)))
@@ -180,7 +198,7 @@ def test_a_module_imports_only_from_its_own_room_or_from_earlier_ones() -> None:
     assert late == {}
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
+@of_each(modules())
 def test_two_modules_start_programs_and_one_more_forks(path: Path) -> None:
     used = attributes(tree(path))
     modules_used = {name.partition(".")[0] for name in imported(ast.walk(tree(path)))}
@@ -197,7 +215,7 @@ def test_two_modules_start_programs_and_one_more_forks(path: Path) -> None:
     assert modules_used & {"subprocess", "multiprocessing", "pty", "concurrent"} <= kit
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
+@of_each(modules())
 def test_one_module_enters_namespaces(path: Path) -> None:
     named = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
     allowed = {
@@ -208,7 +226,7 @@ def test_one_module_enters_namespaces(path: Path) -> None:
     assert named & {"setns", "unshare"} <= allowed
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if not name_of(path).startswith("cli/")], ids=name_of)
+@of_each([path for path in modules() if not name_of(path).startswith("cli/")])
 def test_only_commands_print_and_exit(path: Path) -> None:
     if name_of(path) in ("stores/iptc_child.py", "__main__.py"):
         return  # Programs of their own.
@@ -265,7 +283,7 @@ def test_only_the_pytest_plugin_needs_pytest() -> None:
     assert needing == ["testing/plugin.py"]
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
+@of_each(modules())
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     if path.read_text(encoding="utf-8").strip():
         assert ast.get_docstring(tree(path))

@@ -364,7 +364,7 @@ def test_the_address_of_the_hosts_probes_keeps_its_route(pod: Pod) -> None:
         with patch.object(Run, "probe", look):
             snapshot = observe(places.HERE, (), versions=False)
             intent = expected(AmbientConfig(), snapshot)
-            return validate(intent.subject, intent.around, snapshot, timeout=1, announce=lambda text: None), during
+            return validate(intent.subject, intent.around, snapshot, timeout=5, announce=lambda text: None), during
 
     report, during = pod.inside.call(work)
 

@@ -25,7 +25,7 @@ from istio_init.testing.pods import Pod
 from .proof import NOT_PROVED, apply, verify
 
 INTERFACE = "istio-verify0"
-PATIENCE = 10.0
+PATIENCE = 60.0
 """Seconds for the kernel to take down what a killed process held."""
 
 

@@ -53,7 +53,7 @@ taken.close()
 def start_proxy(pod: Pod) -> None:
     """A stand-in that listens where the proxy does, and accepts nothing."""
     pod.inside.spawn(sys.executable, "-c", PROXY)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while ":15053 " not in pod.inside.run("ss", "-Hlnu"):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -52,7 +52,7 @@ def parse_ipset_save(text: str) -> dict[str, IpSet]:
     """
     found: dict[str, IpSet] = {}
     elements: dict[str, list[Element]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         parts = words(line, "comment")
         match parts:
             case []:

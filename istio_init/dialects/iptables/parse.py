@@ -73,13 +73,19 @@ def parse_rule(text: str) -> Rule:
         elif word in _HEADER_FLAGS and rest:
             value = rest.pop(0)
             try:
-                fields[_HEADER_FLAGS[word]] = _header(word, value, bool(negation))
+                _add_header(fields, word, _header(word, value, bool(negation)))
             except (LookupError, ValueError):
                 matches.append(OpaqueMatch(None, (*negation, word, value)))
         else:
             matches.append(OpaqueMatch(None, (*negation, word)))
         negation = []
     return Rule(matches=tuple(matches), **fields)  # type: ignore[arg-type]
+
+
+def _add_header(fields: dict[str, object], flag: str, value: object) -> None:
+    if _HEADER_FLAGS[flag] in fields:
+        raise ValueError("a repeated flag")
+    fields[_HEADER_FLAGS[flag]] = value
 
 
 def _take_options(rest: list[str]) -> list[str]:
@@ -245,25 +251,30 @@ _OPAQUE_TARGETS = frozenset(
 def _extension_target(name: str, options: _Options) -> Target:
     if any(negated for negated, _ in options.values()):
         raise ValueError("a negated option")
-    values = {flag: given for flag, (_, given) in options.items()}
+    values = {flag: given[0] if len(given) == 1 else None for flag, (_, given) in options.items()}
     flags = set(values)
     match name:
         case "REDIRECT" if not flags:
             return Redirect()
         case "REDIRECT" if flags == {"--to-ports"}:
-            [ports] = values["--to-ports"]
-            return Redirect(_port_range(ports.replace("-", ":")))
+            return Redirect(_port_range(_given(values["--to-ports"]).replace("-", ":")))
         case "TPROXY" if flags == {"--on-port", "--on-ip", "--tproxy-mark"}:
-            [port], [address], [mark] = values["--on-port"], values["--on-ip"], values["--tproxy-mark"]
+            port, address, mark = (_given(values[flag]) for flag in ("--on-port", "--on-ip", "--tproxy-mark"))
             return Tproxy(int(port), ip_address(address), *_masked(mark))
         case "MARK" if flags == {"--set-xmark"}:
-            return SetMark(*_masked(values["--set-xmark"][0]))
+            return SetMark(*_masked(_given(values["--set-xmark"])))
         case "CONNMARK" if flags == {"--set-xmark"}:
-            return SetConnmark(*_masked(values["--set-xmark"][0]))
+            return SetConnmark(*_masked(_given(values["--set-xmark"])))
         case "CONNMARK" if flags == {"--save-mark", "--nfmask", "--ctmask"}:
-            return SaveMark(int(values["--nfmask"][0], 0), int(values["--ctmask"][0], 0))
+            return SaveMark(int(_given(values["--nfmask"]), 0), int(_given(values["--ctmask"]), 0))
         case "CONNMARK" if flags == {"--restore-mark", "--nfmask", "--ctmask"}:
-            return RestoreMark(int(values["--nfmask"][0], 0), int(values["--ctmask"][0], 0))
+            return RestoreMark(int(_given(values["--nfmask"]), 0), int(_given(values["--ctmask"]), 0))
         case "CT" if flags == {"--zone"}:
-            return CtZone(int(values["--zone"][0]))
+            return CtZone(int(_given(values["--zone"])))
     raise ValueError(name)
+
+
+def _given(value: str | None) -> str:
+    if value is None:
+        raise ValueError("an option with other than one value")
+    return value

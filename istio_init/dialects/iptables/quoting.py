@@ -25,8 +25,8 @@ def ends_open(text: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """At blanks alone: what else Unicode calls a space may stand in a name."""
-    if text.isascii():
+    """At blanks alone: what else Python calls a space may stand in a name."""
+    if text.isascii() and text.isprintable():
         return text.split()
     return [word for word in text.replace("\t", " ").split(" ") if word]
 

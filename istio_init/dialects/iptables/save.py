@@ -92,7 +92,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _parse_chain(line: str, number: int) -> Chain:
     try:
         name, policy, *rest = line[1:].split(" ")
-        if len(rest) > 1 or not is_one_name(name):
+        if len(rest) > 1 or not name or not policy or not is_one_name(name):
             raise ValueError(line)
         counters = _counters(rest[0]) if rest else None
     except ValueError:
@@ -112,7 +112,7 @@ def _parse_entry(line: str, number: int, known: Mapping[str, Rule]) -> tuple[str
             raise ValueError(flag)
     except ValueError:
         raise SaveError(f"line {number}: not a rule of iptables-save: {line!r}") from None
-    text = rest[0].strip() if rest else ""
+    text = rest[0].strip(" \t") if rest else ""
     rule = known.get(text)
     if rule is None:
         from istio_init.dialects.iptables.parse import parse_rule
@@ -146,7 +146,7 @@ def render_save(rules: RuleSet) -> str:
         for chain in chains.values():
             for entry in chain.entries:
                 shown = f"[{entry.counters.packets}:{entry.counters.bytes}] " if entry.counters else ""
-                lines.append(f"{shown}-A {chain.name} {entry_text(entry)}".rstrip())
+                lines.append(f"{shown}-A {chain.name} {entry_text(entry)}".rstrip(" "))
         lines.append("COMMIT")
     return "\n".join(lines) + "\n" if lines else ""
 
