@@ -222,8 +222,7 @@ def _outbound(main: RuleSet, live: Mapping[Family, RuleSet], families: tuple[Fam
             elif chain.name == OUTPUT and entry.role is Role.OUTBOUND_EXCLUDED_RANGE:
                 excluded.append(network)
     ranges: Everything | tuple[IPNetwork, ...] = tuple(included)
-    if included in ([ANYWHERE[family] for family in families], [ANYWHERE[Family.IPV6]]):
-        # All of IPv6 and nothing of IPv4 is what nobody asks for: IPv4's rule was lost.
+    if included == [ANYWHERE[family] for family in families]:
         ranges = ALL
     elif not _rules(main, Role.APP_LOOPBACK) and not any(each.network_address.is_loopback for each in included):
         # A loopback range of a family that is not captured leaves this trace alone.

@@ -94,11 +94,6 @@ def stuck(ward: Ward) -> None:
 
 
 BY_HAND = {
-    "the rule that captures all was lost": State(
-        INJECTED,
-        f"{NAT} -D ISTIO_OUTPUT -j ISTIO_REDIRECT",
-        {"half-applied": "missing: -A ISTIO_OUTPUT -j ISTIO_REDIRECT"},
-    ),
     "inbound goes to the outbound port in one family": State(
         INJECTED,
         f"{NAT} -R ISTIO_IN_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15001",

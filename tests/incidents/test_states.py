@@ -95,7 +95,7 @@ STATES = {
     "inbound goes to a loopback address": State(
         INJECTED,
         "iptables -t nat -I PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 127.0.0.1:8080",
-        {"foreign-ahead": "-j DNAT --to-destination 127.0.0.1:8080", "captured-dropped": "martian"},
+        {"foreign-ahead": "-j DNAT --to-destination 127.0.0.1:8080"},
     ),
     "a rule by hand in ISTIO_OUTPUT": State(
         INJECTED,

@@ -67,7 +67,9 @@ def ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
         asked = view.snapshot.dns_servers if view.snapshot.knows_servers else ()
         yield from _Ordinary(family, host).of_sidecar(view.inferred.config, servers, asked)
     elif view.ambient is not None:
-        yield from _Ordinary(family, host).of_ambient(redirects_dns=view.ambient.config.redirect_dns)
+        yield from _Ordinary(family, host).of_ambient(
+            redirects_dns=view.ambient.config.redirect_dns, is_older=view.is_older
+        )
 
 
 class _Ordinary:
@@ -102,7 +104,7 @@ class _Ordinary:
         passing = [(str(PASSTHROUGH[self.family].network_address), home, port)]
         yield Group("the proxy passing connections on", self._made("outbound", "tcp", passing, **proxy, **inside))
 
-    def of_ambient(self, *, redirects_dns: bool) -> Iterator[Group]:
+    def of_ambient(self, *, redirects_dns: bool, is_older: bool) -> Iterator[Group]:
         """Those of a pod in an ambient mesh, for which ztunnel's sockets wait in it."""
         world, app = self._world(), self.app
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
@@ -111,7 +113,8 @@ class _Ordinary:
         )
         yield self._inbound(*PORTS[:2])
         tunnel = self._made("inbound", "tcp", self._strangers(TUNNEL))
-        yield Group(f"connections of the mesh on port {TUNNEL}", tunnel, True)
+        if not is_older:  # Which took them by TPROXY.
+            yield Group(f"connections of the mesh on port {TUNNEL}", tunnel, True)
         if redirects_dns:
             yield self._queries(())
         yield from self._within(PORTS[0])
