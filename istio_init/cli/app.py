@@ -29,6 +29,7 @@ COMMANDS = {
     "render": "istio_init.cli.render:render",
     "map": "istio_init.cli.map:map_command",
     "diff": "istio_init.cli.diff:diff",
+    "findings": "istio_init.cli.findings:findings_command",
     "snapshot": "istio_init.cli.snapshot:snapshot",
     "completion": "istio_init.cli.completion:completion",
     "man": "istio_init.cli.manual:man",

@@ -16,6 +16,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "istio-init explain --pid 4711 --expect \"-b '*' -i '*'\" --check",
         "istio-init explain --file iptables-save.txt --format html > ticket.html",
     ),
+    "findings": ("istio-init findings", "istio-init findings foreign-ahead"),
     "ps": ("istio-init ps", "istio-init ps --watch 30s --metrics :9469"),
     "trace": (
         "istio-init trace outbound tcp 10.0.0.5:443 --expect \"-b '*' -i '*'\"",

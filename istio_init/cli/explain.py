@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from istio_init.cli.completing import target_argument
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
 from istio_init.cli.explain_all import explain_all
+from istio_init.cli.findings import known_codes
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import hand_over, say
 from istio_init.cli.output import output_options
@@ -32,7 +32,6 @@ from istio_init.dialects.nft.render import render
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import InputError
 from istio_init.inspector.explain import Explanation, explain
-from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Severity
 from istio_init.inspector.rows import unprinted
 from istio_init.observe.snapshot import Snapshot
@@ -108,12 +107,12 @@ def explain_command(
         others = target, pid, netns, file, file6, expect, expect_file, manifest, watch
         if rules or any(each is not None for each in others):
             raise click.UsageError("--all is of the whole node: not with a target, --expect, --pod, --rules or --watch")
-        return explain_all(form, codes(ignore, "--ignore"), least)
+        return explain_all(form, known_codes(ignore, "--ignore"), least)
     find = partial(choose, target, pid, netns, file, file6, files=True)
     chosen = find()
     if watch is not None and chosen.is_file:
         raise click.UsageError("--watch looks at a namespace again and again: not with --file")
-    expected, known = _expected(expect, expect_file), codes(ignore, "--ignore")
+    expected, known = _expected(expect, expect_file), known_codes(ignore, "--ignore")
     shown = _Shown(form, rules, least)
     asking = None
     if manifest is not None:
@@ -183,21 +182,6 @@ class _Shown(Value):
     form: str
     rules: bool
     check: Severity | None
-
-
-def codes(given: tuple[str, ...], option: str) -> frozenset[str]:
-    """Codes of findings that an option was given.
-
-    Raises:
-        click.BadParameter: there is no such finding.
-    """
-    known = {kind.code for kind in catalogue.KINDS}
-    for code in given:
-        if code not in known:
-            near = get_close_matches(code, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else "; docs/findings.md lists all"
-            raise click.BadParameter(f"{code!r}: there is no such finding{hint}", param_hint=option)
-    return frozenset(given)
 
 
 def _show(explanation: Explanation, shown: _Shown) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import click
 
-from istio_init.cli.explain import codes
+from istio_init.cli.findings import known_codes
 from istio_init.cli.lines import say
 from istio_init.cli.node import not_seen, scan
 from istio_init.cli.output import output_options
@@ -85,7 +85,7 @@ def ps(
 
     Reads only. Then: istio-init explain POD.
     """
-    wanted = Wanted(states, namespaces, codes(code, "--code"))
+    wanted = Wanted(states, namespaces, known_codes(code, "--code"))
     if watch is not None or metrics is not None:
         from istio_init.cli.ps_watch import watch_node
 

@@ -16,6 +16,7 @@ from istio_init.dialects.iptables.targets import Redirect, Tproxy
 from istio_init.dialects.role import Role
 from istio_init.inspector.release import is_older, release_span
 from istio_init.mesh.policy import merged, native, sidecar
+from istio_init.mesh.policy.ambient import INBOUND_PORT, OUTBOUND_PORT
 from istio_init.mesh.policy.builder import OUTPUT
 from istio_init.mesh.roles.recognise import is_istio_chain, recognise, resembles
 from istio_init.netfilter.family import Family
@@ -74,7 +75,13 @@ def infer(
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    return min([*_readings(unrepeated, captured, routing, policy), *readings], key=lambda each: each[0])[1]
+    return min([*_readings(unrepeated, captured, routing, policy), *readings], key=_oddness)[1]
+
+
+def _oddness(found: tuple[int, Inferred]) -> tuple[int, int]:
+    """How far a configuration is from what is live; of two as near that of the usual ports counts."""
+    config = found[1].config
+    return found[0], (config.proxy_port != OUTBOUND_PORT) + (config.inbound_capture_port != INBOUND_PORT)
 
 
 def _readings(
@@ -198,8 +205,8 @@ def _inbound(rules: RuleSet) -> dict[str, object]:
         "inbound_ports": ports if _rules(rules, Role.INBOUND_JUMP) else (),
         "inbound_exclude_ports": tuple(map(destination_ports, _rules(rules, Role.INBOUND_EXCLUDED_PORT))),
         "inbound_tunnel_port": destination_ports(tunnel[0]).first if tunnel else 15008,
-        "inbound_capture_port": _redirect_port(_rules(rules, Role.INBOUND_REDIRECT), 15006),
-        "proxy_port": _redirect_port(_rules(rules, Role.OUTBOUND_REDIRECT), 15001),
+        "inbound_capture_port": _redirect_port(_rules(rules, Role.INBOUND_REDIRECT), INBOUND_PORT),
+        "proxy_port": _redirect_port(_rules(rules, Role.OUTBOUND_REDIRECT), OUTBOUND_PORT),
         "mode": InterceptionMode.TPROXY if tproxy else InterceptionMode.REDIRECT,
     }
 

@@ -41,13 +41,16 @@ AGAIN = {
     Pod.SIDECAR: "Restart the pod: its istio-init container, or the CNI plugin, programs it again.",
     Pod.AMBIENT: "Restart the pod, or the istio-cni agent on its node: the agent programs it again. Never program it "
     "as a sidecar: ztunnel would loop.",
-    Pod.BOTH: "Restart the pod: what it belongs to is programmed again, and the other's rules are gone. Until then "
-    "neither apply nor clean is safe here.",
+    Pod.BOTH: "Restart the pod: the mesh that it belongs to programs it again, and the other's rules are gone. Until "
+    "then neither apply nor clean is safe here.",
     Pod.UNKNOWN: "Restart the pod: what programs it at its start does so again.",
 }
 """How a pod is programmed again by whatever does that."""
 
-ASK = "With the arguments that it was injected with in --expect, explain prints the command that does it in place."
+ASK = (
+    "Give explain the arguments that it was injected with, as --expect ARGS, and it prints the command that does it in "
+    "place."
+)
 OR_HERE = "Or program it in place, with this command."
 LONGEST = 8192
 """Characters of a command whose arguments are others' word."""
@@ -136,7 +139,7 @@ class Remedies:
         kind = finding.kind
         if self.meshes and kind in BY_APPLY:
             names = " and ".join(each.name for each in self.meshes)
-            return f"Find out which mesh the pod is in: {names} programmed it, too. A pod can be in one alone.", ()
+            return f"Find out which mesh the pod is in: {names} programmed it, too. A pod can be in only one mesh.", ()
         special = self._special.get(kind.code)
         if special is not None:
             return special(kind.fix)
@@ -180,6 +183,8 @@ class Remedies:
         return again, commands
 
     def _dual_stack(self, fix: str) -> Said:
+        if self.pod is Pod.AMBIENT:
+            return f"Turn IPv6 on where the istio-cni agent on its node has it off. {AGAIN[Pod.AMBIENT]}", ()
         config = self._whole()
         if config is None or not self._hears_ipv6(config):
             return fix, ()

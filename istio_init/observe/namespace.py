@@ -9,11 +9,12 @@ import os
 
 from istio_init.errors import IstioInitError
 from istio_init.mesh.routing import LiveRouting
+from istio_init.observe.connections import who_has
 from istio_init.observe.host import read_host
 from istio_init.observe.native import holders, raised_from
 from istio_init.observe.netfilter import asks_for_sockets
 from istio_init.observe.rules import read_rules
-from istio_init.observe.snapshot import Interface, Listener, Snapshot
+from istio_init.observe.snapshot import Interface, Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
 from istio_init.system import links, netlink, process, routing, sockets
@@ -64,11 +65,11 @@ def observe(
     no_sockets: list[sockets.Socket] = []
     processes, unseen = attempt(Part.PROCESSES, _processes, (no_processes, 0)) if known is None else (known, 0)
     found_sockets = attempt(Part.SOCKETS, sockets.sockets, no_sockets)
-    listeners = _listeners(found_sockets, processes)
     rules = read_rules()
     natives = raised_from(rules.ruleset, rules.netfilter)
     unread += rules.unread
     known_sockets = None if any(each.part is Part.SOCKETS for each in unread) else found_sockets
+    listeners, outside = who_has(found_sockets, processes)
     host, not_known = read_host(known_sockets, asks_for_sockets=asks_for_sockets(rules.netfilter.tables))
     return Snapshot(
         label=place.label,
@@ -83,6 +84,7 @@ def observe(
         interfaces=attempt(Part.INTERFACES, _interfaces, ()),
         listeners=listeners,
         connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
+        outside=outside,
         processes=processes,
         unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
         sysctls=_sysctls(),
@@ -110,16 +112,6 @@ def _processes() -> tuple[tuple[Process, ...], int]:
         except OSError:
             continue
     return tuple(found), unseen
-
-
-def _listeners(found: list[sockets.Socket], processes: tuple[Process, ...]) -> tuple[Listener, ...]:
-    by_pid = {each.pid: each for each in processes}
-    owners = sockets.owners(list(by_pid))
-    return tuple(
-        Listener(each.protocol, each.address, each.port, each.uid, by_pid.get(owners.get(each.inode, 0)))
-        for each in found
-        if each.listens
-    )
 
 
 def _interfaces() -> tuple[Interface, ...]:

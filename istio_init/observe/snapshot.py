@@ -34,11 +34,38 @@ class Listener(Value):
     port: int
     uid: int
     process: Process | None = None
+    waiting: int = 0
+    """Connections that nobody has accepted yet."""
+
+    backlog: int | None = None
+    """How many may wait; None where nobody asked, as none waits, or the kernel does not say."""
 
     def __str__(self) -> str:
         where = f"[{self.address}]" if self.address.version == 6 else str(self.address)
         who = f" ({self.process.name}, pid {self.process.pid})" if self.process else ""
         return f"{self.protocol} {where}:{self.port}, uid {self.uid}{who}"
+
+
+class Connection(Value):
+    """An established TCP connection of a process here whose other end is no socket of this namespace."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    peer: IPv4Address | IPv6Address
+    peer_port: int
+    process: Process
+    is_inbound: bool
+    is_accepted: bool = True
+    """False where it waits to be accepted; then it is its port that tells the process, which TPROXY makes a guess."""
+
+    def __str__(self) -> str:
+        here, there = _joined(self.address, self.port), _joined(self.peer, self.peer_port)
+        ends = f"{here} from {there}" if self.is_inbound else f"to {there} from {here}"
+        return f"{ends} ({self.process.name}, pid {self.process.pid})"
+
+
+def _joined(address: IPv4Address | IPv6Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 class Interface(Value):
@@ -107,6 +134,9 @@ class Snapshot(Value):
     interfaces: tuple[Interface, ...] = ()
     listeners: tuple[Listener, ...] = ()
     connections: int = 0
+    outside: tuple[Connection, ...] = ()
+    """Connections that no socket of this namespace passes on; a bounded number of them."""
+
     processes: tuple[Process, ...] = ()
     unseen_owners: int = 0
     """Sockets that wait for traffic, of processes that we may not look into."""

@@ -37,6 +37,8 @@ class Options(Value):
 
     is_transparent: bool | None
     is_ipv6_only: bool
+    backlog: int = 0
+    """How many connections may wait to be accepted; the queue is full where more than that do."""
 
 
 def options() -> dict[int, Options]:
@@ -55,11 +57,11 @@ def options() -> dict[int, Options]:
 def _told(request: bytes) -> dict[int, Options]:
     found = {}
     for each in dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
-        (inode,) = struct.unpack_from("=I", each, MESSAGE - 4)
+        backlog, _, inode = struct.unpack_from("=III", each, MESSAGE - 12)
         attributes = parse_attributes(each, MESSAGE)
         told = attributes.get(SOCKOPT)
         transparent = bool(told[0] & TRANSPARENT) if told else None
-        found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")))
+        found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")), backlog)
     return found
 
 

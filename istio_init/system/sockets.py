@@ -24,6 +24,9 @@ class Socket(Value):
     peer: tuple[IPv4Address | IPv6Address, int]
     """The other end; all zeros where there is none."""
 
+    waiting: int = 0
+    """Of a listening TCP socket: the connections that nobody has accepted yet."""
+
     @property
     def listens(self) -> bool:
         """Whether the socket waits for traffic from anybody."""
@@ -74,7 +77,11 @@ def _lines(name: str) -> list[str]:
 
 def _parse(protocol: str, fields: list[str]) -> Socket:
     address, port = _end(fields[1])
-    return Socket(protocol, address, port, fields[3], int(fields[7]), int(fields[9]), _end(fields[2]))
+    return Socket(protocol, address, port, fields[3], int(fields[7]), int(fields[9]), _end(fields[2]), _waiting(fields))
+
+
+def _waiting(fields: list[str]) -> int:
+    return int(fields[4].partition(":")[2], 16) if fields[3] == LISTEN else 0
 
 
 def _end(text: str) -> tuple[IPv4Address | IPv6Address, int]:

@@ -230,6 +230,7 @@ def test_every_kind_that_can_be_built_is_built() -> None:
         "unfaithful-reader": "needs an old reader",
         "zero-counters": "has a command that never ends",
         **dict.fromkeys(("not-transparent", "not-the-proxy", "ports-swapped"), "has no command"),
+        **dict.fromkeys(("accept-queue-full", "some-dropped", "open-bypass", "owner-groups"), "has no command"),
         **dict.fromkeys(("uncaptured-port", "no-such-interface", "bridged-containers"), "has no command"),
     }
 

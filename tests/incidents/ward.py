@@ -60,10 +60,14 @@ class Ward:
             guest.kill()
         self.guests.clear()
         self.run(
-            "nft flush ruleset; "
+            "nft flush ruleset; for t in nat filter mangle raw; do "
+            "grep -qx $t /proc/net/ip_tables_names 2>/dev/null && iptables-legacy -t $t -F; done; "
+            "grep -qx filter /proc/net/ip_tables_names 2>/dev/null && iptables-legacy -P INPUT ACCEPT; "
             "ip link set lo up; ip addr del ::6/128 dev lo 2>/dev/null; "
             "for f in -4 -6; do while ip $f rule del pref 32764 2>/dev/null; do :; done; "
             "while ip $f rule del fwmark 1337 2>/dev/null; do :; done; "
+            "while ip $f rule del pref 100 2>/dev/null; do :; done; "
+            "ip $f route flush table 51820 2>/dev/null; "
             "ip $f route flush table 133 2>/dev/null; ip $f route flush table 100 2>/dev/null; done; "
             "for i in docker0 br-12ab net1; do ip link del $i 2>/dev/null; done; "
             "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.lo.disable_ipv6=0; true"

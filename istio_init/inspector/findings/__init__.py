@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.findings import applications, dropped, fate, listening, namespace, rules, stores
+from istio_init.inspector.findings import (
+    applications,
+    catalogue,
+    connections,
+    dropped,
+    fate,
+    listening,
+    namespace,
+    partly,
+    rules,
+    stores,
+)
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
@@ -10,6 +21,7 @@ CHECKS = (
     namespace.loopback_down,
     listening.no_listener,
     listening.not_transparent,
+    connections.accept_queue_full,
     applications.not_the_proxy,
     applications.ports_swapped,
     rules.half_applied,
@@ -19,6 +31,7 @@ CHECKS = (
     fate.captured_otherwise,
     dropped.captured_dropped,
     dropped.all_excluded,
+    partly.some_dropped,
     rules.shadowed,
     rules.ports_narrow_nothing,
     rules.exclude_without_all,
@@ -28,10 +41,12 @@ CHECKS = (
     rules.leftover_routing,
     rules.guardrails,
     stores.unfaithful_reader,
+    connections.open_bypass,
     namespace.exempt_process,
     namespace.proxy_not_exempt,
     namespace.reserved_port,
     namespace.loopback_only,
+    applications.owner_groups,
     applications.uncaptured_port,
     applications.no_such_interface,
     applications.bridged_containers,
@@ -52,5 +67,23 @@ SEVERITIES = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 def findings(view: View) -> tuple[Finding, ...]:
     """Everything that is wrong, the worst first."""
-    found = [finding for check in CHECKS for finding in check(view)]
+    found = _told_once([finding for check in CHECKS for finding in check(view)])
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def _told_once(found: list[Finding]) -> list[Finding]:
+    """Without what another finding says better: of a rule that stops all, that it stops some."""
+    told = [line for each in found if each.kind is not catalogue.SOME_DROPPED for line in each.evidence]
+    kept = []
+    for each in found:
+        if each.kind is catalogue.SOME_DROPPED:
+            lines = tuple(line for line in each.evidence if not any(_rule(line) in other for other in told))
+            each = each.replace(evidence=lines)
+        if each.evidence:
+            kept.append(each)
+    return kept
+
+
+def _rule(line: str) -> str:
+    """The rule at the beginning of a line of evidence, with its place."""
+    return line.split("  [", 1)[0]

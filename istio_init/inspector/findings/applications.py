@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from istio_init.config.model import ALL
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.listening import tcp_on
+from istio_init.inspector.findings.listening import INBOUND, OUTBOUND, tcp_on
 from istio_init.inspector.findings.model import Finding, Severity, View
 from istio_init.inspector.findings.namespace import PROXY_NAMES, RESERVED, is_exempt
 from istio_init.inspector.findings.rules import limited
@@ -38,8 +38,38 @@ def not_the_proxy(view: View) -> Iterator[Finding]:
 def ports_swapped(view: View) -> Iterator[Finding]:
     """What goes out is sent to the inbound listener, and what comes in to the outbound one."""
     config = view.inferred.config if view.inferred else None
-    if config is not None and (config.proxy_port, config.inbound_capture_port) == (15006, 15001):
-        yield Finding(catalogue.PORTS_SWAPPED, ("outbound goes to 15006, inbound to 15001",))
+    if config is None or config.inbound_ports == () or (config.outbound_ranges == () and not config.outbound_ports):
+        return
+    out, into = config.proxy_port, config.inbound_capture_port
+    if into in (OUTBOUND, out) or out == INBOUND:
+        yield Finding(catalogue.PORTS_SWAPPED, (f"outbound goes to {out}, inbound to {into}",))
+
+
+def owner_groups(view: View) -> Iterator[Finding]:
+    """Applications all of whose outbound traffic is direct because of the groups that they run with."""
+    config = view.inferred.config if view.inferred else None
+    if config is None or (view.expected is not None and view.expected == config):
+        return
+    if config.owner_groups is ALL and not config.owner_groups_exclude:
+        return
+    apps = {
+        each.process
+        for each in view.snapshot.listeners
+        if each.process is not None and each.process.name not in PROXY_NAMES and not is_exempt(config, each.process)
+    }
+    found = {each: why for each in apps if (why := _group_words(config, each.gid))}
+    if apps and len(found) == len(apps):
+        evidence = [f"pid {each.pid} ({each.name}): {why}" for each, why in found.items()]
+        yield Finding(catalogue.OWNER_GROUPS, limited(sorted(evidence)))
+
+
+def _group_words(config: Config, gid: int) -> str | None:
+    """Why a group's traffic is direct; None where it is captured."""
+    if config.owner_groups is ALL:
+        is_out = any(each.first <= gid <= each.last for each in config.owner_groups_exclude)
+        return f"its group {gid} is excluded" if is_out else None
+    is_in = any(each.first <= gid <= each.last for each in config.owner_groups)
+    return None if is_in else f"its group {gid} is not among the included groups"
 
 
 def uncaptured_port(view: View) -> Iterator[Finding]:
@@ -87,7 +117,7 @@ def no_such_interface(view: View) -> Iterator[Finding]:
             continue
         near = get_close_matches(name, [each for each in known if each not in named], 1, 0.7)
         if near:
-            found.append(f"{name}: there is none, but {near[0]}")
+            found.append(f"{name}: it does not exist, but {near[0]} does")
     if found:
         yield Finding(catalogue.NO_SUCH_INTERFACE, limited(found))
 

@@ -25,7 +25,7 @@ LOOPBACK_DOWN = FindingKind(
     "Set it up; explain prints the command.",
 )
 NO_LISTENER = FindingKind(
-    "no-listener", _ERROR, "Traffic is redirected to a port on which nothing listens",
+    "no-listener", _ERROR, "Traffic is redirected to a port where nothing listens",
     "Redirected connections are refused: the pod is cut off in that direction.",
     "Start the proxy, or look at why it died: the state and the log of its container, of ztunnel in an ambient mesh.",
 )
@@ -35,31 +35,41 @@ NOT_TRANSPARENT = FindingKind(
     "Have the proxy run in TPROXY mode, too, and with the capability NET_ADMIN: "
     "sidecar.istio.io/interceptionMode: TPROXY, or ISTIO_META_INTERCEPTION_MODE in its environment.",
 )
+ACCEPT_QUEUE_FULL = FindingKind(
+    "accept-queue-full", _ERROR, "A listener does not accept its connections: its queue is full",
+    "The kernel drops further connections to it until some are accepted: they hang and time out.",
+    "See why the program does not accept: it hangs, is out of file descriptors or short of CPU. Restart its container.",
+)
 NOT_THE_PROXY = FindingKind(
     "not-the-proxy", _ERROR, "Another program listens on the proxy's port",
-    "It gets the connections that are redirected to the proxy, and its own are captured, too.",
-    "Let it listen elsewhere; Istio keeps 15000 to 15090. Where it is the proxy, run it as user 1337, or have the pod "
-    "programmed with its user as --proxy-uid.",
+    "It gets the connections that are redirected to the proxy, and its own are captured as well.",
+    "Let it listen elsewhere; Istio reserves 15000 to 15090. Where it is the proxy, run it as user 1337, or have the "
+    "pod programmed with its user as --proxy-uid.",
 )
 PORTS_SWAPPED = FindingKind(
-    "ports-swapped", _ERROR, "The proxy's ports are swapped",
-    "Outbound connections come to its inbound listener, and inbound ones to its outbound listener: both fail.",
+    "ports-swapped", _ERROR, "Connections go to the wrong one of the proxy's ports",
+    "What comes to the outbound listener and was meant for the inbound one, or the other way round, fails.",
     "Envoy listens on 15001 for outbound and on 15006 for inbound connections: -p 15001 -z 15006.",
+)
+OWNER_GROUPS = FindingKind(
+    "owner-groups", _ERROR, "No application runs with a group whose traffic is captured",
+    "Outbound connections of all of them bypass the proxy.",
+    "Correct ISTIO_OUTBOUND_OWNER_GROUPS or ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE, or the application's runAsGroup.",
 )
 UNCAPTURED_PORT = FindingKind(
     "uncaptured-port", _INFO, "An application's port is not captured",
     "Connections to it bypass the proxy; an error where those to all of the pod's ports do.",
-    "Where it is not meant, take it out of the excluded inbound ports, or into the included ones: annotations "
+    "If that is not intended, take it off the excluded inbound ports, or add it to the included ones: annotations "
     "traffic.sidecar.istio.io/excludeInboundPorts and includeInboundPorts.",
 )
 NO_SUCH_INTERFACE = FindingKind(
-    "no-such-interface", _WARNING, "The configuration names an interface that the pod has not",
-    "The exception that it stands for has no effect. There is one of nearly that name: probably a slip.",
+    "no-such-interface", _WARNING, "The configuration names an interface that does not exist",
+    "It has no effect. An interface with nearly that name exists, so this is probably a typo.",
     "Correct the name, and have the pod programmed again.",
 )
 BRIDGED_CONTAINERS = FindingKind(
     "bridged-containers", _WARNING, "Traffic of containers in the pod counts as inbound",
-    "What they send comes in by their bridge, goes to the proxy's inbound listener, and mostly fails.",
+    "What they send enters through their bridge and goes to the proxy's inbound listener, where it usually fails.",
     "Name the bridge in the annotation istio.io/reroute-virtual-interfaces (--kube-virt-interfaces), so that what "
     "comes in by it counts as outbound, and restart the pod.",
 )
@@ -75,14 +85,14 @@ BOTH_BACKENDS = FindingKind(
 )
 BOTH_MODES = FindingKind(
     "both-modes", _ERROR, "Rules of a sidecar and of an ambient mesh are there",
-    "Each takes connections that the other was to have: what proxies what depends on the order of the rules.",
+    "Each takes connections meant for the other: which proxy gets a connection depends on the order of the rules.",
     "Find out which mesh the pod is in: the label istio.io/dataplane-mode=none keeps it out of the ambient mesh, "
     "sidecar.istio.io/inject=false without a sidecar.",
 )
 DUPLICATE_RULE = FindingKind(
-    "duplicate-rule", _WARNING, "A rule stands twice in its chain",
-    "The second has no effect, but after one of the two is removed, the rule still applies.",
-    "Remove what is doubled in the configuration; where nothing is, it goes when the pod is restarted.",
+    "duplicate-rule", _WARNING, "A rule appears twice in its chain",
+    "The second has no effect, but when one of the two is removed, the rule still applies.",
+    "Remove the duplicate from the configuration. If there is none, it is gone once the pod restarts.",
 )
 FOREIGN_AHEAD = FindingKind(
     "foreign-ahead", _ERROR, "A foreign rule takes traffic away from the redirection",
@@ -92,27 +102,32 @@ FOREIGN_AHEAD = FindingKind(
 CAPTURED_DROPPED = FindingKind(
     "captured-dropped", _ERROR, "All connections of a kind are dropped or rejected",
     "They time out or are refused, though the redirection itself is right.",
-    "Have the rule, the policy or the route let pass what comes to the proxy's ports; the trace shows its way.",
+    "Change the rule, the policy or the route so that these connections pass; the trace shows their path.",
+)
+SOME_DROPPED = FindingKind(
+    "some-dropped", _WARNING, "A rule drops or rejects some connections",
+    "They time out or are refused; all others arrive.",
+    "If that is not intended, find out who added the rule and have it removed or narrowed; the trace shows the path.",
 )
 CAPTURED_OTHERWISE = FindingKind(
-    "captured-otherwise", _ERROR, "Connections go another way than the configuration behind the rules sends them",
-    "They bypass the proxy, come to the wrong port, or loop.",
+    "captured-otherwise", _ERROR, "Connections do not go where the configuration behind the rules sends them",
+    "They bypass the proxy, reach the wrong port, or loop.",
     f"{_AGAIN} What was changed is under Drift with --expect.",
 )
 UNDECIDED_RULE = FindingKind(
     "undecided-rule", _WARNING, "It is undecidable whether a rule takes captured traffic away",
     "It depends on something that only the kernel knows, and what it matches may never reach the proxy.",
-    "Try it: verify sends ordinary connections, and the trace with --live this one.",
+    "Try it: verify sends ordinary connections, and trace --live sends this one.",
 )
 NOT_ALL_FOLLOWED = FindingKind(
     "not-all-followed", _INFO, "Not all connections could be followed through the rules",
-    "There are too many rules for that: some connection may fare otherwise than those that were traced.",
-    "Trace connections that matter; the map takes the time to look at all.",
+    "There are too many rules: some connections may be treated differently from those that were traced.",
+    "Trace the connections that matter. The map looks at all of them, and takes longer.",
 )
 SHADOWED_RULE = FindingKind(
     "shadowed-rule", _WARNING, "A rule can never match: an earlier one takes all its packets",
-    "The exception or inclusion that it stands for has no effect.",
-    "Correct the configuration: mostly a narrower range or port was meant in the earlier one.",
+    "The exclusion or inclusion behind it has no effect.",
+    "Correct the configuration: usually the earlier range or port was meant to be narrower.",
 )
 PORTS_NARROW_NOTHING = FindingKind(
     "ports-narrow-nothing", _WARNING, "Included outbound ports narrow nothing",
@@ -126,28 +141,36 @@ EXCLUDE_WITHOUT_ALL = FindingKind(
 )
 NO_INBOUND_CAPTURE = FindingKind(
     "no-inbound-capture", _ERROR, "Outbound traffic is captured, inbound is not",
-    "Connections to the pod reach the application without the proxy. An empty value that swallows a flag does this.",
-    "Include inbound ports: -b '*'. Where it is meant, say so with --expect, or --ignore no-inbound-capture.",
+    "Connections to the pod reach the application without the proxy. An empty value that swallows the next flag does "
+    "this.",
+    "Include inbound ports: -b '*'. If inbound traffic is meant to be direct, say so with --expect, or --ignore "
+    "no-inbound-capture.",
 )
 NO_OUTBOUND_CAPTURE = FindingKind(
     "no-outbound-capture", _ERROR, "Inbound traffic is captured, outbound is not",
-    "Connections of the application leave without the proxy. A rule that was lost does this as well as an empty value.",
-    "Include outbound ranges: -i '*'. Where it is meant, say so with --expect, or --ignore no-outbound-capture.",
+    "Connections of the application leave without the proxy. A lost rule does this, and so does an empty value.",
+    "Include outbound ranges: -i '*'. If outbound traffic is meant to be direct, say so with --expect, or --ignore "
+    "no-outbound-capture.",
 )
 ALL_EXCLUDED = FindingKind(
     "all-excluded", _ERROR, "All connections of a direction are excluded from capture",
     "They bypass the proxy: no mutual TLS, no policy, no telemetry.",
-    "Narrow the exclusion. Where it is meant, say so with --expect, or --ignore all-excluded.",
+    "Narrow the exclusion. If it is intended, say so with --expect, or --ignore all-excluded.",
 )
 MODE_LEFTOVERS = FindingKind(
     "mode-leftovers", _ERROR, "Rules of both interception modes are there",
-    "An inbound connection is taken by one mode and treated by the rules of the other.",
+    "One mode captures an inbound connection, and the other's rules then handle it.",
     _AGAIN,
 )
 GUARDRAILS = FindingKind(
     "guardrails", _ERROR, "DROP rules that guard a reconcile were left behind",
     "All TCP and UDP traffic is dropped: an interrupted run of the reference tool cut the pod off.",
     "Remove them, once no such run is at work; explain prints the command. Nothing else in these chains is touched.",
+)
+OPEN_BYPASS = FindingKind(
+    "open-bypass", _WARNING, "Open connections bypass the proxy",
+    "They were opened before the rules were there. New ones are proxied; these bypass the proxy until they close.",
+    "Restart the program, or have it reconnect. An application that starts before the redirection does this each time.",
 )
 EXEMPT_PROCESS = FindingKind(
     "exempt-process", _WARNING, "A process that is not the proxy runs with the proxy's user or group",
@@ -160,24 +183,24 @@ PROXY_NOT_EXEMPT = FindingKind(
     "Run it as user 1337, or have the pod programmed with its user as --proxy-uid.",
 )
 RESERVED_PORT = FindingKind(
-    "reserved-port", _WARNING, "An application listens on a port that is the proxy's",
-    "Istio keeps 15000 to 15090; the proxy cannot listen there, or the port is excluded from capture.",
+    "reserved-port", _WARNING, "An application listens on one of the proxy's ports",
+    "Istio reserves 15000 to 15090: the proxy cannot listen there, or the port is excluded from capture.",
     "Let the application listen elsewhere.",
 )
 LOOPBACK_ONLY = FindingKind(
     "loopback-only", _INFO, "An application listens on loopback alone",
     "Captured inbound connections are passed on to the pod's address, where it does not listen.",
-    "Let it listen on the pod's address or on all, unless it is for the pod alone.",
+    "Have it listen on the pod's address or on all addresses, unless only this pod is to reach it.",
 )
 IPV6_NOT_CAPTURED = FindingKind(
     "ipv6-not-captured", _ERROR, "The pod has an IPv6 address, and IPv6 is not captured",
     "Traffic over IPv6 bypasses the proxy in both directions.",
-    "Have the pod programmed with --dual-stack, once its proxy listens on IPv6, too; or take the address away.",
+    "Have the pod programmed with --dual-stack, once its proxy listens on IPv6, too; or remove the address.",
 )
 IPV6_NOT_READY = FindingKind(
     "ipv6-not-ready", _ERROR, "IPv6 is captured, but the proxy cannot pass inbound connections on",
     "It binds ::6 as the source of connections to the application; without that address on lo they fail.",
-    "Turn IPv6 on where it is off on lo, and have the pod programmed again.",
+    "Turn IPv6 on for lo if it is off there, and have the pod programmed again.",
 )
 TPROXY_ROUTING = FindingKind(
     "tproxy-routing", _ERROR, "The routing that marked packets need is missing or doubled",
@@ -186,7 +209,7 @@ TPROXY_ROUTING = FindingKind(
     _AGAIN,
 )
 DNS_SERVERS_DIFFER = FindingKind(
-    "dns-servers-differ", _WARNING, "DNS is captured for other servers than resolv.conf names",
+    "dns-servers-differ", _WARNING, "DNS is captured for servers other than those in resolv.conf",
     "Queries to the servers in use bypass the proxy's DNS.",
     f"{_AGAIN} With --capture-all-dns the servers' addresses do not matter.",
 )
@@ -198,7 +221,7 @@ NO_DNS_LISTENER = FindingKind(
 )
 HOST_NAMESPACE = FindingKind(
     "host-namespace", _ERROR, "The host's own namespace holds the redirection",
-    "The machine's traffic is redirected to a proxy: mostly it is off the network.",
+    "The machine's traffic is redirected to a proxy: usually it has lost its network.",
     "Unless it is a virtual machine of the mesh, remove the rules.",
 )
 CONNTRACK_FULL = FindingKind(
@@ -214,12 +237,12 @@ INVALID_PACKETS = FindingKind(
 UNFAITHFUL_READER = FindingKind(
     "unfaithful-reader", _WARNING, "Some rules could not be read faithfully",
     "What is shown may lack a match, and what is not shown may take traffic away.",
-    "Look with nft, or install a newer iptables and nft.",
+    "Look at the rules with nft, or install a newer iptables and nft.",
 )
 ZERO_COUNTERS = FindingKind(
     "zero-counters", _WARNING, "The redirection has seen no packet, though the namespace has connections",
-    "Either they are older than the rules, or traffic takes another way.",
-    "Restart the application's connections, and look at whether the counters move.",
+    "Either the connections are older than the rules, or traffic takes another path.",
+    "Have the application reconnect, and see whether the counters move.",
 )
 
 # fmt: on

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.rules import as_in_kernel
 from istio_init.dialects.iptables.tables import Table
@@ -59,7 +61,26 @@ class Evaluated:
         place = self.place(rule.origin)
         if place is not None:
             return is_ours(place.chain.name, place.entry)
-        return rule.origin.store is Store.NFT and _is_native(rule.origin.table)
+        origin = rule.origin
+        if origin.store is not Store.NFT or not _is_native(origin.table):
+            return False
+        # A rule that was put into a base chain of Istio's table by hand has no role.
+        return (origin.family, origin.table, origin.chain, origin.number) not in self._added
+
+    @cached_property
+    def _added(self) -> frozenset[tuple[str, str, str, int]]:
+        bases = {
+            (table.family, table.name, chain.name)
+            for table in self.live.tables
+            for chain in table.chains.values()
+            if chain.base is not None and _is_native(table.name)
+        }
+        return frozenset(
+            (spot.family, spot.table, spot.chain, spot.number)
+            for raised in self.view.snapshot.raised
+            for spot, role in raised.roles().items()
+            if role is None and (spot.family, spot.table, spot.chain) in bases
+        )
 
     def place(self, origin: Origin) -> RuleAt | None:
         """Where iptables has a rule; None for a rule of native tables."""

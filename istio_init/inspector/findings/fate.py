@@ -9,6 +9,7 @@ from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import Possible
 from istio_init.inspector.findings.rules import half_applied, limited, mode_leftovers
+from istio_init.inspector.findings.stores import both_backends
 from istio_init.inspector.reader import proxy_ports
 from istio_init.mesh.neighbours import OWN, neighbour_of
 from istio_init.netfilter.family import Family
@@ -77,7 +78,7 @@ def captured_otherwise(view: View) -> Iterator[Finding]:
         is_open = not is_told and stray.decider is None
         where = stray.family.value if is_open else search.evaluated.where(stray.decider, stray.family)
         lines[whose].setdefault(where, _shown(view, stray, where))
-    if lines["ours"] and (any(half_applied(view)) or any(mode_leftovers(view))):
+    if lines["ours"] and (any(half_applied(view)) or any(mode_leftovers(view)) or any(both_backends(view))):
         lines["ours"] = {}  # They say what is behind it.
     kinds = (("foreign", catalogue.FOREIGN_AHEAD), ("ours", catalogue.CAPTURED_OTHERWISE))
     for whose, kind in (*kinds, ("undecidable", catalogue.UNDECIDED_RULE)):

@@ -160,6 +160,11 @@ class View:
         return self.main.ambient if self.main is not None and self.main.sidecar is None else None
 
     @property
+    def ambient_families(self) -> tuple[Family, ...]:
+        """The families that an ambient pod's rules capture."""
+        return self.ambient.config.families if self.ambient is not None else ()
+
+    @property
     def mode(self) -> Mode:
         """How traffic is captured."""
         found = self.inferred or self.ambient

@@ -12,6 +12,7 @@ from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import is_usable
 from istio_init.wording.words import packets
 
@@ -28,6 +29,7 @@ PROXY_NAMES = frozenset(["envoy", "pilot-agent", "istio-proxy", "istio-agent", "
 PROXY_ID = 1337
 RESERVED = range(15000, 15091)
 NEARLY_FULL = 0.9
+MANY_INVALID = 20
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
@@ -108,9 +110,12 @@ def loopback_only(view: View) -> Iterator[Finding]:
 
 def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
-    if view.inferred is None or view.inferred.around.ipv6 or Family.IPV6 in view.snapshot.partial:
+    found = view.inferred or view.ambient
+    if found is None or Family.IPV6 in view.snapshot.partial:
         return
-    if view.backend is RuleStore.NATIVE and view.inferred.config.outbound_ranges is ALL:
+    if view.inferred.around.ipv6 if view.inferred else Family.IPV6 in view.ambient_families:
+        return
+    if view.inferred and view.backend is RuleStore.NATIVE and view.inferred.config.outbound_ranges is ALL:
         return  # Native rules without an address capture IPv6, too.
     addresses = [
         f"{address} on {interface.name}"
@@ -165,6 +170,19 @@ def ambient_routing(view: View) -> Iterator[Finding]:
         for wanted in ambient.routing(view.ambient.config).mark_routes
         if not view.snapshot.routing.holds(wanted.replace(preference=None)) and wanted.family.version in versions
     ]
+    routes = view.snapshot.host.routes or {}
+    evidence += [
+        f"{wanted.family.value}: table {wanted.table} has no local default route on lo"
+        for wanted in ambient.routing(view.ambient.config).mark_routes
+        if wanted.family in routes
+        and not (wanted.family is Family.IPV6 and view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"))
+        and wanted.family.version in versions
+        and view.snapshot.routing.holds(wanted.replace(preference=None))
+        and not any(
+            each.table == wanted.table and each.type is AddressType.LOCAL and not each.destination.prefixlen
+            for each in routes[wanted.family]
+        )
+    ]
     if evidence:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
 
@@ -213,13 +231,16 @@ def conntrack_full(view: View) -> Iterator[Finding]:
 
 
 def invalid_packets(view: View) -> Iterator[Finding]:
-    """Invalid packets came, and nothing drops them."""
-    if view.captures and view.inferred and not view.inferred.config.drop_invalid and view.snapshot.invalid_packets:
+    """Invalid packets came, and nothing drops them; a few of them come to any pod."""
+    seen = view.snapshot.invalid_packets
+    if view.inferred and not view.inferred.config.drop_invalid and seen >= MANY_INVALID:
         yield Finding(catalogue.INVALID_PACKETS, (f"{packets(view.snapshot.invalid_packets)} called invalid",))
 
 
 def zero_counters(view: View) -> Iterator[Finding]:
-    """No packet met the jumps, though there are connections."""
+    """No packet met the jumps, though there are connections; where their processes are known `open_bypass` judges."""
+    if any(not is_proxy(view, each.process) for each in view.snapshot.outside):
+        return
     jumps = view.with_role(Role.INBOUND_JUMP, Role.OUTBOUND_JUMP)
     counted = [place.entry.counters for place in jumps if place.entry.counters is not None]
     if jumps and counted and view.snapshot.connections and not any(each.packets for each in counted):

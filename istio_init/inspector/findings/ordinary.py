@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.packet import Packet
 
+    Servers = tuple[IPv4Address | IPv6Address, ...]
+
 STRANGERS = {
     Family.IPV4: ("198.51.100.1", "10.0.0.5", "172.16.0.5", "192.168.0.5"),
     Family.IPV6: ("2001:db8::1", "fd00::5"),
@@ -35,6 +37,12 @@ LOOPBACK = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}
 
 PORTS = (8080, 9090, 28080)
 """Where an application would listen, one of which is excluded by hardly anybody."""
+
+HEALTH = 15021
+"""Where the kubelet asks a sidecar whether it is ready."""
+
+TUNNEL = 15008
+"""Where ztunnel has what comes from the mesh (HBONE)."""
 
 MOST_RANGES = 8
 
@@ -56,9 +64,12 @@ def ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
     """The ordinary connections of a family in a pod of the configuration behind its rules."""
     if view.inferred is not None:
         servers = view.inferred.around.dns_servers if view.inferred.config.redirect_dns else None
-        yield from _Ordinary(family, host).of_sidecar(view.inferred.config, servers)
+        asked = view.snapshot.dns_servers if view.snapshot.knows_servers else ()
+        yield from _Ordinary(family, host).of_sidecar(view.inferred.config, servers, asked)
     elif view.ambient is not None:
-        yield from _Ordinary(family, host).of_ambient(redirects_dns=view.ambient.config.redirect_dns)
+        yield from _Ordinary(family, host).of_ambient(
+            redirects_dns=view.ambient.config.redirect_dns, is_older=view.is_older
+        )
 
 
 class _Ordinary:
@@ -70,40 +81,57 @@ class _Ordinary:
         self.home = own[0] if own else STAND_IN[family]
         self.app: dict[str, Any] = {"uid": APP_ID, "gid": APP_ID}
 
-    def of_sidecar(self, config: Config, servers: tuple[IPv4Address | IPv6Address, ...] | None) -> Iterator[Group]:
-        """Those of a sidecar's pod; ``servers`` are None where DNS is not captured."""
-        home, port, app = self.home, _service(config), self.app
+    def of_sidecar(self, config: Config, servers: Servers | None, asked: Servers) -> Iterator[Group]:
+        """Those of a sidecar's pod; ``servers`` are None where DNS is not captured, ``asked`` those of resolv.conf."""
+        home, app, ports = self.home, self.app, _services(config)
+        port = ports[0]
         proxy: dict[str, Any] = {"uid": config.proxy_uids[0].first, "gid": config.proxy_gids[0].first}
         world = self._world(_included(config, self.family))
         inside = {"interface": "lo"}
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
         yield Group("the proxy's own connections", self._made("outbound", "tcp", world, **proxy), True)
-        yield self._inbound(port)
+        yield self._inbound(*ports)
+        if _is_excluded(config, HEALTH):
+            checks = self._made("inbound", "tcp", self._strangers(HEALTH))
+            yield Group(f"health checks on port {HEALTH}", checks, True)
         if servers is not None:
             yield self._queries(servers)
+        elif queries := self._asked(asked):
+            yield Group("DNS queries", queries, True)
         to_itself = [(home, home, port)]
         yield Group("the proxy calling its pod", self._made("outbound", "tcp", to_itself, **proxy, **inside))
         yield from self._within(port)
         passing = [(str(PASSTHROUGH[self.family].network_address), home, port)]
         yield Group("the proxy passing connections on", self._made("outbound", "tcp", passing, **proxy, **inside))
 
-    def of_ambient(self, *, redirects_dns: bool) -> Iterator[Group]:
+    def of_ambient(self, *, redirects_dns: bool, is_older: bool) -> Iterator[Group]:
         """Those of a pod in an ambient mesh, for which ztunnel's sockets wait in it."""
         world, app = self._world(), self.app
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
         yield Group(
             "ztunnel's own connections", self._made("outbound", "tcp", world, uid=0, gid=0, mark=PROXY_MARK), True
         )
-        yield self._inbound(PORTS[0])
+        yield self._inbound(*PORTS[:2])
+        tunnel = self._made("inbound", "tcp", self._strangers(TUNNEL))
+        if not is_older:  # Which took them by TPROXY.
+            yield Group(f"connections of the mesh on port {TUNNEL}", tunnel, True)
         if redirects_dns:
             yield self._queries(())
         yield from self._within(PORTS[0])
 
-    def _inbound(self, port: int) -> Group:
-        strangers = [(each, self.home, port) for each in (*self._neighbours(), *STRANGERS[self.family])]
+    def _inbound(self, *ports: int) -> Group:
+        strangers = [each for port in ports for each in self._strangers(port)]
         return Group("inbound connections", self._made("inbound", "tcp", strangers), True, True)
 
-    def _queries(self, servers: tuple[IPv4Address | IPv6Address, ...]) -> Group:
+    def _strangers(self, port: int) -> list[tuple[str, str, int]]:
+        return [(each, self.home, port) for each in (*self._neighbours(), *STRANGERS[self.family])]
+
+    def _asked(self, servers: Servers) -> tuple[Packet, ...]:
+        known = [each for each in servers if each.version == self.family.version and not each.is_loopback]
+        ends = [(self.home, str(each), 53) for each in known]
+        return self._made("outbound", "udp", ends, **self.app)
+
+    def _queries(self, servers: Servers) -> Group:
         known = [str(each) for each in servers if each.version == self.family.version]
         asked = [(self.home, each, 53) for each in (known or STRANGERS[self.family])]
         return Group("DNS queries", self._made("outbound", "udp", asked, **self.app), True, True)
@@ -143,9 +171,14 @@ def _included(config: Config, family: Family) -> tuple[str, ...]:
     return tuple(str(each[1] if each.num_addresses > 1 else each[0]) for each in ranges[:MOST_RANGES])
 
 
-def _service(config: Config) -> int:
-    """A port of the application, one that is captured if there is any."""
+def _services(config: Config) -> tuple[int, ...]:
+    """Two ports of the application, or one; such as are captured if there are any."""
     if config.inbound_ports is not ALL and config.inbound_ports:
-        return config.inbound_ports[0].first
+        return tuple(dict.fromkeys([config.inbound_ports[0].first, config.inbound_ports[-1].last]))
+    return tuple(port for port in PORTS if not _is_excluded(config, port))[:2] or PORTS[:1]
+
+
+def _is_excluded(config: Config, port: int) -> bool:
+    """Whether it is excluded from the capture of all inbound ports."""
     excluded = config.inbound_exclude_ports
-    return next((port for port in PORTS if not any(each.first <= port <= each.last for each in excluded)), PORTS[0])
+    return config.inbound_ports is ALL and any(each.first <= port <= each.last for each in excluded)

@@ -28,6 +28,9 @@ OUTBOUND_CAPTURE = (Role.OUTBOUND_CAPTURE_ALL, Role.OUTBOUND_INCLUDED_RANGE, Rol
 SHADOWED_BY_ISTIO = (Role.OLDER_DNS_PROXY_BYPASS, Role.AMBIENT_VIRTUAL_INTERFACE_RETURN)
 """Istio 1.24 put the bypass for DNS behind the rule for everything that the proxy sends; the other ends a capture."""
 
+SECOND_OWNER = (Role.PROXY_TO_SELF, Role.APP_LOOPBACK)
+"""Of several users of the proxy, Istio's rule for those that are not the first takes what those of the others would."""
+
 SHOWN = 8
 """Rules shown as evidence; the rest is counted."""
 
@@ -142,6 +145,8 @@ def shadowed(view: View) -> Iterator[Finding]:
             for index, earlier in shadows(chain, view.rules[family].tables[table]).items():
                 place = view.at(family, table, chain, index)
                 if place.entry.role in SHADOWED_BY_ISTIO or chain.entries[earlier].rule == place.entry.rule:
+                    continue
+                if (place.entry.role, chain.entries[earlier].role) == SECOND_OWNER:
                     continue
                 found.append(f"{place}, after rule {earlier + 1}")
     if found:
