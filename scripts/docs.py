@@ -46,8 +46,8 @@ command in `istio_init/schemas/`, or, where a command fails as a whole, `error.s
 | 3 | `--check` found what it looks for, `diff` a difference, `trace --live` another path than predicted |
 | 4 | no such namespace, or a refused one |
 | 5 | a privilege is missing; of `ps`: something could not be seen for want of one |
-| 6 | no usable iptables |
-| 126 | `verify`, and the drop-in's `--run-validation`: traffic does not flow as it has to |
+| 6 | no usable rule store: neither iptables nor nftables works here |
+| 126 | `verify`, and the drop-in's `--run-validation`: traffic does not flow as it should |
 
 The drop-in uses 0, 1 and 126 alone, as Istio's own program does.
 """

@@ -46,8 +46,8 @@ EXIT_STATUSES = (
     (3, "problems or differences found"),
     (4, "no such namespace or a refused one"),
     (5, "missing privilege"),
-    (6, "no usable iptables"),
-    (126, "traffic does not flow as it has to"),
+    (6, "no usable rule store"),
+    (126, "traffic does not flow as it should"),
     (130, "interrupted"),
 )
 

@@ -10,7 +10,7 @@ from istio_init.mesh.roles.recognise import MeshKind
 from istio_init.stores.programmer import Wanted
 
 
-@click.command(short_help="Remove everything that is ours.")
+@click.command(short_help="Remove Istio's redirection.")
 @with_options(TARGET_OPTIONS)
 @with_options(REPLACE_OPTION)
 @with_options(RUN_OPTIONS)
@@ -34,10 +34,10 @@ def clean(
     verbose: bool,
     sidecar: bool | None,
 ) -> int:
-    """Remove everything that is ours from network namespaces.
+    """Remove Istio's redirection from network namespaces.
 
     Rules and chains, routing rules, routes and ::6 on lo, in both families and
-    both backends, whichever configuration put them there. Nothing else is
+    every store, whichever configuration put them there. Nothing else is
     touched. TARGET is a pod, a process or container id, an address, or a
     network namespace, as explain takes it.
     """

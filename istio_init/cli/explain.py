@@ -68,8 +68,12 @@ class _ExplainCommand(click.Command):
     "target the pod is looked for on this node.",
 )
 @output_options(*FORMATS)
-@click.option("--rules", "-v", "rules", is_flag=True, help="Each rule and why it exists, and the way of traffic, too.")
-@click.option("--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning, too.")
+@click.option(
+    "--rules", "-v", "rules", is_flag=True, help="Also show each rule, why it exists, and where traffic goes."
+)
+@click.option(
+    "--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning as well."
+)
 @click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
 @click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Every network namespace of this node, in trouble first.")

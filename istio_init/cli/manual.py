@@ -24,7 +24,7 @@ DROPIN_INTRODUCTION = (
     "a flag beats the environment."
 )
 SEE_ALSO = ("istio-init(1)", "istio-iptables(1)", "ip-netns(8)", "iptables(8)", "nft(8)", "nsenter(1)")
-STATUSES = ((0, "Done."), (1, "Refused, or misused."), (126, "Traffic does not flow as it has to."))
+STATUSES = ((0, "Done."), (1, "Refused, or misused."), (126, "Traffic does not flow as it should."))
 
 
 @click.command("man")

@@ -51,7 +51,7 @@ def map_command(
     """Divide all new connections by what becomes of them.
 
     Every connection is in exactly one class, whatever store and dialect the
-    rules are of. Values that no rule tests are told together, as everything.
+    rules are of. Values that no rule tells apart stand together.
     TARGET is what explain takes.
     """
     source = source_of(choose(target, pid, netns, file, file6, files=True), expect)

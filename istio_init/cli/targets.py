@@ -60,11 +60,11 @@ RUN_OPTIONS = [
         default="10s",
         show_default=True,
         metavar="DURATION",
-        help="Wait that long for a held lock or a concurrent writer.",
+        help="How long to wait for a held lock or a concurrent writer.",
     ),
     click.option("--dry-run", "-n", is_flag=True, help="Show the plan, and change nothing."),
     output_options("text", "json", short=False),
-    click.option("--verbose", "-v", is_flag=True, help="Say how it was done, too."),
+    click.option("--verbose", "-v", is_flag=True, help="Also say how it was done."),
 ]
 
 

@@ -32,7 +32,7 @@ NOT_PROVED = 126
 UNPRIVILEGED = 5
 
 
-@click.command("verify", short_help="Prove with real connections that traffic flows as it has to.")
+@click.command("verify", short_help="Prove with real connections that traffic flows as it should.")
 @target_argument(files=False)
 @PID_OPTION
 @NETNS_OPTION
@@ -41,12 +41,12 @@ UNPRIVILEGED = 5
     metavar="ARGS",
     help="Hold it to these istio-iptables arguments, or to --ambient and its own, not to its live rules.",
 )
-@click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="Wait that long for a probe.")
+@click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="How long to wait for a probe.")
 @click.option(
     "--allow-host-network", is_flag=True, help=f"Allow the host's own namespace, without inbound probes. [{ALLOW_HOST}]"
 )
 @click.option(
-    "--allow-unprobed", is_flag=True, help="Be content where inbound or outbound capture cannot be probed, not both."
+    "--allow-unprobed", is_flag=True, help="Exit 0 even if one direction, inbound or outbound, could not be probed."
 )
 @output_options("text", "json")
 def verify(
@@ -59,7 +59,7 @@ def verify(
     allow_unprobed: bool,
     form: str,
 ) -> int:
-    """Prove with real connections that traffic flows as it has to.
+    """Prove with real connections that traffic flows as it should.
 
     Connects from inside the namespace as an application and as the proxy, and
     from a second, temporary namespace to it. Short-lived listeners on the

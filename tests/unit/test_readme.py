@@ -15,7 +15,7 @@ from istio_init.cli.app import cli
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "README.ja.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 COMMAND = re.compile(r"^    (?:\$ )?(istio-init .+)$")
 OF_NO_NAMESPACE = ("istio-init trace", "istio-init map", "istio-init diff", "istio-init render")
