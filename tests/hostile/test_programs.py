@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.processes import own_children
 
 from istio_init.errors import ToolError
 from istio_init.system import confined, namespaces, places, process
@@ -112,12 +113,11 @@ def test_the_descriptors_of_the_caller_may_be_any(pod: Pod) -> None:
 
 
 def test_no_descriptor_and_no_child_is_left(pod: Pod) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before, children = sorted(os.listdir("/proc/self/fd")), own_children()
 
     inside(pod, "true")
     with pytest.raises(ToolError):
         inside(pod, "sleep 60", timeout=0.05)
 
     assert sorted(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert own_children() == children

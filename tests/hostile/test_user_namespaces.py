@@ -188,15 +188,13 @@ def test_nothing_of_roots_is_left_in_a_namespace_whose_owner_stopped_it() -> Non
         wait_for(lambda: inside() == [str(made.pid)])
 
 
-def test_where_the_kernel_would_make_it_traceable_the_namespace_is_not_entered() -> None:
-    setting = Path("/proc/sys/fs/suid_dumpable")
-    before = setting.read_text()
+def test_where_the_kernel_would_make_it_traceable_the_namespace_is_not_entered(tmp_path: Path) -> None:
+    setting = tmp_path / "suid_dumpable"  # The kernel's own is that of other tests, too.
+    setting.write_text("1\n")
     with attacker(look_into) as made, with_address(made):
-        try:
-            setting.write_text("1")
-            done = istio_init("apply", "--pid", str(made.pid), "--proxy-uid", "0", "--proxy-gid", "0")
-        finally:
-            setting.write_text(before)
+        there = f'mount --bind {setting} /proc/sys/fs/suid_dumpable && exec "$@"'
+        target = ("--pid", str(made.pid), "--proxy-uid", "0", "--proxy-gid", "0")
+        done = execute("unshare", "-m", "sh", "-c", there, "sh", *PROGRAM, "apply", *target)
         made.finish()
     assert done.status != 0
     assert "fs.suid_dumpable" in done.stderr

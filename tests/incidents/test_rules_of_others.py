@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from .states import AMBIENT, FORWARDS, TPROXY, State, bridge, check, docker, make, natively, of_ztunnel
+from istio_init.testing.pods import HOSTS, PROXY
+from istio_init.testing.traffic import Endpoint
+
+from .states import AMBIENT, FORWARDS, TPROXY, V4, State, bridge, check, docker, make, natively, of_ztunnel
 from .ward import INJECTED, Ward
 
 NAT = "iptables -t nat"
@@ -72,12 +75,22 @@ def in_native(script: str) -> Callable[[Ward], None]:
     return damage
 
 
+def health_checked(script: str) -> Callable[[Ward], None]:
+    """In a pod whose proxy answers the kubelet on 15021."""
+
+    def damage(ward: Ward) -> None:
+        ward.guests.append(ward.sidecar.start(PROXY, Endpoint(HOSTS[V4].pod, 15021), name="pilot-agent"))
+        ward.run(script)
+
+    return damage
+
+
 DROPS = {
     "one source": State(
         INJECTED,
         "iptables -I INPUT -s 10.77.0.1 -j DROP",
         {"some-dropped": "-s 10.77.0.1/32 -j DROP  [0 packets]: inbound connections, from 10.77.0.1"},
-        "warning",
+        "info",
     ),
     "the pod's own range": State(
         INJECTED,
@@ -92,7 +105,7 @@ DROPS = {
     ),
     "health checks": State(
         INJECTED,
-        "iptables -I INPUT -p tcp --dport 15021 -j REJECT",
+        health_checked("iptables -I INPUT -p tcp --dport 15021 -j REJECT"),
         {"captured-dropped": "health checks on port 15021 rejected"},
     ),
     "what the proxy sends to one port": State(

@@ -162,7 +162,7 @@ def test_rules_where_none_were_asked_for_are_drift(sidecar: Sidecar) -> None:
     assert said["drift"]["note"] == "the rules redirect traffic, and the pod asked for no redirection"
 
 
-def test_a_pod_of_an_ambient_mesh_has_what_its_manifest_asks_for() -> None:
+def test_a_pod_of_an_ambient_mesh_has_what_its_manifest_asks_for(real_kernel: None) -> None:
     with Pod.create() as pod:
         istio_init("apply", "--ambient", "--netns", pod.inside.name).ok()
         snapshot = live_snapshot(None, None, pod.inside.name)

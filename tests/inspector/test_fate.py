@@ -40,7 +40,6 @@ class TestHarmless:
             "-t nat -I PREROUTING -p tcp --dport 15021 -j ACCEPT",
             "-t nat -I OUTPUT -p tcp -m limit --limit 1/s -j LOG",
             "-t raw -I OUTPUT -p udp --dport 9 -j DROP",
-            "-t filter -A INPUT -s 203.0.113.0/24 -j DROP",
         ],
     )
     def test_rules_that_take_nothing_from_the_proxy_are_no_problem(self, healthy: Sidecar, words: str) -> None:

@@ -79,7 +79,7 @@ def test_ps_changes_nothing(namespace: Namespace) -> None:
     namespace.spawn("sleep", "60")
     before = state(namespace)
 
-    assert str(namespace.path.stat().st_ino) in istio_init("ps").ok().stdout
+    assert str(namespace.path.stat().st_ino) in istio_init("ps", "-o", "wide").ok().stdout
 
     assert state(namespace) == before
 

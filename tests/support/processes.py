@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -30,3 +32,21 @@ def sleeping(prepare: Callable[[], object]) -> Iterator[int]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+
+def own_children() -> list[int]:
+    """The child processes of this one, those that have ended and were not waited for among them."""
+    tasks = Path("/proc/self/task")
+    return sorted(int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split())
+
+
+PATIENCE = 60
+"""Seconds that something may take on a busy machine."""
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what has to happen soon."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
 from pyroute2 import IPRoute
 from support.command import PROGRAM, environment
+from support.processes import wait_until
 from support.rules import legacy_tables, routing
 
 from istio_init.config.model import ALL, Config, Surroundings
@@ -38,13 +37,6 @@ def state(namespace: Namespace) -> tuple[object, ...]:
         namespace.run("nft", "-s", "list", "ruleset"),
         [legacy_tables(namespace, family) for family in Family],
     )
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def blocked(pod: Pod) -> None:

@@ -86,4 +86,6 @@ def _told_once(found: list[Finding]) -> list[Finding]:
 
 def _rule(line: str) -> str:
     """The rule at the beginning of a line of evidence, with its place."""
-    return line.split("  [", 1)[0]
+    if "  [" in line:
+        return line.split("  [", 1)[0]
+    return line.partition(": istio-init trace")[0].rpartition(": ")[0]  # A rule without counters, and its fate.

@@ -105,7 +105,7 @@ CAPTURED_DROPPED = FindingKind(
     "Change the rule, the policy or the route so that these connections pass; the trace shows their path.",
 )
 SOME_DROPPED = FindingKind(
-    "some-dropped", _WARNING, "A rule drops or rejects some connections",
+    "some-dropped", _INFO, "A rule drops or rejects some connections",
     "They time out or are refused; all others arrive.",
     "If that is not intended, find out who added the rule and have it removed or narrowed; the trace shows the path.",
 )

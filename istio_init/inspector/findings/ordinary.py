@@ -91,7 +91,7 @@ class _Ordinary:
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
         yield Group("the proxy's own connections", self._made("outbound", "tcp", world, **proxy), True)
         yield self._inbound(*ports)
-        if _is_excluded(config, HEALTH):
+        if _is_excluded(config, HEALTH) and self._is_heard(HEALTH):
             checks = self._made("inbound", "tcp", self._strangers(HEALTH))
             yield Group(f"health checks on port {HEALTH}", checks, True)
         if servers is not None:
@@ -118,6 +118,10 @@ class _Ordinary:
         if redirects_dns:
             yield self._queries(())
         yield from self._within(PORTS[0])
+
+    def _is_heard(self, port: int) -> bool:
+        """Whether somebody listens there, or may: of files nothing is known of that."""
+        return self.host.listeners is None or any(each.port == port for each in self.host.listeners)
 
     def _inbound(self, *ports: int) -> Group:
         strangers = [each for port in ports for each in self._strangers(port)]

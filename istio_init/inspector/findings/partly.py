@@ -79,7 +79,7 @@ class Loss(Value):
     """Connections that a rule stops, with the command that shows it."""
 
     shown: Shown
-    is_vital: bool
+    severity: Severity
 
 
 def some_dropped(view: View) -> Iterator[Finding]:
@@ -98,10 +98,11 @@ def some_dropped(view: View) -> Iterator[Finding]:
     for family in view.meant:
         if family not in view.snapshot.partial and count(evaluated.live, family) <= MOST_MAPPED:
             for where, loss in _of(evaluated, family):
-                if loss.is_vital or where not in found:
+                if where not in found or loss.severity is Severity.ERROR:
                     found[where] = loss
     if found:
-        worse = Severity.ERROR if any(each.is_vital for each in found.values()) else None
+        severities = {each.severity for each in found.values()}
+        worse = next((each for each in (Severity.ERROR, Severity.WARNING) if each in severities), None)
         yield Finding(catalogue.SOME_DROPPED, limited([each.shown for each in found.values()]), worse=worse)
 
 
@@ -136,7 +137,9 @@ def _of(evaluated: Evaluated, family: Family) -> Iterator[tuple[str, Loss]]:
             where = evaluated.where(decider, family)
             said = f"{where}: {side.name}{_which(found, each, family)} {word(each.outcome).value}"
             shown = Shown(said, trace_command(packet, evaluated.view.snapshot.target))
-            yield where, Loss(shown, side.is_vital)
+            # Whom a pod lets in is often a firewall's business; what it may not reach, somebody misses.
+            lost = Severity.WARNING if packet.direction is Direction.OUTBOUND else Severity.INFO
+            yield where, Loss(shown, Severity.ERROR if side.is_vital else lost)
 
 
 def _which(found: Map, stopped: TrafficClass, family: Family) -> str:
