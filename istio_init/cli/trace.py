@@ -145,6 +145,7 @@ class _Asked:
     def __init__(self, source: Source, *, only_given: bool = False) -> None:
         self.source = source
         self.tracer = Tracer(source.netfilter, source.host)
+        self.departures = Departures(source.host)
         held = {table.family for table in source.netfilter.tables}
         self.looks_for_invalid = looks_for_invalid(source.netfilter)
         self.known = [family for family in Family if not only_given or held & NFT_FAMILIES[family]]
@@ -165,7 +166,7 @@ def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]
     if not assumed:
         return ()
     if not found.legs:
-        return tuple(name for name in assumed if name in Departures(host).asks_for(packet.family))
+        return tuple(name for name in assumed if name in asked.departures.asks_for(packet.family))
     if TOO_MANY in found.causes:
         return tuple(assumed)
     try:

@@ -11,6 +11,7 @@ import re
 import time
 
 from istio_init.errors import IstioInitError
+from istio_init.system.pinned import PROXIES, beginning, pinned, variables
 from istio_init.system.pods import container_of
 from istio_init.system.rooted import read_text
 from istio_init.system.workers import spread
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from istio_init.system.pods import PodNamespace
     from istio_init.system.processes import Process
-
-PROXIES = frozenset(["pilot-agent", "envoy", "istio-proxy", "istio-agent"])
-"""Processes whose environment has the pod's name by the injection template; they are asked first."""
 
 NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 """What Kubernetes accepts as the name of a pod (RFC 1123)."""
@@ -99,51 +97,31 @@ def _asked(processes: Iterable[Process], *, only_containers: bool) -> list[Proce
 
 def _claims(process: Process, inode: int) -> Iterator[Claim]:
     """By the variables that are made for it, and by the host name of a container."""
-    try:
-        pinned = os.open(f"/proc/{process.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    with pinned(process.pid) as at:
+        if at is not None and _inode(f"{at}/ns/net") == inode:
+            yield from _claims_at(at, process.pid)
+
+
+def _claims_at(at: str, pid: int) -> Iterator[Claim]:
+    found = _environment(at)
+    root = _other_root(at)
+    names = [found.get("POD_NAME")]
+    if _has_own_host_name(at):
+        names.append(found.get("HOSTNAME") or (_line(root, "/etc/hostname") if root else None))
+    named = dict.fromkeys(each for each in names if each and NAME.fullmatch(each))
+    if not named:
         return
-    try:
-        at = f"/proc/self/fd/{pinned}"
-        if _inode(f"{at}/ns/net") != inode:
-            return
-        variables = _environment(at)
-        root = _other_root(at)
-        names = [variables.get("POD_NAME")]
-        if _has_own_host_name(at):
-            names.append(variables.get("HOSTNAME") or (_line(root, "/etc/hostname") if root else None))
-        names = list(dict.fromkeys(each for each in names if each and NAME.fullmatch(each)))
-        if not names:
-            return
-        space = variables.get("POD_NAMESPACE") or (_line(root, ACCOUNT) if root else None)
-        space = space if space and NAMESPACE.fullmatch(space) else None
-        for name in names:
-            assert name is not None
-            yield Claim(name, space, process.pid)
-    finally:
-        os.close(pinned)
+    space = found.get("POD_NAMESPACE") or (_line(root, ACCOUNT) if root else None)
+    space = space if space and NAMESPACE.fullmatch(space) else None
+    for name in named:
+        yield Claim(name, space, pid)
 
 
 def _environment(at: str) -> dict[str, str]:
-    """The variables that are wanted; of one that stands there twice the first, as getenv(3) finds it."""
     try:
-        data = _read(f"{at}/environ")
+        return variables(beginning(f"{at}/environ", LONGEST), WANTED)
     except OSError:
-        data = b""
-    found: dict[str, str] = {}
-    for each in data.split(b"\0"):
-        name, equals, value = each.decode(errors="replace").partition("=")
-        if equals and name in WANTED:
-            found.setdefault(name, value)
-    return found
-
-
-def _read(path: str) -> bytes:
-    data = b""
-    with open(path, "rb", buffering=0) as file:
-        while len(data) < LONGEST and (more := file.read(LONGEST - len(data))):
-            data += more
-    return data
+        return {}
 
 
 def _other_root(at: str) -> str | None:

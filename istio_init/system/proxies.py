@@ -11,6 +11,7 @@ import os
 from istio_init.config import asked, downward
 from istio_init.config.asked import Pod
 from istio_init.options import OPTIONS
+from istio_init.system.pinned import PROXIES, beginning, pinned, variables
 from istio_init.system.rooted import read_beneath
 from istio_init.system.workers import bytes_within
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from istio_init.system.processes import Process
 
-NAMES = frozenset(["pilot-agent", "envoy", "istio-proxy", "istio-agent"])
 PROXY_ID = 1337
 MOST = 3
 """Processes that are asked."""
@@ -46,21 +46,15 @@ WANTED = frozenset(
 
 def said_by(processes: Iterable[Process]) -> tuple[Pod, ...]:
     """What each proxy among the processes of a namespace says; those that the mesh's own ids run come first."""
-    named = [each for each in processes if each.name in NAMES]
+    named = [each for each in processes if each.name in PROXIES]
     named.sort(key=lambda each: (PROXY_ID not in (each.uid, each.gid), each.name != "pilot-agent", each.pid))
     return tuple(pod for each in named[:MOST] if (pod := _said(each)) is not None)
 
 
 def _said(process: Process) -> Pod | None:
     """None where it is no more, lives elsewhere, or has no such file that is read whole."""
-    try:
-        pinned = os.open(f"/proc/{process.pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        data = bytes_within(PATIENCE, lambda: _files(f"/proc/self/fd/{pinned}"), most=4 * LONGEST)
-    finally:
-        os.close(pinned)
+    with pinned(process.pid) as at:
+        data = None if at is None else bytes_within(PATIENCE, lambda: _files(at), most=4 * LONGEST)
     if data is None:
         return None
     sizes, _, rest = data.partition(b"\n")
@@ -71,8 +65,8 @@ def _said(process: Process) -> Pod | None:
     annotations, environment, command = parts
     if len(annotations) > LONGEST:
         return None
-    variables = _variables(environment)
-    own, space = (variables.pop(each, "")[:LONGEST_NAME] for each in ("POD_NAME", "POD_NAMESPACE"))
+    found = variables(environment, WANTED)
+    own, space = (found.pop(each, "")[:LONGEST_NAME] for each in ("POD_NAME", "POD_NAMESPACE"))
     return Pod(
         source=f"annotations in the proxy's /etc/istio/pod, and its environment (pid {process.pid})",
         name="/".join(filter(None, [space, own])) or None,
@@ -81,7 +75,7 @@ def _said(process: Process) -> Pod | None:
             for name, value in downward.parse(annotations.decode(errors="replace")).items()
             if name in asked.READ
         },
-        variables=variables,
+        variables=found,
         uid=process.uid,
         gid=process.gid,
         command=tuple(command.decode(errors="replace").split("\0")),
@@ -96,23 +90,5 @@ def _files(process: str) -> bytes | None:
     annotations = read_beneath(f"{process}/root", FILE, LONGEST)
     if annotations is None:
         return None
-    parts = [annotations, _beginning(f"{process}/environ"), _beginning(f"{process}/cmdline")]
+    parts = [annotations, beginning(f"{process}/environ", LONGEST), beginning(f"{process}/cmdline", LONGEST)]
     return b" ".join(b"%d" % len(each) for each in parts) + b"\n" + b"".join(parts)
-
-
-def _beginning(path: str) -> bytes:
-    data = b""
-    with open(path, "rb", buffering=0) as file:
-        while len(data) < LONGEST and (more := file.read(LONGEST - len(data))):
-            data += more
-    return data
-
-
-def _variables(environment: bytes) -> dict[str, str]:
-    """Those that are wanted; of one that stands there twice the first, as getenv(3) finds it."""
-    found: dict[str, str] = {}
-    for each in environment.split(b"\0"):
-        name, equals, value = each.decode(errors="replace").partition("=")
-        if equals and name in WANTED:
-            found.setdefault(name, value)
-    return found
