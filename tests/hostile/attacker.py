@@ -164,11 +164,3 @@ def stop(pid: int) -> list[str]:
         time.sleep(0.01)  # It is hers until root notices; the processor is for root now.
         return ["stop"]
     return []
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

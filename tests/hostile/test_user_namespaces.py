@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from support.command import PROGRAM, Result, execute
+from support.processes import wait_until
 from support.rules import program
 
 from istio_init.netfilter.family import Family
 from istio_init.testing.processes import run
 
-from .attacker import USER, Attacker, attacker, look_into, stop, wait_for
+from .attacker import USER, Attacker, attacker, look_into, stop
 
 RANGES = ",".join(f"10.{number >> 8}.{number & 255}.0/24" for number in range(700))
 """So many rules that writing them takes a while."""
@@ -56,10 +57,10 @@ def rules(made: Attacker, backend: str) -> str:
 def test_the_attack_works_on_a_program_that_is_simply_started_there() -> None:
     with attacker(look_into) as made:
         enter = ("nsenter", "-t", str(made.pid), "-U", "-n", "--preserve-credentials")
-        child = subprocess.Popen([*enter, "setpriv", "--reuid", "0", "--regid", "0", "--clear-groups", "sleep", "0.5"])
+        child = subprocess.Popen([*enter, "setpriv", "--reuid", "0", "--regid", "0", "--clear-groups", "sleep", "3"])
         child.wait()
         if child.returncode:  # Groups cannot be set there.
-            subprocess.run(["nsenter", "-t", str(made.pid), "-U", "-n", "sleep", "0.5"], check=False)
+            subprocess.run(["nsenter", "-t", str(made.pid), "-U", "-n", "sleep", "3"], check=False)
         made.finish()
 
     assert {word.split()[0] for word in made.got} >= {"seize", "environ", "memory", "descriptors", "process_vm_readv"}
@@ -185,7 +186,7 @@ def test_nothing_of_roots_is_left_in_a_namespace_whose_owner_stopped_it() -> Non
                     continue
             return found
 
-        wait_for(lambda: inside() == [str(made.pid)])
+        wait_until(lambda: inside() == [str(made.pid)])
 
 
 def test_where_the_kernel_would_make_it_traceable_the_namespace_is_not_entered(tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.processes import wait_until
 
 from istio_init.testing.leftovers import ETC_NETNS, PREFIX, RUN_NETNS
 from istio_init.testing.processes import SAYING_SO
@@ -63,14 +63,6 @@ def left_of(token: str) -> Left:
     )
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def directory(as_root: None, tmp_path: Path) -> Path:
     """Where the tests of a run are."""
@@ -115,9 +107,9 @@ def waiting_run(directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]
         command(directory), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
     ) as pytest_run:
         try:
-            wait_for((directory / "token").exists)
+            wait_until((directory / "token").exists, 30)
             token = (directory / "token").read_text()
-            wait_for(lambda: len(left_of(token).processes) >= 6)
+            wait_until(lambda: len(left_of(token).processes) >= 6, 30)
             yield pytest_run, token
         finally:
             pytest_run.kill()
@@ -138,7 +130,8 @@ def test_what_a_living_run_uses_is_left_alone_by_the_next_one(
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     with waiting_run(directory) as (living, token):
-        wait_for(lambda: left_of(token).processes.count("sleep 987 ") == 4)  # A forked shell is still to become sleep.
+        # A forked shell is still to become sleep.
+        wait_until(lambda: left_of(token).processes.count("sleep 987 ") == 4, 30)
         before = left_of(token)
         write(other, "pass")
         assert run_pytest(other).status == 0
