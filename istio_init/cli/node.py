@@ -39,7 +39,7 @@ Make = Callable[[PsRow, Explanation], object]
 
 
 class Entry(Value):
-    """What is told of one namespace, and what more was made of its explanation; None where it could not be read."""
+    """One namespace's row, and what was made of its explanation; None where it could not be read."""
 
     row: PsRow
     more: object = None

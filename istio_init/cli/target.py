@@ -46,7 +46,7 @@ class Chosen(Value):
 
     @property
     def words(self) -> Target:
-        """The words by which commands are given the same namespace, from wherever they are typed."""
+        """The options that name the same namespace to another command, wherever it is typed."""
         if self.pid is not None:
             return ("--pid", str(self.pid))
         if self.netns is not None:

@@ -1,4 +1,4 @@
-"""Values to JSON and back, by the types of their fields. What is read was written by somebody else: nothing is guessed.
+"""Values to JSON and back, by the types of their fields. What is read may be hostile: nothing is guessed.
 
 A value is an object of its fields. A field that is not known, a missing one that has no default, and whatever is of
 another type than the field's is refused, with the place where it stands.
@@ -166,7 +166,7 @@ def _mapping(arguments: tuple[Hint, ...], given: Json, where: str, field: str) -
             raise FieldError(f"{where}: not an object, but {_shown(given)}")
         pairs = list(given.items())
     else:
-        pairs = [] if given == {} else _list(given, where)  # Of no pairs nothing tells what their keys would be.
+        pairs = [] if given == {} else _list(given, where)  # No pairs, so no keys to tell their type.
     if any(not isinstance(each, list | tuple) or len(each) != 2 for each in pairs):
         raise FieldError(f"{where}: not a list of pairs")
     return {_decode(key, name, where, ""): _decode(item, each, where, field) for name, each in pairs}

@@ -194,7 +194,7 @@ def _real(packet: Packet, port: int, passages: list[Passage]) -> Packet:
     """The packet as the kernel made it: with its source, its interface, and what stands in its headers."""
     first = next((each for each in passages if _is_own(each) and each.chain == "OUTPUT"), None)
     if first is None or first.leaves_by is None:
-        raise ToolError("the kernel tells nothing of the packet", fix="see whether nft monitor trace works here")
+        raise ToolError("the kernel reports nothing about the packet", fix="see whether nft monitor trace works here")
     headers = first.headers
     return packet.replace(
         source=headers.source,

@@ -117,8 +117,8 @@ class Cover:
     def _told(self, path: Path) -> Path:
         """The region; what has no socket has group 0 in its place."""
         uid, gid = self.layout.dim(Field.UID), self.layout.dim(Field.GID)
-        nobody = path.get(uid) == ((NO_SOCKET, NO_SOCKET),) and gid not in path
-        return {**path, gid: ((0, 0),)} if nobody else path
+        has_no_socket = path.get(uid) == ((NO_SOCKET, NO_SOCKET),) and gid not in path
+        return {**path, gid: ((0, 0),)} if has_no_socket else path
 
     def _widened(self, path: Path, every: list[Path]) -> Path:
         """The region with each dimension as wide as the packets of all regions together allow."""

@@ -27,10 +27,10 @@ NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
 """Numbers of `Layout.track`: the connection is not looked up yet; a template stands in for it; it is; it never is."""
 
 STAYS, ELSEWHERE, SOMEWHERE = range(3)
-"""Numbers of `Layout.moved`: the destination is what it was; another one; one that nobody knows."""
+"""Numbers of `Layout.moved`: the destination is what it was; another one; an unknown one."""
 
 NO_SOCKET = 2**32 - 1
-"""In place of the user of a packet without a socket: the id that nobody can have."""
+"""In place of the user of a packet without a socket: the id that no user can have."""
 
 BITS_APART = {
     Field.CT_STATE: (int(CtState.SNAT), int(CtState.DNAT)),
@@ -81,7 +81,7 @@ class Layout:
         routes_by_tos: bool = False,
         answers: Sequence[Cause] = (),
     ) -> None:
-        """``answers`` are tests that nobody can decide, to be taken to answer alike wherever they are asked."""
+        """``answers`` are undecidable tests, to be taken to answer alike wherever they are asked."""
         self.family = family
         scan = Scan(rules)
         masks = scan.masks

@@ -27,7 +27,7 @@ LO = number_of("lo")
 NOT_LO: Intervals = ((0, LO - 1), (LO + 1, (1 << 128) - 1))
 LOOPBACK: dict[Family, Intervals] = {Family.IPV4: ((127 << 24, (128 << 24) - 1),), Family.IPV6: ((1, 1),)}
 LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
-UNTOLD = RoutingDecider("where it is sent cannot be told")
+UNTOLD = RoutingDecider("its route is undecidable")
 LOCALNET = Cause(Openness.NOT_GIVEN, "route_localnet of the outgoing interface")
 
 

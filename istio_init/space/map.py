@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     Side = tuple[Netfilter, Host]
 
 MOST_ANSWERS = 10
-"""Of so many tests that nobody can decide each answer is followed by itself, where rule sets are compared."""
+"""So many undecidable tests have each answer followed by itself, where rule sets are compared."""
 
 STOPPED = frozenset([Kind.DROP, Kind.REJECT, Kind.UNKNOWN])
 
@@ -270,7 +270,7 @@ class _Attempts:
 
 
 def _answers(family: Family, sides: Sequence[Side]) -> tuple[Cause, ...]:
-    """The tests that nobody can decide, so that rule sets are compared for each of their answers; none of too many."""
+    """The undecidable tests, so that rule sets are compared for each of their answers; none of too many."""
     found = {
         statement.cause: None
         for netfilter, _ in sides

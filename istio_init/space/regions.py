@@ -104,8 +104,8 @@ class Packets:
             if field is Field.UID and within == ((NO_SOCKET, NO_SOCKET),):
                 tests.append(Test(Field.SOCKET, ((0, 0),)))
             elif field is Field.UID:
-                somebody = intersection(within, ((0, NO_SOCKET - 1),))
-                tests.append(Test(field, somebody, if_absent=somebody != within))
+                owned = intersection(within, ((0, NO_SOCKET - 1),))
+                tests.append(Test(field, owned, if_absent=owned != within))
             elif len(self.layout.groups[field]) == 1:
                 tests.append(Test(field, within))
             else:
@@ -171,8 +171,8 @@ class Packets:
         if field is self.interface:
             return odd, _name(within)
         if field is Field.UID:
-            somebody = within[0][0] != NO_SOCKET
-            return (1, within[0][0]) if somebody else (odd, NO_SOCKET)
+            has_socket = within[0][0] != NO_SOCKET
+            return (1, within[0][0]) if has_socket else (odd, NO_SOCKET)
         return odd, within[0][0]
 
 

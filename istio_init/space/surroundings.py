@@ -97,7 +97,7 @@ class Surroundings:
     def _types(self, field: Field, interface: Field | None) -> Node:
         if interface is None:
             return self._types_on(field, None)
-        nobody = self.diagrams.test(
+        has_none = self.diagrams.test(
             self.layout.dim(interface), ((NO_INTERFACE, NO_INTERFACE),), self.truths.yes, self.truths.no
         )
         on = self.by_interface(self.layout.dim(interface), lambda name: self._types_on(field, name or "?"))
@@ -106,7 +106,7 @@ class Surroundings:
         def join(one: Node, other: Node) -> Node | None:
             return None if one.children else (other if one is self.truths.no else anywhere)
 
-        return self.diagrams.combine(nobody, on, join)
+        return self.diagrams.combine(has_none, on, join)
 
     def _types_on(self, field: Field, device: str | None) -> Node:
         """By where a network of any route begins or ends, and the kernel's own ones."""

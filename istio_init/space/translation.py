@@ -258,9 +258,9 @@ class Translation:
                 changes[group.dim] = value
             elif value:
                 changes[group.dim] = Moved(group.dim, value)
-        somebody = Cause(Openness.NOT_GIVEN, "the owner of the socket that takes the packet")
+        owner = Cause(Openness.NOT_GIVEN, "the owner of the socket that takes the packet")
         for field in (Field.UID, Field.GID):
-            changes[layout.dim(field)] = Unknown(somebody, ((0, NO_SOCKET - 1),))
+            changes[layout.dim(field)] = Unknown(owner, ((0, NO_SOCKET - 1),))
         port = tproxy.port if tproxy.port is not None else Moved(layout.dim(Field.DPORT))
         delivery = Delivery(Kind.TPROXY, decider, tproxy.address, port)
         taken = ways.end(ACCEPTED if tproxy.drops else GOING, changes, delivery)

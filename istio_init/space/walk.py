@@ -113,7 +113,7 @@ class Walk:
     def _delivered(self) -> Node:
         """The route of what came back is the one that led to lo (skb_dst_force in loopback_xmit)."""
         ways = self.ways
-        decider = RoutingDecider("a route sends it to lo that is none to this machine")
+        decider = RoutingDecider("its route leads to lo but is not a local one")
         line = Line(self.namespace, ways.where(self._is_here(), ways.going, ways.stopped(Kind.DROP, decider)))
         self.stages.hook(line, Hook.INPUT, has_returned=True)
         return line.program()
@@ -188,7 +188,7 @@ class Walk:
         return way.delivery.kind if way.delivery is not None else None, unknown
 
     def _arrived(self, kind: Kind | None, unknown: Unknown | None, arriving: Node | None) -> Node:
-        """Where routing sends it; where that is not known, it stays here unless it was translated."""
+        """Where routing sends it; where that is unknown, it is delivered here unless it was translated."""
         ways, here = self.ways, self.leaving.here()
         if unknown is not None and kind is Kind.REDIRECT:
             return here
@@ -208,7 +208,7 @@ class Walk:
         """FORWARD and POSTROUTING; of IPv4, the priority is that of the TOS (rt_tos2priority)."""
         layout, ways = self.layout, self.ways
         alone = self.truths.node(Test(Field.PKTTYPE, ((0, 0),)))
-        words = "only what is sent to this host alone is sent on"
+        words = "only packets addressed to this host alone are forwarded"
         begin = self.namespace.surroundings.by_interface(layout.route, self._sent_on)
         line = Line(self.namespace, ways.where(alone, begin, ways.stopped(Kind.DROP, RoutingDecider(words))))
         line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route)}))
@@ -224,5 +224,5 @@ class Walk:
         return line.program()
 
     def _sent_on(self, device: str | None) -> Node:
-        decider = RoutingDecider(f"routing sends it on by {device}")
+        decider = RoutingDecider(f"routing forwards it via {device}")
         return self.ways.end(GOING, delivery=Delivery(Kind.FORWARD, decider))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GOING, RETURNED, ACCEPTED, ENDED = range(4)
-"""Where a way leads: to the next statement, out of the chain, out of the base chain, or nowhere."""
+"""Where a way leads: to the next statement, out of the chain, out of the base chain, or to its end."""
 
 Changes = tuple[tuple[int, Substitute], ...]
 """What dimensions have become, in terms of what they were, in ascending order."""
@@ -56,7 +56,7 @@ class Stop(Value):
 
 
 class Doubt(Value):
-    """What cannot be told, and the rule for which it would have to be."""
+    """What is undecidable, and the rule that it decides."""
 
     cause: Cause
     decider: Decider | None = None

@@ -39,12 +39,12 @@ MFD_EXEC, EXECUTE_ONLY = 0x10, 0o111
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 FAILED = 127
-"""The exit status of what could not execute its program; a line in the pipe tells why."""
+"""The exit status of what could not execute its program; a line in the pipe says why."""
 
 MEMORY = 4 << 30
 SECONDS = 120
 LIMITS = {"RLIMIT_AS": MEMORY, "RLIMIT_CPU": SECONDS, "RLIMIT_FSIZE": LARGEST, "RLIMIT_CORE": 0}
-"""Far above what rules take: a program that reaches one of them is out of hand."""
+"""Far above what rules take: a program that reaches one is stopped."""
 
 PATIENCE = 5.0
 """Seconds for a child to enter a namespace. Its owner may stop the child there."""
@@ -254,7 +254,7 @@ def _shut_in(kept: Mapping[int, int], files: Sequence[int]) -> None:
         number = getattr(resource, what)
         hard = resource.getrlimit(number)[1]
         limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        # At the second limit of the processor's time it is SIGKILL that comes, which would not tell why.
+        # At the second limit of the processor's time it is SIGKILL that comes, which would not say why.
         last = limit + 1 if what == "RLIMIT_CPU" and limit != hard else limit
         resource.setrlimit(number, (limit, last))
 

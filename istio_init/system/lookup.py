@@ -59,7 +59,7 @@ class Lookup(Value):
 
 
 def look_up(word: str, *, files: bool) -> Lookup:
-    """All that a word can name; ``files``: a file as well."""
+    """Everything that a word can name; with ``files``, files too."""
     found = [*_processes(word), *_named(word), *(_files(word) if files else [])]
     if word.startswith(("/", "./", "../")):
         return Lookup(tuple(_distinct(found)))
@@ -148,7 +148,7 @@ Named = list[tuple["PodNamespace", tuple["Claim", ...]]]
 
 
 def _pods(word: str, named: Named) -> Iterator[Match]:
-    """Pods by their names, whole ones before all that only begin so."""
+    """Pods by name: exact matches first, then prefixes."""
     space, slash, name = word.rpartition("/")
     name = name.removesuffix("…").removesuffix("...")
     if not name:

@@ -1,4 +1,4 @@
-"""What routing makes of a packet that came in: for this machine, for another one, or for nobody (net/ipv4/route.c)."""
+"""What routing makes of a packet that came in: delivered here, forwarded, or dropped (net/ipv4/route.c)."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Arriving:
             if isinstance(answer, Cause):
                 causes[answer] = None
             elif has_socket and answer.end is End.ONWARDS:
-                answers[_nowhere("what has a socket here is not sent onwards")] = None
+                answers[_nowhere("what a socket here takes is not forwarded")] = None
             else:
                 answers[answer] = None
         return tuple(answers), tuple(causes) if len(answers) > 1 else ()

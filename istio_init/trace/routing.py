@@ -23,7 +23,7 @@ FAILURES = {
     AddressType.BLACKHOLE: "blackhole",
     AddressType.PROHIBIT: "prohibit",
 }
-"""Routes and rules that end the search, and lead nowhere (fib_props)."""
+"""Routes and rules that end the search without a route (fib_props)."""
 
 DEFAULT_RULES = tuple(
     RoutingRule(priority, table) for priority, table in ((0, LOCAL_TABLE), (32766, MAIN_TABLE), (32767, DEFAULT_TABLE))
@@ -90,7 +90,7 @@ class Tables:
             yield from by_network.get(destination >> shift << shift, ())
 
     def look_up(self, query: Query) -> Finds:
-        """Where the rules lead: to one route, or to several of which nobody can say which."""
+        """Where the rules lead: to one route, or to several where it is undecidable which."""
         found: list[Found] = []
         causes: list[Cause] = []
         for rule in self.rules:
@@ -147,7 +147,7 @@ class Tables:
         return found, causes
 
     def _by(self, route: Route) -> str | None:
-        """The interface that a route leads by; routes of IPv6 that lead nowhere do so by lo (ip6_route_info_create)."""
+        """The interface of a route; IPv6 routes that fail have lo (ip6_route_info_create)."""
         if route.device is None and self.bits == 128 and route.type in FAILURES:
             return LOOPBACK_DEVICE
         return route.device

@@ -148,7 +148,7 @@ class Stages:
         """Ask for the route of what starts here; where there is none the packet is dropped."""
         found, causes = leaving(self.facts, state, self.packet.bound)
         if not found:
-            self.finish(state, UNKNOWN, RoutingDecider("where it is sent cannot be told"), causes[0])
+            self.finish(state, UNKNOWN, RoutingDecider("its route is undecidable"), causes[0])
             return []
         left = []
         for each, route in self.either(state, found, causes, "route"):
@@ -163,7 +163,7 @@ class Stages:
     def either(
         self, state: State, options: Sequence[Option], causes: Sequence[Cause], what: str
     ) -> list[tuple[State, Option]]:
-        """One way for each of several answers, of which nobody can say which it is."""
+        """One way for each of several answers, where it is undecidable which it is."""
         if len(options) == 1:
             return [(state, options[0])]
         place = (what, causes[0])

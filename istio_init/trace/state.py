@@ -58,7 +58,7 @@ NAT_DONE = {Hook.PREROUTING: 1 << 8, Hook.OUTPUT: 1 << 8, Hook.INPUT: 1 << 7, Ho
 
 
 class Unsure(Value):
-    """A field's value that is one of several, and nobody can say which."""
+    """A field's value that is one of several, undecidable which."""
 
     within: Intervals
     cause: Cause
@@ -139,7 +139,7 @@ class State:
         self.has_returned = False
 
     def copy(self) -> State:
-        """Another way from here on, whose steps nobody lists."""
+        """Another way from here on, whose steps are not listed."""
         other = object.__new__(State)
         other.values = self.values.copy()
         other.because = self.because

@@ -133,7 +133,7 @@ class Walk:
         return left
 
     def _is_met(self, state: State, chains: Mapping[str, str], device: str | None) -> bool:
-        """Whether chains at an interface, which nobody follows here, decide what then becomes of the packet."""
+        """Whether chains at an interface, which are not modelled, decide what becomes of the packet."""
         chain = chains.get(device or "", chains.get(""))
         if chain is not None:
             words = f"what {chain} does at {device}"
@@ -156,7 +156,7 @@ class Walk:
             elif state.is_local:
                 here.append(state)
             else:
-                self.finish(state, DROP, RoutingDecider("a route sends it to lo that is none to this machine"), None)
+                self.finish(state, DROP, RoutingDecider("its route leads to lo but is not a local one"), None)
         self._deliver(here)
 
     def _come_in(self, state: State) -> None:
@@ -191,7 +191,7 @@ class Walk:
         self._forward(onwards)
 
     def _arrivals(self, state: State) -> Arrivals:
-        """Where routing sends what came in; where nobody knows, it stays here unless it was translated."""
+        """Where routing sends what came in; where that is unknown, it is delivered here unless it was translated."""
         destination, kind = state.values[DESTINATION], state.outcome.kind
         if isinstance(destination, Unsure) and kind is Kind.REDIRECT:
             return (IS_HERE,), ()
@@ -215,7 +215,9 @@ class Walk:
             values = state.values
             ttl, tos = values[TTL], values[TOS]
             if values[PKTTYPE] != 0:
-                self.finish(state, DROP, RoutingDecider("only what is sent to this host alone is sent on"), None)
+                self.finish(
+                    state, DROP, RoutingDecider("only packets addressed to this host alone are forwarded"), None
+                )
                 continue
             if isinstance(ttl, int):
                 if ttl <= 1:
@@ -233,7 +235,7 @@ class Walk:
             going.append(state)
         if going:
             for state in self._out(self.stages.hook(going, Hook.FORWARD), interface_number(self.packet.interface)):
-                words = f"routing sends it on by {state.device}"
+                words = f"routing forwards it via {state.device}"
                 self.finish(state, state.outcome, state.decided_by or RoutingDecider(words), None)
 
     def _leg(self, hook: Hook, interface: str) -> None:

@@ -20,7 +20,7 @@ MOST_RESOLVED = 64
 
 
 class Open(Value):
-    """A decision that nobody can foretell: why, and the rule that it stands in, if it does."""
+    """An undecidable decision: why, and the rule that it stands in, if it does."""
 
     causes: tuple[Cause, ...]
     hop: Hop | None = None
@@ -29,7 +29,7 @@ class Open(Value):
 class Finish(Value):
     """How one way ended: first its first leg, then all of it.
 
-    ``cause`` is set where nobody can say what then becomes of the packet.
+    ``cause`` is set where it is undecidable what then becomes of the packet.
     """
 
     state: State

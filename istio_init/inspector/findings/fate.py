@@ -68,7 +68,7 @@ class Sampled(Value):
 
 
 def captured_otherwise(view: View) -> Iterator[Finding]:
-    """Connections that go astray, by whose rule sends them there: foreign, ours, or undecidable."""
+    """Connections that do not go where they should, by whose rule decides: foreign, ours, or undecidable."""
     search = _Search(view)
     found = search.strays()
     lines: dict[str, dict[str, str]] = {"foreign": {}, "ours": {}, "undecidable": {}}
