@@ -7,13 +7,14 @@ from itertools import islice
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import Cause, Undecided
+from istio_init.netfilter.rules import Cause, Test, Undecided
 from istio_init.netfilter.stages import NFT_FAMILIES
+from istio_init.space.bits import apart
 from istio_init.space.collecting import Uncollected
 from istio_init.space.covering import Cover, Told
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.expected import NOWHERE, expected, only
-from istio_init.space.layout import Layout, apart
+from istio_init.space.layout import Layout
 from istio_init.space.namespace import Namespace
 from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of
 from istio_init.space.regions import Packets, Region, count, paths
@@ -21,6 +22,7 @@ from istio_init.space.shares import shares
 from istio_init.space.walk import Walk
 from istio_init.space.ways import Decider, Ends, Way
 from istio_init.trace.result import Kind, Outcome
+from istio_init.trace.routing import tos_mask
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -201,9 +203,8 @@ class Space:
                 there = expected(diagrams, layout, self._host, direction, packets)
                 self._ends[namespace, direction] = verdicts, only(diagrams, verdicts, there)
             top = self._ends[namespace, direction][int(only_expected)]
-            yes, no = diagrams.leaf(True), diagrams.leaf(False)
             for field, values in (within or {}).items():
-                top = only(diagrams, top, diagrams.test(layout.dim(field), values, yes, no))
+                top = only(diagrams, top, namespace.truths.node(Test(field, values)))
             numbers = {field: layout.numbers(field, value) for field, value in (fixed or {}).items()}
             values_at = {dim: number for each in numbers.values() for dim, number in each.items()}
             if values_at:
@@ -286,8 +287,8 @@ def layout_of(family: Family, sides: Sequence[Side], answers: tuple[Cause, ...] 
     rules = [rule for netfilter, _ in sides for rule in _rules(netfilter, family)]
     routing = [each for _, host in sides for each in (host.rules or {}).get(family, ())]
     marks = {each.mask for each in routing if each.mark is not None}
-    by_tos = any(each.tos is not None for each in routing)
-    return Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=ports_first, answers=answers)
+    tos_masks = {tos_mask(each.tos) for each in routing if each.tos is not None}
+    return Layout(family, rules, marks, tos_masks=tos_masks, ports_first=ports_first, answers=answers)
 
 
 def in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout], Made]) -> Made:

@@ -8,15 +8,17 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import contains, difference, intersection, union
 from istio_init.netfilter.rules import AnyOf, Cause, Lookup, Never, Openness, Test, Undecided
-from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TEMPLATE, TRACKED, Layout, Region
+from istio_init.space.boxes import meeting
+from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TEMPLATE, TRACKED, Layout
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Box, Condition, Key
+    from istio_init.space.boxes import Region
     from istio_init.space.diagram import Diagrams, Node
 
     Derived = Callable[[Field], "Node"]
@@ -103,6 +105,10 @@ class Truths:
         for dim in sorted(region, reverse=True):
             yes = self.diagrams.test(dim, region[dim], yes, no)
         return yes
+
+    def stepped(self, field: Field, starts: Sequence[int], children: Sequence[Node]) -> Node:
+        """One diagram from each start on, up to the next: by the number of a field that is not split, or in order."""
+        return self.diagrams.stepped(self.layout.digits(field), starts, children)
 
     def maybe(self, *causes: Cause) -> Node:
         """Nobody can tell."""
@@ -305,12 +311,3 @@ class Truths:
 
 _NOWHERE: Region = {Layout.track: ()}
 _SEVERAL: Region = {}
-
-
-def meeting(*regions: Region) -> Region:
-    """What regions have in common."""
-    found: Region = {}
-    for region in regions:
-        for dim, within in region.items():
-            found[dim] = intersection(found[dim], within) if dim in found else within
-    return found

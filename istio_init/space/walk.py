@@ -24,8 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.space.boxes import Region
     from istio_init.space.diagram import Node, Substitute
-    from istio_init.space.layout import Region
     from istio_init.space.namespace import Namespace
     from istio_init.space.ways import Ends
 
@@ -78,7 +78,7 @@ class Walk:
             kinds.append((1, BROADCAST))
         for number, within in kinds:
             changed = ways.then(begin, ways.end(GOING, {layout.dim(Field.PKTTYPE): number}))
-            begin = ways.where(self.truths.within({layout.dim(Field.DESTINATION): within}), changed, begin)
+            begin = ways.where(self.truths.node(Test(Field.DESTINATION, within)), changed, begin)
         return begin
 
     def _outbound(self, begin: Node) -> Node:
@@ -137,7 +137,7 @@ class Walk:
         if way.flow == ENDED or not any(changes.get(dim) for dim in status) or changes.get(layout.route) != LO:
             return False
         pairs = ((Field.DESTINATION, Field.CT_REPLY_SOURCE), (Field.DPORT, Field.CT_REPLY_SPORT))
-        dims = [(layout.dim(one), layout.dim(other)) for one, other in pairs]
+        dims = [each for one, other in pairs for each in zip(layout.dims(one), layout.dims(other), strict=True)]
         return any(changes.get(one, Moved(one)) != changes.get(other) for one, other in dims)
 
     def _met(self, chains: Mapping[str, str], interface: int, program: Node) -> Node:
@@ -153,7 +153,7 @@ class Walk:
         ways, layout = self.ways, self.layout
         begin = self._met(self.netfilter.ingress, layout.dim(Field.IN_INTERFACE), begin)
         if self.family is Family.IPV6:  # ip6_rcv_core drops them before any hook.
-            loopback = [self.truths.within({layout.dim(each): ((1, 1),)}) for each in (Field.SOURCE, Field.DESTINATION)]
+            loopback = [self.truths.node(Test(each, ((1, 1),))) for each in (Field.SOURCE, Field.DESTINATION)]
             dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface but lo takes packets of ::1"))
             begin = ways.where(self.truths.any_of(loopback), dropped, begin)
         for link in self.namespace.host.links:
@@ -183,8 +183,8 @@ class Walk:
     def _arrival_key(self, way: Way) -> tuple[Kind | None, Unknown | None]:
         """What decides about a way besides its numbers: how it was translated, and an address that is not known."""
         changes = dict(way.changes)
-        addresses = [changes.get(self.layout.dim(field)) for field in (Field.SOURCE, Field.DESTINATION)]
-        unknown = next((each for each in addresses if isinstance(each, Unknown)), None)
+        dims = [*self.layout.dims(Field.SOURCE), *self.layout.dims(Field.DESTINATION)]
+        unknown = next((each for dim in dims if isinstance(each := changes.get(dim), Unknown)), None)
         return way.delivery.kind if way.delivery is not None else None, unknown
 
     def _arrived(self, kind: Kind | None, unknown: Unknown | None, arriving: Node | None) -> Node:
@@ -201,7 +201,7 @@ class Walk:
         if kind is not Kind.DNAT:
             return here
         either = ways.either(self.leaving.astray(), here, doubts([ROUTING]))
-        local = self.truths.within({self.layout.dim(Field.DESTINATION): self.leaving.local()})
+        local = self.truths.node(Test(Field.DESTINATION, self.leaving.local()))
         return ways.where(local, here, either)
 
     def _forwarded(self) -> Node:
