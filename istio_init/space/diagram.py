@@ -217,6 +217,17 @@ class Diagrams:
             segments.append(self.chosen(dim, cuts, at))
         return self.node(top, starts, segments)
 
+    def at(self, dim: int, nodes: Mapping[int, Node], otherwise: Node) -> Node:
+        """Diagrams for some numbers of a dimension, in ascending order, and another one for all others."""
+        bounds = [(0, otherwise)]
+        for number, node in nodes.items():
+            if bounds[-1][0] == number:
+                bounds.pop()
+            bounds += [(number, node), (number + 1, otherwise)]
+        if bounds[-1][0] == self.sizes[dim]:
+            bounds.pop()
+        return self.chosen(dim, [start for start, _ in bounds[1:]], [node for _, node in bounds])
+
     def stepped(self, digits: Sequence[tuple[int, int]], starts: Sequence[int], children: Sequence[Node]) -> Node:
         """A child from each start on, the first of which is 0, for a number whose digits are dimensions.
 

@@ -59,7 +59,10 @@ MOST_PARTS = 64
 MOST_EDGES = 7
 """In so many places an address is split at most; masks that would need more are not told apart."""
 
-SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.TOS, Field.PRIORITY, *ORIGINAL, *REPLY)
+UNSAID = (Field.TTL, Field.LENGTH, Field.ICMP_TYPE, Field.ICMP_CODE)
+"""Facts of a packet of which the map says nothing (`istio_init.space.unsaid`)."""
+
+SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.TOS, Field.PRIORITY, Field.TTL, *ORIGINAL, *REPLY)
 """Fields that the kernel sets for rules alone: where no rule looks at one, nothing is noted of it."""
 
 
@@ -108,7 +111,7 @@ class Layout:
         """Of which bits of its field each dimension is."""
         self.groups: dict[Field, tuple[Group, ...]] = {}
         middle = PORTS_FIRST if ports_first else ADDRESSES_FIRST
-        for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
+        for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT, *UNSAID):
             self._add(field, groups_of(self.width(field), (*masks.get(field, ()), *BITS_APART.get(field, ()))))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
         self.answers = {cause: len(self.sizes) + number for number, cause in enumerate(answers)}
@@ -125,7 +128,7 @@ class Layout:
         """Whether rules give packets destinations, which nat does not know of."""
         if self.translates_otherwise:
             seen |= {Field.CT_STATUS, *REPLY}
-        self.unseen = frozenset([group.dim for field in SELDOM if field not in seen for group in self.groups[field]])
+        self.unseen = frozenset([dim for field in SELDOM if field not in seen for dim in self.dims(field)])
         """Dimensions that nothing asks for."""
 
     def width(self, field: Field) -> int:

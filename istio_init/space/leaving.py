@@ -97,22 +97,20 @@ class Leaving:
         truths = self.truths
         found = []
         for dim in dims:
-            old, new = before.get(dim, Moved(dim)), after.get(dim, Moved(dim))
-            if old == new:
-                continue
-            unknown = [each for each in (old, new) if isinstance(each, Unknown)]
-            if unknown:
-                cause = unknown[0].why
-                assert isinstance(cause, Cause)
-                found.append(truths.maybe(cause))
-            elif isinstance(old, int) and isinstance(new, int):
-                return truths.yes
-            else:
-                found.append(self._unequal(old, new))
+            found.append(self.unequal(before.get(dim, Moved(dim)), after.get(dim, Moved(dim))))
         return truths.any_of(found)
 
-    def _unequal(self, one: Substitute, other: Substitute) -> Node:
+    def unequal(self, one: Substitute, other: Substitute) -> Node:
+        """Where two numbers are not the same, in terms of what packets began as."""
         truths = self.truths
+        if one == other:
+            return truths.no
+        for each in (one, other):
+            if isinstance(each, Unknown):
+                assert isinstance(each.why, Cause)
+                return truths.maybe(each.why)
+        if isinstance(one, int) and isinstance(other, int):
+            return truths.yes
         if isinstance(one, int):
             one, other = other, one
         if isinstance(one, Moved) and isinstance(other, int):

@@ -16,7 +16,7 @@ from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.expected import NOWHERE, expected, only
 from istio_init.space.layout import Layout
 from istio_init.space.namespace import Namespace
-from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of
+from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of, verdicts
 from istio_init.space.regions import Packets, Region, count, paths
 from istio_init.space.shares import shares
 from istio_init.space.walk import Walk
@@ -199,9 +199,9 @@ class Space:
             packets = Packets(layout, direction, self._host)
             if (namespace, direction) not in self._ends:
                 ends = Walk(namespace, direction).run()
-                verdicts = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+                every = verdicts(diagrams, ends)
                 there = expected(diagrams, layout, self._host, direction, packets)
-                self._ends[namespace, direction] = verdicts, only(diagrams, verdicts, there)
+                self._ends[namespace, direction] = every, only(diagrams, every, there)
             top = self._ends[namespace, direction][int(only_expected)]
             for field, values in (within or {}).items():
                 top = only(diagrams, top, namespace.truths.node(Test(field, values)))
@@ -315,7 +315,7 @@ def possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:
 
 def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
     """What becomes of packets, whatever decides it: UNKNOWN where that cannot be told."""
-    return diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends).outcome))
+    return diagrams.mapped(verdicts(diagrams, ends), lambda verdict: diagrams.leaf(verdict.outcome))
 
 
 _Fates = tuple[frozenset[Fate], tuple[Cause, ...]]
@@ -351,24 +351,13 @@ def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
         def below(dims: list[int], kept: frozenset[tuple[int, int]]) -> Node:
             if not dims:
                 return leaf(found, kept)
-            node = below(dims[1:], kept)
-            cuts: list[int] = []
-            children = [node]
-            for value in sorted(set_to[dims[0]]):
-                cuts += [value, value + 1]
-                children += [below(dims[1:], kept | {(dims[0], value)}), node]
-            return diagrams.node(dims[0], *_trimmed(cuts, children, layout.sizes[dims[0]]))
+            dim, *others = dims
+            there = {value: below(others, kept | {(dim, value)}) for value in sorted(set_to[dim])}
+            return diagrams.at(dim, there, below(others, kept))
 
         return below(sorted(set_to), frozenset())
 
     return diagrams.grafted(ends, change)
-
-
-def _trimmed(cuts: list[int], children: list[Node], size: int) -> tuple[list[int], list[Node]]:
-    """Without intervals in which there is no number."""
-    bounds = [0, *cuts, size]
-    kept = [place for place in range(len(children)) if bounds[place] < bounds[place + 1]]
-    return [bounds[place] for place in kept[1:]], [children[place] for place in kept]
 
 
 def _marks(

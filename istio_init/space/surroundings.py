@@ -86,14 +86,8 @@ class Surroundings:
 
     def by_interface(self, dim: int, of: Callable[[str | None], Node]) -> Node:
         """A diagram for each interface: those that are known by their names, None for all others."""
-        others = of(None)
         names = sorted({link.name for link in self.host.links} | {LOOPBACK}, key=number_of)
-        cuts: list[int] = []
-        children = [others]
-        for name in names:
-            cuts += [number_of(name), number_of(name) + 1]
-            children += [of(name), others]
-        return self.diagrams.chosen(dim, cuts, children)
+        return self.diagrams.at(dim, {number_of(name): of(name) for name in names}, of(None))
 
     def _types(self, field: Field, interface: Field | None) -> Node:
         if interface is None:

@@ -35,9 +35,6 @@ OF_CONNECTIONS = frozenset(
 WITH_PORTS = frozenset(
     [Field.SPORT, Field.DPORT, Field.CT_ORIG_SPORT, Field.CT_ORIG_DPORT, Field.CT_REPLY_SPORT, Field.CT_REPLY_DPORT]
 )
-NOT_SAID = frozenset([Field.LENGTH, Field.TTL, Field.ICMP_TYPE, Field.ICMP_CODE])
-"""Facts of a packet of which the map says nothing."""
-
 
 TEMPLATE_READ = Cause(Openness.NOT_MODELLED, "what rules see of a connection before it is looked up")
 """x_tables reads a template's fields, which are what the last packet left there; for nft it has none but the state."""
@@ -236,8 +233,6 @@ class Truths:
         regions = self._values(field, within, mask)
         if regions is not None:
             return self.any_of([self.within(region) for region in regions])
-        if field in NOT_SAID:
-            return self.maybe(Cause(Openness.NOT_GIVEN, field.value))
         if field in self.layout.groups:
             return self._masked(field, within, mask)
 
