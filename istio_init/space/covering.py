@@ -107,12 +107,8 @@ class Cover:
             widened = self._widened(path, found)
             if widened not in wide:
                 wide.append(widened)
-        wide.sort(key=len)
-        for path in reversed(wide[:]):
-            others = [each for each in wide if each is not path]
-            if others and _is_within(path, others):
-                wide = others
-        return [self._told_shortly(path) for path in _joined(wide)][:most]
+        wide = _needed(sorted(wide, key=len))
+        return _needed([self._told_shortly(path) for path in _joined(wide)])[:most]
 
     def _told(self, path: Path) -> Path:
         """The region; what has no socket has group 0 in its place."""
@@ -191,6 +187,15 @@ def _reached(node: Node, within: Intervals | None) -> Iterator[Node]:
         return
     for low, high in within:
         yield from node.children[bisect_right(node.cuts, low) : bisect_right(node.cuts, high) + 1]
+
+
+def _needed(every: list[Path]) -> list[Path]:
+    """Without regions all of whose packets are in others."""
+    for path in reversed(every[:]):
+        others = [each for each in every if each is not path]
+        if others and _is_within(path, others):
+            every = others
+    return every
 
 
 def _is_within(path: Path, others: list[Path]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 
 from istio_init.netfilter.fields import Field
@@ -15,6 +16,7 @@ from istio_init.space.covering import Cover, Told
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.expected import NOWHERE, expected, only
 from istio_init.space.layout import Layout
+from istio_init.space.leaving import Leaving
 from istio_init.space.namespace import Namespace
 from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of, verdicts
 from istio_init.space.regions import Packets, Region, count, paths
@@ -151,12 +153,14 @@ class Difference(Value):
 def classes(
     netfilter: Netfilter, host: Host, family: Family, direction: Direction, *, only_expected: bool = False
 ) -> Map:
-    """All new connections of a direction and family, in classes; `Space` makes both directions' sooner.
+    """All new connections of a direction and family, and attempts that no route leads anywhere for, in classes.
+
+    `Space` makes both directions' sooner.
 
     Raises:
         TooManyPieces: the rules divide them into more than can be looked at.
     """
-    return Space(netfilter, host, family).map(direction, only_expected=only_expected)
+    return Space(netfilter, host, family).map(direction, only_expected=only_expected, refusals=True)
 
 
 def differences(one: Side, other: Side, family: Family, direction: Direction) -> list[Difference]:
@@ -174,17 +178,21 @@ class Space:
     def __init__(self, netfilter: Netfilter, host: Host, family: Family) -> None:
         self._host = host
         self._attempts = _Attempts(family, [(netfilter, host)])
-        self._ends: dict[tuple[Namespace, Direction], tuple[Node, Node]] = {}
+        self._made: dict[tuple[Namespace, Direction, bool], tuple[Node, Node]] = {}
 
     def map(
         self,
         direction: Direction,
         *,
         only_expected: bool = False,
+        refusals: bool = False,
         within: Mapping[Field, Intervals] | None = None,
         fixed: Mapping[Field, int] | None = None,
     ) -> Map:
         """Those of a direction, in classes; with ``only_expected`` without those that the host has not, rules or no.
+
+        With ``refusals`` also those for which there is no route, and which no rule ever sees; else these are told as
+        if there was one.
 
         ``within`` and ``fixed`` keep those alone whose fields have such values; a fixed one is in no condition, and
         conditions are as wide as the packets that there are allow.
@@ -197,12 +205,7 @@ class Space:
             [namespace] = namespaces
             diagrams = namespace.diagrams
             packets = Packets(layout, direction, self._host)
-            if (namespace, direction) not in self._ends:
-                ends = Walk(namespace, direction).run()
-                every = verdicts(diagrams, ends)
-                there = expected(diagrams, layout, self._host, direction, packets)
-                self._ends[namespace, direction] = every, only(diagrams, every, there)
-            top = self._ends[namespace, direction][int(only_expected)]
+            top = self._verdicts(namespace, direction, packets, refusals=refusals)[int(only_expected)]
             for field, values in (within or {}).items():
                 top = only(diagrams, top, namespace.truths.node(Test(field, values)))
             numbers = {field: layout.numbers(field, value) for field, value in (fixed or {}).items()}
@@ -212,6 +215,29 @@ class Space:
             return Map(possible(diagrams, top, packets), packets)
 
         return self._attempts.make(made)
+
+    def _verdicts(
+        self, namespace: Namespace, direction: Direction, packets: Packets, *, refusals: bool
+    ) -> tuple[Node, Node]:
+        """What becomes of all packets, and the same of those that are expected."""
+        key = namespace, direction, refusals
+        if key not in self._made:
+            diagrams = namespace.diagrams
+            found = verdicts(diagrams, Walk(namespace, direction).run())
+            refused = None
+            if refusals and direction is Direction.OUTBOUND:
+                refused = Leaving(namespace).refused()
+                found = diagrams.combine(refused, found, partial(_refused, diagrams))
+            there = expected(diagrams, namespace.layout, self._host, direction, packets, refused)
+            self._made[key] = found, only(diagrams, found, there)
+        return self._made[key]
+
+
+def _refused(diagrams: Diagrams, refused: Node, found: Node) -> Node | None:
+    """What becomes of packets where some are refused."""
+    if refused.children:
+        return None
+    return found if refused.value is None else diagrams.leaf(Verdict(Outcome(Kind.DROP), refused.value))
 
 
 class Comparison:

@@ -8,7 +8,7 @@ from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.rules import Test
 from istio_init.space.diagram import Moved
 from istio_init.space.layout import ORIGINAL
-from istio_init.space.routes import Routes
+from istio_init.space.routes import Asked, Routes
 from istio_init.space.sockets import Sockets
 from istio_init.trace.facts import ROUTING, Facts
 
@@ -156,7 +156,7 @@ class Surroundings:
             values.update(dict.fromkeys((dim(Field.PROTOCOL), dim(Field.SPORT), dim(Field.DPORT)), 0))
         if not with_mark:
             values.update({group.dim: 0 for group in self.layout.groups[Field.MARK]})
-        return self.ways.substituted(self.routes.program(in_interface, out_interface, as_named=True), values)
+        return self.ways.substituted(self.routes.program(Asked(in_interface, out_interface, as_named=True)), values)
 
     def _back(self, *, here: bool, with_mark: bool) -> Node:
         incoming = self.layout.dim(Field.IN_INTERFACE)
