@@ -6,6 +6,7 @@ process has done it once, and forks for each run, which waits until it may go on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -101,11 +102,16 @@ def serve() -> None:
                 import_module(name)
             print(0, flush=True)
             continue
-        waits, go = os.pipe()
+        (waits, go), (prepared, ready) = os.pipe(), os.pipe()
         pid = os.fork()
         if not pid:
-            _become(request["argv"], request["said"], request["imported"], waits)
+            os.close(prepared)
+            os.close(go)
+            _become(request["argv"], request["said"], request["imported"], waits, ready)
         os.close(waits)
+        os.close(ready)
+        os.read(prepared, 1)
+        os.close(prepared)
         print(pid, flush=True)
         sys.stdin.readline()
         os.write(go, b"!")
@@ -113,7 +119,7 @@ def serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def _become(argv: list[str], said: str, imported: str, waits: int) -> NoReturn:
+def _become(argv: list[str], said: str, imported: str, waits: int, ready: int) -> NoReturn:
     """Be ``istio-init`` with these arguments."""
     os.setsid()
     null, output = os.open("/dev/null", os.O_RDONLY), os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -122,8 +128,10 @@ def _become(argv: list[str], said: str, imported: str, waits: int) -> NoReturn:
     os.close(null)
     os.close(output)
     sys.argv = ["istio-init", *argv]
-    os.read(waits, 1)
-    os.close(waits)
+    os.close(ready)
+    with contextlib.suppress(OSError):  # These may be the calls that fail.
+        os.read(waits, 1)
+        os.close(waits)
     status: object = 0
     try:
         runpy.run_module("istio_init", run_name="__main__", alter_sys=True)
