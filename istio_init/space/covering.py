@@ -8,10 +8,8 @@ from itertools import islice, pairwise
 
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import difference, intersection, union
-from istio_init.space.diagram import END
 from istio_init.space.layout import NO_SOCKET
-from istio_init.space.nodes import leaves
-from istio_init.space.regions import by_child, paths
+from istio_init.space.nodes import END, by_child, leaves, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -47,6 +47,11 @@ def verdicts(diagrams: Diagrams, ends: Node) -> Node:
     return diagrams.mapped(ends, lambda found: diagrams.leaf(verdict_of(found)))
 
 
+def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
+    """What becomes of packets, whatever decides it: UNKNOWN where that cannot be told."""
+    return diagrams.mapped(verdicts(diagrams, ends), lambda verdict: diagrams.leaf(verdict.outcome))
+
+
 def _told_apart(diagrams: Diagrams, ends: Ends, pins: dict[int, set[int]], known: dict[int, Substitute]) -> Node:
     """The verdict, for each of some numbers by itself."""
     if not pins:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.space.diagram import TooManyPieces
-from istio_init.space.map import TrafficClass, classes
+from istio_init.space.map import classes
+from istio_init.space.traffic import TrafficClass
 from istio_init.trace.result import Kind, Trace
 from istio_init.trace.tracer import Tracer
 from judge.live import Seen, look

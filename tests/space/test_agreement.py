@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.space.map import Map, TrafficClass, classes
+from istio_init.space.map import classes
+from istio_init.space.traffic import Map, TrafficClass
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.result import Hop, Kind, ReversePathDecider, RoutingDecider, SocketDecider, Trace
 from istio_init.trace.tracer import Tracer
