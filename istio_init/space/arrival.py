@@ -52,7 +52,7 @@ class Arriving:
 
     def program(self) -> Node:
         """What becomes of packets, by the interface that they came in by."""
-        return self.surroundings.by_interface(self.layout.dim(Field.IN_INTERFACE), self._on)
+        return self.surroundings.interfaces.by(self.layout.dim(Field.IN_INTERFACE), self._on)
 
     def _on(self, name: str | None) -> Node:
         interface = "its interface" if name is None else name
@@ -92,7 +92,7 @@ class Arriving:
 
         if not self.routes.asks_for_interfaces:
             return towards("lo")
-        return self.surroundings.by_interface(self.layout.route, towards)
+        return self.surroundings.interfaces.by(self.layout.route, towards)
 
     def _forwards(self, name: str | None) -> Node:
         by_interface = (self.host.forwards_from or {}) if self.family is Family.IPV4 else {}

@@ -153,7 +153,7 @@ class Leaving:
         asked = self._without_martians(self._asked(routes, by_owner=True))
         found = ways.diagrams.mapped(ways.then(ways.end(GOING, begin), asked), decider)
         many = union([MULTICAST[self.family], BROADCAST if self.family is Family.IPV4 else ()])
-        return self.surroundings.choice(self.truths.node(Test(Field.DESTINATION, many)), leaf(None), found)
+        return self.truths.either_of(self.truths.node(Test(Field.DESTINATION, many)), leaf(None), found)
 
     def after_nat(self) -> Node:
         """Ask for the route of what nat has given another destination; of an unknown one it is unknown."""
@@ -191,7 +191,7 @@ class Leaving:
         def on(name: str | None) -> Node:
             return routes.program(Asked(out_interface=name or "?", by_owner=by_owner))
 
-        near = self.surroundings.by_interface(self.layout.route, on)
+        near = self.surroundings.interfaces.by(self.layout.route, on)
         where = self.truths.node(Test(Field.DESTINATION, LINK_LOCAL))
         return self.ways.where(where, near, anywhere)
 
@@ -224,5 +224,5 @@ class Leaving:
             return forbidden if is_forbidden else ways.either(ways.going, forbidden, doubts([LOCALNET]))
 
         from_loopback = truths.node(Test(Field.SOURCE, LOOPBACK[self.family]))
-        checked = ways.where(from_loopback, self.surroundings.by_interface(self.layout.route, by), ways.going)
+        checked = ways.where(from_loopback, self.surroundings.interfaces.by(self.layout.route, by), ways.going)
         return ways.then(routed, checked)

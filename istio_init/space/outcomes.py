@@ -6,8 +6,8 @@ from itertools import permutations
 
 from istio_init.netfilter.rules import Cause
 from istio_init.space.bits import together
-from istio_init.space.composing import resolved, resolved_parts
 from istio_init.space.diagram import Moved, leaves
+from istio_init.space.resolving import resolved, resolved_parts
 from istio_init.space.ways import Decider, Ends, Parts, RuleDecider, Way
 from istio_init.trace.result import Kind, Outcome
 from istio_init.value import Value

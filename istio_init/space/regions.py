@@ -14,7 +14,7 @@ from istio_init.netfilter.rules import AnyOf, Test, Undecided
 from istio_init.space.bits import apart, together
 from istio_init.space.layout import NO_SOCKET
 from istio_init.space.nodes import END, by_child
-from istio_init.space.truth import PORTED
+from istio_init.space.presence import PORTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from istio_init.netfilter.intervals import difference, size, union
 from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
 from istio_init.space.addresses import Addresses, chosen
 from istio_init.space.bits import together
-from istio_init.space.composing import joint
 from istio_init.space.diagram import Moved, Unknown
 from istio_init.space.layout import ELSEWHERE, NO_SOCKET, SOMEWHERE
+from istio_init.space.resolving import joint
 from istio_init.space.ways import ACCEPTED, GOING, Delivery, doubts
 from istio_init.trace.result import Kind
 

@@ -243,7 +243,7 @@ class Walk:
         left: dict[int, Substitute] = {layout.dim(Field.TTL): ttl - 1} if isinstance(ttl, int) else {}
         alone = self.truths.node(Test(Field.PKTTYPE, ((0, 0),)))
         words = "only packets addressed to this host alone are forwarded"
-        begin = self.namespace.surroundings.by_interface(layout.route, self._sent_on)
+        begin = self.namespace.surroundings.interfaces.by(layout.route, self._sent_on)
         line = Line(self.namespace, ways.where(alone, begin, ways.stopped(Kind.DROP, RoutingDecider(words))))
         line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route), **left}))
         if self.family is Family.IPV4:
