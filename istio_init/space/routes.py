@@ -15,8 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.netfilter.family import Family
-    from istio_init.netfilter.host import Host, Network, RoutingRule
+    from istio_init.netfilter.host import Network, RoutingRule
     from istio_init.netfilter.intervals import Intervals
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
@@ -38,12 +37,12 @@ class Asked(NamedTuple):
 class Routes:
     """Makes programs that give packets a route, or drop them."""
 
-    def __init__(self, ways: Ways, truths: Truths, host: Host, family: Family) -> None:
+    def __init__(self, ways: Ways, truths: Truths, tables: Tables) -> None:
         self.ways = ways
         self.truths = truths
         self.layout = truths.layout
-        self.bits = family.bits
-        self.tables = Tables(host, family)
+        self.bits = tables.bits
+        self.tables = tables
         self._programs: dict[Asked, Node] = {}
 
     @property

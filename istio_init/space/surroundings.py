@@ -67,7 +67,7 @@ class Surroundings:
         """Have the diagrams of conditions, which are made of these, and of which routes are made."""
         self.truths = truths
         self.sockets = Sockets(truths, self.facts, self.interfaces)
-        self.routes = Routes(self.ways, truths, self.host, self.family) if self.host.routes is not None else None
+        self.routes = Routes(self.ways, truths, tables) if (tables := self.facts.tables) is not None else None
 
     def derived(self, field: Field) -> Node:
         """A field's number for every packet, or the cause for which it cannot be told."""
