@@ -19,8 +19,9 @@ from istio_init.netfilter.packet import Direction
 from istio_init.report.trace_json import packet_json
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Difference, Fate, differences
+from istio_init.value import Value
 from istio_init.wording.commands import Target
-from istio_init.wording.outcomes import outcome_words, place
+from istio_init.wording.outcomes import outcome_words, place, word
 from istio_init.wording.packets import packet_arguments, trace_command
 from istio_init.wording.regions import decider_json, lines, mark_text
 
@@ -57,20 +58,43 @@ def diff(before: str, after: str, form: str) -> int:
     3 where they are not.
     """
     one, other = _both(before, after)
-    caveats = list(dict.fromkeys((*one.caveats, *other.caveats)))
-    found = [
+    found = compared(one, other)
+    if form == "json":
+        say(json.dumps(diff_json(found), indent=2))
+    else:
+        _print(found, other.snapshot.look)
+    return DIFFERENT if found.differences else UNDECIDED if found.caveats else 0
+
+
+class Compared(Value):
+    """How two rule sets differ, what could not be read of them, and the ports of the proxy in either."""
+
+    differences: tuple[tuple[Family, Direction, Difference], ...]
+    caveats: tuple[str, ...]
+    proxy_ports: frozenset[int]
+
+
+def compared(one: Source, other: Source) -> Compared:
+    """Two rule sets by what they do.
+
+    Raises:
+        InputError: they divide connections into more than can be compared.
+    """
+    found = tuple(
         (family, direction, each)
         for family in Family
         for direction in Direction
         for each in _differences(one, other, family, direction)
-    ]
-    if form == "json":
-        objects = [_json(*each) for each in found]
-        equal = None if caveats and not found else not found
-        say(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
-    else:
-        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.look)
-    return DIFFERENT if found else UNDECIDED if caveats else 0
+    )
+    caveats = tuple(dict.fromkeys((*one.caveats, *other.caveats)))
+    return Compared(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports)
+
+
+def diff_json(found: Compared) -> dict[str, object]:
+    """The differences as JSON values; see istio_init/schemas/diff.schema.json."""
+    objects = [_json(*each, found.proxy_ports) for each in found.differences]
+    equal = None if found.caveats and not objects else not objects
+    return {"schema": 1, "equal": equal, "differences": objects, "caveats": list(found.caveats)}
 
 
 def _differences(one: Source, other: Source, family: Family, direction: Direction) -> list[Difference]:
@@ -115,14 +139,12 @@ def _source(text: str) -> Source:
     return source_of(resolve(text, files=True), None)
 
 
-Found = tuple[Family, Direction, Difference]
-
-
-def _print(found: list[Found], caveats: list[str], ports: frozenset[int], target: Target) -> None:
-    if not found and not caveats:
+def _print(compared: Compared, target: Target) -> None:
+    found, ports = compared.differences, compared.proxy_ports
+    if not found and not compared.caveats:
         say("equal: every new connection has the same outcome")
     elif not found:
-        say(f"undecidable: equal, as far as could be read: {', '.join(caveats)}")
+        say(f"undecidable: equal, as far as could be read: {', '.join(compared.caveats)}")
     for family, direction, each in sorted(found, key=lambda one: one[2].before.outcome == one[2].after.outcome):
         before, after = _words(each.before, each.after, ports), _words(each.after, each.before, ports)
         say(f"{direction.value}, {family.value}: ", bold=True, nl=False)
@@ -147,21 +169,22 @@ def _words(fate: Fate, beside: Fate, ports: frozenset[int]) -> str:
     return words
 
 
-def _json(family: Family, direction: Direction, each: Difference) -> dict[str, object]:
+def _json(family: Family, direction: Direction, each: Difference, ports: frozenset[int]) -> dict[str, object]:
     return {
         "direction": direction.value,
         "family": family.value,
-        "before": {**_fate(each.before), "decided_by": decider_json(each.decider_before)},
-        "after": {**_fate(each.after), "decided_by": decider_json(each.decider_after)},
+        "before": {**_fate(each.before, ports), "decided_by": decider_json(each.decider_before)},
+        "after": {**_fate(each.after, ports), "decided_by": decider_json(each.decider_after)},
         "conditions": lines(each.regions, is_ipv6=family is Family.IPV6),
         "witness": packet_arguments(each.witness),
         "packet": packet_json(each.witness),
     }
 
 
-def _fate(fate: Fate) -> dict[str, object]:
+def _fate(fate: Fate, ports: frozenset[int]) -> dict[str, object]:
     outcome = fate.outcome
     return {
+        "outcome": word(outcome, ports).value,
         "kind": outcome.kind.value,
         "port": outcome.port,
         "to": place(outcome) if outcome.address is not None else None,

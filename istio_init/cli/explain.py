@@ -130,12 +130,12 @@ def explain_command(
     if watch is None:
         with Uncollected():  # All that is read is needed to the end.
             snapshot = snapshot_of(chosen, asks=asking is None)
-            return _show(_explained(snapshot, expected, asking, known), shown)
+            return _show(explained(snapshot, expected, asking, known), shown)
     seconds, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
             snapshot = live_snapshot(chosen, asks=asking is None)
-            explanation = _explained(snapshot, expected, asking, known)
+            explanation = explained(snapshot, expected, asking, known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
@@ -145,8 +145,11 @@ def explain_command(
         return status  # That is how one stops watching.
 
 
-def _explained(
-    snapshot: Snapshot, expected: Config | AmbientConfig | None, asking: Pod | None, ignore: frozenset[str]
+def explained(
+    snapshot: Snapshot,
+    expected: Config | AmbientConfig | None = None,
+    asking: Pod | None = None,
+    ignore: frozenset[str] = frozenset(),
 ) -> Explanation:
     """The explanation, drift from what is expected, else from what the pod asked for by its manifest or by itself."""
     asked = None

@@ -86,7 +86,7 @@ def choose(
         NamespaceError: TARGET is nothing, or could be several things.
         PrivilegeError: it may be what we must not see.
     """
-    if len([each for each in (target, pid, netns, file or file6) if each is not None]) > 1:
+    if len([each for each in (target, pid, netns, file if file is not None else file6) if each is not None]) > 1:
         raise click.UsageError(f"give one of --pid, --netns,{' --file,' if files else ''} or a target")
     if target is None:
         return Chosen(pid, netns, file, file6)

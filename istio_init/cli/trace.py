@@ -89,7 +89,7 @@ def trace(
     if live:
         return _live(asked_for, given, chosen, form)
     source = source_of(chosen, expect)
-    asked = _Asked(source, only_given=not source.snapshot.is_live and expect is None)
+    asked = Questions(source)
     looked_at = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":
@@ -139,10 +139,11 @@ def _live(words: Words, given: dict[str, Any], chosen: Chosen, form: str) -> int
         place.close()
 
 
-class _Asked:
+class Questions:
     """What is asked about packets; of files that are given, only the families whose rules they hold."""
 
-    def __init__(self, source: Source, *, only_given: bool = False) -> None:
+    def __init__(self, source: Source) -> None:
+        only_given = not source.snapshot.is_live and source.snapshot.target[:1] != ("--expect",)
         self.source = source
         self.tracer = Tracer(source.netfilter, source.host)
         self.departures = Departures(source.host)
@@ -160,7 +161,7 @@ class _Asked:
         return found, _depends(self, found, assumed)
 
 
-def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]:
+def _depends(asked: Questions, found: Trace, assumed: list[str]) -> tuple[str, ...]:
     """The assumed values on which the outcome depends; all of them where there are too many rules to find out."""
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:
