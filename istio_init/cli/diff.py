@@ -36,7 +36,11 @@ class DiffCommand(click.Command):
     """Help by -h as well, where it cannot be part of a configuration."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, ["--help"] if args[:1] == ["-h"] else args)
+        try:
+            return super().parse_args(ctx, ["--help"] if args[:1] == ["-h"] else args)
+        except click.MissingParameter:
+            two = "give two of these: a target, a file, or a configuration such as \"-b '*' -i '*'\""
+            raise click.UsageError(two, ctx) from None
 
 
 @click.command(

@@ -51,6 +51,12 @@ class _ExplainCommand(click.Command):
         return super().parse_args(ctx, [re.sub(r"\A--check=", "--check-from=", each) for each in args])
 
 
+def _severity(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    if given not in (None, "error", "warning"):
+        raise click.BadParameter(f"{given!r}: write error or warning", param_hint="--check")
+    return given
+
+
 @click.command("explain", cls=_ExplainCommand, short_help="Say what live rules do, and what is wrong.")
 @target_argument(files=True)
 @with_options(NAMESPACE_OPTIONS)
@@ -74,7 +80,7 @@ class _ExplainCommand(click.Command):
 @click.option(
     "--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning as well."
 )
-@click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
+@click.option("--check-from", callback=_severity, hidden=True)
 @click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Every network namespace of this node, in trouble first.")
 @click.option("--watch", metavar="DURATION", help="Show it again and again, counters moving.")
@@ -167,7 +173,9 @@ def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | N
     if line is not None and path is not None:
         raise click.UsageError("give one of --expect and --expect-file")
     try:
-        text = line if line is not None else Path(path or "").read_text(encoding="utf-8", errors="replace")
+        text = line if line is not None else Path(path or "").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: it is not text", fix="give the arguments of istio-iptables") from None
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expectation(text, FileNames())

@@ -42,6 +42,10 @@ def snapshot_in_files(file: str | None, file6: str | None) -> tuple[Snapshot, tu
             raise click.UsageError("a snapshot has the rules of both families: not with --file6, nor with another file")
         taken = _taken(archives[0], data[archives[0]])
         return taken, (f"{_name(archives[0])}: {taken.label}, {taken.taken}",)
+    for path, content in data.items():
+        if b"\0" in content:
+            fix = "give what iptables-save or nft list ruleset printed, or what istio-init snapshot wrote"
+            raise InputError(f"{_name(path)}: it is not text", fix=fix)
     families = (file, Family.IPV4), (file6, Family.IPV6)
     found = from_files(
         [

@@ -7,7 +7,6 @@ import secrets
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -82,7 +81,12 @@ def _write(data: bytes, output: str | None) -> None:
         say(f"warning: it is longer than the {LONGEST >> 20} MB that --file takes", fg="yellow", err=True)
     if output is not None:
         try:
-            Path(output).write_bytes(data)
+            file = open(output, "wb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise click.BadParameter(f"{output}: it cannot be written: {error.strerror}", param_hint="-o") from None
+        try:
+            with file:
+                file.write(data)
         except OSError as error:
             raise IstioInitError(f"{output}: it cannot be written: {error.strerror}") from None
     else:

@@ -119,7 +119,11 @@ def _split(words: tuple[str, ...], *, is_batch: bool) -> tuple[str | None, Words
     """The target, which is what stands before a direction, and the rest."""
     wanted = 0 if is_batch else 3
     if len(words) not in (wanted, wanted + 1):
-        raise click.UsageError("give a direction, a protocol and a destination, or --batch")
+        raise click.UsageError(
+            "give --batch, and nothing else of the packet"
+            if is_batch
+            else "give a direction, a protocol and a destination, such as: outbound tcp 10.0.0.5:443"
+        )
     target, rest = (words[0], words[1:]) if len(words) > wanted else (None, words)
     if rest and rest[0] not in DIRECTIONS:
         raise click.BadParameter(f"{rest[0]!r}: write {' or '.join(DIRECTIONS)}", param_hint="DIRECTION")
