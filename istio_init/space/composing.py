@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from istio_init.netfilter.rules import Cause
 from istio_init.space.diagram import Substitute, TooManyPieces, Unknown, leaves
-from istio_init.space.resolving import is_same, resolved, resolved_change, resolved_parts
+from istio_init.space.resolving import is_same, resolved_change, resolved_parts
 from istio_init.space.ways import (
     ENDED,
     GOING,
@@ -278,11 +278,9 @@ class Ways:
         if delivery is not None and not (isinstance(delivery.address, int) and isinstance(delivery.port, int)):
             delivery = delivery.replace(
                 address=resolved_parts(delivery.address, before),
-                port=None if delivery.port is None else resolved(delivery.port, before),
+                port=resolved_parts(delivery.port, before),
             )
-        if way.delivery is not None and (
-            delivery is None or way.delivery.kind is Kind.TPROXY or delivery.kind is Kind.FORWARD
-        ):
+        if way.delivery is not None and not _replaces(delivery, way.delivery):
             delivery = way.delivery
         return self.way(then.flow, kept, delivery, passed or way.passed, way.returned or returned, then.stop)
 
@@ -298,3 +296,10 @@ class Ways:
             return self.diagrams.leaf(Ends(changed, None if ends.main is None else ways[ends.main], kept))
 
         return self.diagrams.mapped(program, changed)
+
+
+def _replaces(later: Delivery | None, first: Delivery) -> bool:
+    """Whether packets that were sent somewhere are then sent elsewhere; a socket is replaced by another one alone."""
+    if later is None or later.kind is Kind.FORWARD:
+        return False
+    return first.kind is not Kind.TPROXY or later.kind is Kind.TPROXY

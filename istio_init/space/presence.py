@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import Field
+from istio_init.netfilter.fields import PORTS, Field
 from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TRACKED
 
 TYPE_CHECKING = False
@@ -20,9 +20,6 @@ IPV4_NUMBER, IPV6_NUMBER = 2, 10
 OF_CONNECTIONS = frozenset(
     [Field.CT_STATUS, Field.CT_MARK, Field.CT_ZONE, Field.CT_DIRECTION, Field.CT_PROTOCOL, *ORIGINAL, *REPLY]
 )
-WITH_PORTS = frozenset(
-    [Field.SPORT, Field.DPORT, Field.CT_ORIG_SPORT, Field.CT_ORIG_DPORT, Field.CT_REPLY_SPORT, Field.CT_REPLY_DPORT]
-)
 
 
 def presence(layout: Layout, field: Field) -> Region:
@@ -30,7 +27,7 @@ def presence(layout: Layout, field: Field) -> Region:
     found: Region = {}
     if field in OF_CONNECTIONS:
         found[layout.track] = ((TRACKED, TRACKED),)
-    if field in WITH_PORTS:
+    if field in PORTS:
         found[layout.dim(Field.PROTOCOL)] = PORTED
     if field in (Field.UID, Field.GID):
         found[layout.dim(Field.UID)] = ((0, NO_SOCKET - 1),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import ADDRESSES, Field
+from istio_init.netfilter.fields import ADDRESSES, PORTS, Field
 from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.intervals import contains, intersection
 from istio_init.netfilter.names import NO_INTERFACE, SIZE, name_of, number_of
@@ -100,8 +100,8 @@ class Packets:
                 tests.append(yes if within == ((1, 1),) else AnyOf(((yes,),), negated=True))
                 continue
             mask = self.layout.masks[dim]
-            if field in ADDRESSES:
-                tests += self._address_tests(field, dim, path)
+            if field in ADDRESSES or field in PORTS:
+                tests += self._whole(field, dim, path)
                 continue
             if field is Field.UID and within == ((NO_SOCKET, NO_SOCKET),):
                 tests.append(Test(Field.SOCKET, ((0, 0),)))
@@ -114,8 +114,8 @@ class Packets:
                 tests.append(Test(field, tuple([(apart(low, mask), apart(high, mask)) for low, high in within]), mask))
         return tuple(tests)
 
-    def _address_tests(self, field: Field, dim: int, path: dict[int, Intervals]) -> list[Test]:
-        """The test of an address, at the first of its dimensions; of each dimension, where they make no intervals."""
+    def _whole(self, field: Field, dim: int, path: dict[int, Intervals]) -> list[Test]:
+        """The test of a number, at the first of its dimensions; of each dimension, where they make no intervals."""
         dims = self.layout.dims(field)
         whole = self.layout.whole(field, path)
         if whole is not None:

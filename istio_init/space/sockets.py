@@ -65,7 +65,7 @@ class Sockets:
         if port is not None:
             return unclear
         ports = union([((each.port, each.port),) for each in bound])
-        return self.truths.either_of(self.truths.within({self.layout.dim(Field.DPORT): ports}), unclear, anywhere)
+        return self.truths.either_of(self.truths.node(Test(Field.DPORT, ports)), unclear, anywhere)
 
     def found(self, *, transparent: bool, wildcards: bool) -> Node:
         """1 where a socket would take the packet, else 0 (nf_sk_lookup_slow_v4)."""
@@ -92,17 +92,17 @@ class Sockets:
         places = {(each.protocol, each.port) for each in self.host.listeners or () if port in (None, each.port)}
         nodes = []
         for protocol, each in sorted(places):
-            here: Region = {layout.dim(Field.PROTOCOL): ((protocol, protocol),)}
+            here = truths.within({layout.dim(Field.PROTOCOL): ((protocol, protocol),)})
             if port is None:
-                here[layout.dim(Field.DPORT)] = ((each, each),)
+                here = truths.all_of([here, truths.node(Test(Field.DPORT, ((each, each),)))])
             bound = self._bound(protocol, each)
             if address is not None:
                 answer = self._answer(protocol, address, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within(here), answer]))
+                nodes.append(truths.all_of([here, answer]))
                 continue
             for within, sample in bound:
                 answer = self._answer(protocol, sample, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within(here), truths.node(Test(Field.DESTINATION, within)), answer]))
+                nodes.append(truths.all_of([here, truths.node(Test(Field.DESTINATION, within)), answer]))
         return truths.any_of(nodes)
 
     def _bound(self, protocol: int, port: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int]]:

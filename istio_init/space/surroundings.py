@@ -141,13 +141,12 @@ class Surroundings:
         assert self.routes is not None
         dim = self.layout.dim
         values: dict[int, Substitute] = {dim(Field.UID): 0}
-        ends = (Field.SOURCE, Field.DESTINATION)
-        for one, other in zip(*map(self.layout.dims, ends), strict=True):
+        swapped = [(Field.SOURCE, Field.DESTINATION), *([(Field.SPORT, Field.DPORT)] if with_ports else [])]
+        for one, other in (pair for ends in swapped for pair in zip(*map(self.layout.dims, ends), strict=True)):
             values[one], values[other] = Moved(other), Moved(one)
-        if with_ports:
-            values[dim(Field.SPORT)], values[dim(Field.DPORT)] = Moved(dim(Field.DPORT)), Moved(dim(Field.SPORT))
-        else:
-            values.update(dict.fromkeys((dim(Field.PROTOCOL), dim(Field.SPORT), dim(Field.DPORT)), 0))
+        if not with_ports:
+            ports = (*self.layout.dims(Field.SPORT), *self.layout.dims(Field.DPORT))
+            values.update(dict.fromkeys((dim(Field.PROTOCOL), *ports), 0))
         if not with_mark:
             values.update({group.dim: 0 for group in self.layout.groups[Field.MARK]})
         return self.ways.substituted(self.routes.program(Asked(in_interface, out_interface, as_named=True)), values)

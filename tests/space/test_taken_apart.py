@@ -13,7 +13,22 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.host import Host, Route
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import Cause, Openness, Store, Test
+from istio_init.netfilter.rules import (
+    BaseChain,
+    Cause,
+    Chain,
+    ChainType,
+    End,
+    Hook,
+    Openness,
+    Origin,
+    Rule,
+    Store,
+    Table,
+    Test,
+    Tproxy,
+    Verdict,
+)
 from istio_init.netfilter.stages import Netfilter
 from istio_init.space.bits import apart, edges_of, spread, together
 from istio_init.space.map import classes
@@ -105,7 +120,10 @@ def test_conditions_name_whole_addresses_where_the_map_takes_them_apart() -> Non
 
 @pytest.mark.parametrize("to", ["10.9.9.3", "10.9.9.4", "11.9.9.3"])
 def test_a_mask_with_gaps_is_told_of_every_address(to: str) -> None:
-    rules = filtered("INPUT -d 10.0.0.3/255.0.0.255 -j DROP", "FORWARD -d 10.0.0.3/255.0.0.255 -j DROP")
+    mask = "10.0.0.3/255.0.0.255"
+    rules = filtered(
+        f"INPUT -d {mask} -j DROP", f"FORWARD -d {mask} -j DROP", "FORWARD ! -s 10.1.0.1/255.255.0.255 -j DROP"
+    )
     assert (told(rules, inbound(to)).outcome.kind is Kind.DROP) is (to == "10.9.9.3")
 
 
@@ -175,3 +193,32 @@ def test_what_no_route_leads_anywhere_for_is_refused_before_any_rule(name: str) 
 def test_where_a_default_route_leads_on_nothing_is_refused() -> None:
     found = classes(netfilter(nat()), HOST, Family.IPV4, Direction.OUTBOUND, only_expected=True)
     assert [each.outcome.kind for each in found.classes] == [Kind.DIRECT]
+
+
+@pytest.mark.parametrize("dport", [80, 81, 15006, 15007])
+def test_a_bit_of_a_port_is_told_whatever_nat_makes_of_it(dport: int) -> None:
+    body = (Test(Field.PROTOCOL, ((6, 6),)), Test(Field.DPORT, ((1, 1),), 1))
+    origin = Origin(Store.NFT, "ip", "odd", "input", 1, "tcp dport & 1 == 1 drop")
+    chain = Chain("input", (Rule((*body, End(Verdict.DROP)), origin),), BaseChain(Hook.INPUT, 0, ChainType.FILTER))
+    redirected = netfilter(nat("PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 15001"))
+    model = Netfilter([*redirected.tables, Table(Store.NFT, "ip", "odd", {"input": chain})])
+    found = classes(model, HOST, Family.IPV4, Direction.INBOUND)
+    packet = inbound(MINE, dport)
+    traced = Tracer(model, HOST).trace(packet).delivered
+    outcome = found.class_of(packet).outcome
+    assert (outcome.kind, outcome.port) == (traced.kind, traced.port)
+    assert outcome.kind is (Kind.DROP if dport in (80, 81, 15007) else Kind.DIRECT)
+
+
+def test_of_two_sockets_that_a_packet_is_given_the_later_one_has_it() -> None:
+    rules = tuple(
+        Rule(
+            (Test(Field.PROTOCOL, ((6, 6),)), Tproxy(None, port, drops=False)), Origin(Store.NFT, "ip", "t", "c", 1, "")
+        )
+        for port in (15001, 15006)
+    )
+    chain = Chain("c", rules, BaseChain(Hook.PREROUTING, -150, ChainType.FILTER))
+    model = Netfilter([Table(Store.NFT, "ip", "t", {"c": chain})])
+    found = classes(model, Host(), Family.IPV4, Direction.INBOUND).class_of(inbound(MINE)).outcome
+    assert (found.kind, found.port) == (Kind.TPROXY, 15006)
+    assert Tracer(model, Host()).trace(inbound(MINE)).delivered.port == 15006
