@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from istio_init.netfilter.chains import ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, CtStatus, Field
-from istio_init.netfilter.rules import Cause, ChainType, Hook, Openness
+from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.netfilter.stages import CONNTRACK_PRIORITY, Call, Core, NatCalls
 from istio_init.space.bits import together
 from istio_init.space.diagram import END

@@ -9,26 +9,12 @@ import pytest
 
 from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.save import parse_save
+from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.host import Host, Route
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import (
-    BaseChain,
-    Cause,
-    Chain,
-    ChainType,
-    End,
-    Hook,
-    Openness,
-    Origin,
-    Rule,
-    Store,
-    Table,
-    Test,
-    Tproxy,
-    Verdict,
-)
+from istio_init.netfilter.rules import Cause, End, Hook, Openness, Origin, Rule, Store, Test, Tproxy, Verdict
 from istio_init.netfilter.stages import Netfilter
 from istio_init.space.bits import apart, edges_of, spread, together
 from istio_init.space.map import classes
