@@ -56,7 +56,7 @@ PRIORITY_OF_TOS = 0xF8
 MOST_PARTS = 64
 """An address whose parts leave more intervals is told part by part."""
 
-MOST_EDGES = 7
+MOST_SPLITS = 7
 """In so many places an address is split at most; masks that would need more are not told apart."""
 
 UNSAID = (Field.TTL, Field.LENGTH, Field.ICMP_TYPE, Field.ICMP_CODE)
@@ -226,4 +226,4 @@ def _edges(width: int, tested: Iterable[int], exchanged: Iterable[int] = ()) -> 
     if not any(exchanged) and max(open_bits, default=0) <= MOST_SPREAD:
         return set()
     edges = dict.fromkeys(edge for mask in masks if not is_prefix(mask, whole) for edge in edges_of(mask, whole))
-    return set(islice(edges, MOST_EDGES))
+    return set(islice(edges, MOST_SPLITS))
