@@ -221,8 +221,9 @@ def trace(
         }
         unsaid = dict.fromkeys(("flags", "icmp_type", "length", "ttl", "dscp"))
         name = direction.value if isinstance(direction, Direction) else direction
-        packet, assumed = described(name, protocol, destination, {**unsaid, **given}, asked)
-        found, depends = Questions(asked).trace(packet, assumed)
+        questions = Questions(asked)
+        packet, assumed = described(name, protocol, destination, {**unsaid, **given}, questions.departures)
+        found, depends = questions.trace(packet, assumed)
     json: Json = {"target": asked.snapshot.label, **trace_json(found, asked.reader, depends, asked.caveats)}
     return Trace(json["target"], _fate(json["delivered"]), _causes(json), depends, asked.caveats, json)
 

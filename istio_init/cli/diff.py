@@ -27,7 +27,7 @@ from istio_init.netfilter.host import beside
 from istio_init.netfilter.packet import Direction
 from istio_init.report.trace_json import packet_json
 from istio_init.space.diagram import TooManyPieces
-from istio_init.space.map import Difference, Fate, differences
+from istio_init.space.differences import Difference, Fate, differences
 from istio_init.value import Value
 from istio_init.wording.commands import Target
 from istio_init.wording.outcomes import outcome_words, place, word

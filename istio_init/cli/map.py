@@ -19,7 +19,8 @@ from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.space.diagram import TooManyPieces
-from istio_init.space.map import TrafficClass, classes
+from istio_init.space.map import classes
+from istio_init.space.traffic import TrafficClass
 from istio_init.trace.result import Kind
 from istio_init.value import Value
 from istio_init.wording.outcomes import outcome_words, place, word

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import click
 
-from istio_init.cli.source import Source
 from istio_init.config import values
 from istio_init.errors import InputError
 from istio_init.netfilter.packet import Packet
@@ -48,7 +47,7 @@ PACKET_OPTIONS = [
 
 
 def described(
-    direction: str, protocol: str, destination: str, given: Mapping[str, Any], source: Source
+    direction: str, protocol: str, destination: str, given: Mapping[str, Any], departures: Departures
 ) -> tuple[Packet, list[str]]:
     """The packet of the arguments, and the names of what had to be assumed.
 
@@ -90,7 +89,7 @@ def described(
     plain = ("interface", "ctstate", "length", "ttl")
     fields |= {name: given[name] for name in plain if given[name] is not None}
     try:
-        return filled(fields, source.host)
+        return filled(fields, departures.host, departures)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
@@ -165,7 +164,7 @@ def _value(parse: Any, text: str, name: str, lookup: Any) -> Any:
         raise click.BadParameter(f"{text!r}: {bad.why}; {bad.fix}", param_hint=name) from None
 
 
-def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
+def batch(path: str, departures: Departures) -> Iterator[tuple[Packet, list[str]]]:
     """The packets of a file, a JSON object a line, and what had to be assumed of each; null is not given.
 
     Raises:
@@ -176,7 +175,6 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
         lines = sys.stdin if path == "-" else open(path, encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
-    departures = Departures(source.host)
     with lines:
         for number, line in _numbered(path, lines):
             try:
@@ -184,7 +182,7 @@ def batch(path: str, source: Source) -> Iterator[tuple[Packet, list[str]]]:
                 if not isinstance(fields, dict):
                     raise ValueError("it is no JSON object")
                 given = {name: value for name, value in fields.items() if value is not None}
-                packet = filled(given, source.host, departures)
+                packet = filled(given, departures.host, departures)
             except (ValueError, RecursionError) as error:
                 raise click.BadParameter(
                     f"{path}, line {number}: not a packet: {error}; give direction, proto, dst, and what else is known",

@@ -25,7 +25,6 @@ from istio_init.report.trace_json import trace_json
 from istio_init.report.trace_text import trace_lines, verdict_line
 from istio_init.space.depends import depends_on, looks_for_invalid
 from istio_init.space.diagram import TooManyPieces
-from istio_init.trace.departure import Departures
 from istio_init.trace.result import Trace
 from istio_init.trace.tracer import TOO_MANY, Tracer
 from istio_init.visible import visible
@@ -99,14 +98,14 @@ def trace(
     if path is not None:
         if form == "text":
             say(source.snapshot.label, err=True)
-        for packet, assumed in batch(path, source):
+        for packet, assumed in batch(path, asked.departures):
             found, depends = asked.trace(packet, assumed)
             if form == "json":
                 say(json.dumps(looked_at | trace_json(found, source.reader, depends, source.caveats)))
             else:
                 say(verdict_line(found, source.reader, depends, source.caveats))
         return 0
-    packet, assumed = described(*asked_for, given, source)
+    packet, assumed = described(*asked_for, given, asked.departures)
     found, depends = asked.trace(packet, assumed)
     if form == "json":
         say(json.dumps(looked_at | trace_json(found, source.reader, depends, source.caveats), indent=2))
@@ -142,8 +141,9 @@ def _live(words: Words, given: dict[str, Any], chosen: Chosen, form: str) -> int
     place = chosen.open()
     try:
         source = source_from(snapshot_in(place, chosen.words))
-        packet, assumed = described(*words, given, source)
-        return run_live(packet, assumed, source, Tracer(source.netfilter, source.host), place, form=form)
+        tracer = Tracer(source.netfilter, source.host)
+        packet, assumed = described(*words, given, tracer.departures)
+        return run_live(packet, assumed, source, tracer, place, form=form)
     finally:
         place.close()
 
@@ -155,7 +155,7 @@ class Questions:
         only_given = not source.snapshot.is_live and source.snapshot.target[:1] != ("--expect",)
         self.source = source
         self.tracer = Tracer(source.netfilter, source.host)
-        self.departures = Departures(source.host)
+        self.departures = self.tracer.departures
         held = {table.family for table in source.netfilter.tables}
         self.looks_for_invalid = looks_for_invalid(source.netfilter)
         self.known = [family for family in Family if not only_given or held & NFT_FAMILIES[family]]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Cause
-    from istio_init.space.map import Map, TrafficClass
+    from istio_init.space.traffic import Map, TrafficClass
     from istio_init.trace.result import Outcome
 
 DNS_PORT = 53

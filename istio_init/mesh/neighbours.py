@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.netfilter.rules import Origin, Table
+    from istio_init.netfilter.chains import Table
+    from istio_init.netfilter.rules import Origin
 
 
 class Home(Enum):

@@ -168,6 +168,10 @@ ADDRESSES = frozenset(
     ]
 )
 
+PORTS = frozenset(
+    [Field.SPORT, Field.DPORT, Field.CT_ORIG_SPORT, Field.CT_ORIG_DPORT, Field.CT_REPLY_SPORT, Field.CT_REPLY_DPORT]
+)
+
 
 def bits_of(field: Field, address_bits: int) -> int:
     """The width of a field in a family whose addresses have so many bits."""

@@ -14,10 +14,6 @@ from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import Intervals
 from istio_init.value import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 class Store(Enum):
     """What holds rules in the kernel."""
@@ -38,16 +34,6 @@ class Hook(Enum):
     FORWARD = "forward"
     OUTPUT = "output"
     POSTROUTING = "postrouting"
-
-    __hash__ = object.__hash__
-
-
-class ChainType(Enum):
-    """What a base chain may do: nat chains are called for a connection's first packet alone, route chains re-route."""
-
-    FILTER = "filter"
-    NAT = "nat"
-    ROUTE = "route"
 
     __hash__ = object.__hash__
 
@@ -319,47 +305,3 @@ class Rule(Value):
 
     tracks_only: Family | None = None
     """The one of its families whose connections it has tracked: that of ``dnat ip6`` in a table of inet (nft_nat.c)."""
-
-
-class BaseChain(Value):
-    """How the kernel calls a chain: at a hook, by priority."""
-
-    hook: Hook
-    priority: int
-    type: ChainType
-    drops: bool = False
-    """Its policy."""
-
-
-class Chain(Value):
-    """Rules in order; ``base`` is None for one that is jumped to."""
-
-    name: str
-    rules: tuple[Rule, ...]
-    base: BaseChain | None = None
-
-
-class Table:
-    """Chains that call each other, of one store. ``family`` is ip, ip6 or inet."""
-
-    __slots__ = ("chains", "family", "is_dormant", "name", "store")
-
-    def __init__(
-        self, store: Store, family: str, name: str, chains: Mapping[str, Chain], *, is_dormant: bool = False
-    ) -> None:
-        self.store = store
-        self.family = family
-        self.name = name
-        self.chains = chains
-        self.is_dormant = is_dormant
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Table) and self._key() == other._key()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Table({self.store.value} {self.family} {self.name}, {len(self.chains)} chains)"
-
-    def _key(self) -> tuple[object, ...]:
-        return self.store, self.family, self.name, dict(self.chains), self.is_dormant

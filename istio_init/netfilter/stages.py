@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from itertools import groupby, permutations, product
 
+from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.rules import BaseChain, Chain, ChainType, Hook, Store, Table
+from istio_init.netfilter.rules import Hook, Store
 from istio_init.value import Value
 
 TYPE_CHECKING = False

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import Entry, RuleSet
     from istio_init.dialects.nft.misprints import Told
     from istio_init.dialects.nft.ruleset import Ruleset
+    from istio_init.netfilter.chains import Table
     from istio_init.netfilter.host import Link
-    from istio_init.netfilter.rules import Rule, Statement, Table
+    from istio_init.netfilter.rules import Rule, Statement
     from istio_init.netfilter.stages import Registered, Stage
 
 STORES = {RuleStore.NFT: Store.NFT, RuleStore.LEGACY: Store.LEGACY}

@@ -7,6 +7,7 @@ from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.intervals import union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import Cause, Openness, Test
+from istio_init.space.routes import Asked
 from istio_init.space.ways import ENDED, GOING, doubts
 from istio_init.trace.result import Kind, ReversePathDecider, RoutingDecider
 
@@ -51,7 +52,7 @@ class Arriving:
 
     def program(self) -> Node:
         """What becomes of packets, by the interface that they came in by."""
-        return self.surroundings.by_interface(self.layout.dim(Field.IN_INTERFACE), self._on)
+        return self.surroundings.interfaces.by(self.layout.dim(Field.IN_INTERFACE), self._on)
 
     def _on(self, name: str | None) -> Node:
         interface = "its interface" if name is None else name
@@ -67,9 +68,9 @@ class Arriving:
 
     def _routed(self, name: str | None, interface: str) -> Node:
         """Ask the rules, and whether the source is believed."""
-        found = self.routes.program(None)
+        found = self.routes.program(Asked(None))
         if self.family is Family.IPV6:
-            near = self.routes.program(None, name or "?")
+            near = self.routes.program(Asked(None, name or "?"))
             found = self._where(self._in(Field.DESTINATION, STRICT), near, found)
         types = union([((each.value, each.value),) for each in HERE])
         is_here = self.truths.within({self.layout.route_type: types})
@@ -91,7 +92,7 @@ class Arriving:
 
         if not self.routes.asks_for_interfaces:
             return towards("lo")
-        return self.surroundings.by_interface(self.layout.route, towards)
+        return self.surroundings.interfaces.by(self.layout.route, towards)
 
     def _forwards(self, name: str | None) -> Node:
         by_interface = (self.host.forwards_from or {}) if self.family is Family.IPV4 else {}

@@ -62,19 +62,16 @@ def spread(within: Intervals, mask: int, whole: int) -> Intervals | None:
     """The numbers whose bits under a mask lie within intervals; None where they would be too many intervals."""
     if not mask:
         return ((0, whole),) if within and within[0][0] == 0 else ()
-    step = mask & -mask
-    upper = whole & -step
-    open_bits = upper & ~mask
-    if open_bits.bit_count() > MOST_SPREAD:
-        return None
+    open_bits = whole & -(mask & -mask) & ~mask
     found: list[tuple[int, int]] = []
-    for low, high in within:
-        for start, size in blocks(low, high + 1):
-            tested = mask & -size
-            if start & ~tested == 0:
-                found += _under(start, tested, whole)
-                if len(found) > 1 << MOST_SPREAD:
-                    return None
+    for start, size in (block for low, high in within for block in blocks(low, high + 1)):
+        tested = mask & -size
+        if start & ~tested == 0:
+            if open_bits.bit_count() > MOST_SPREAD:
+                return None
+            found += _under(start, tested, whole)
+            if len(found) > 1 << MOST_SPREAD:
+                return None
     return union([tuple(found)])
 
 

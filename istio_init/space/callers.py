@@ -8,7 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.netfilter.rules import Rule, Table
+    from istio_init.netfilter.chains import Table
+    from istio_init.netfilter.rules import Rule
 
 
 class Callers:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from operator import itemgetter
 
 from istio_init.netfilter.rules import Cause
-from istio_init.space.bits import apart
-from istio_init.space.diagram import Moved, Substitute, TooManyPieces, Unknown, leaves
+from istio_init.space.diagram import Substitute, TooManyPieces, Unknown, leaves
+from istio_init.space.resolving import is_same, resolved_change, resolved_parts
 from istio_init.space.ways import (
     ENDED,
     GOING,
@@ -21,7 +21,6 @@ from istio_init.space.ways import (
     Delivery,
     Doubt,
     Ends,
-    Parts,
     Stop,
     Way,
     doubts,
@@ -143,19 +142,13 @@ class Ways:
         yes, no = diagrams.leaf(True), diagrams.leaf(False)
 
         def inside(truth: Node, program: Node) -> Node | None:
-            if truth.children:
-                return None
-            return self.nothing if truth is no else program
+            return None if truth.children else self.nothing if truth is no else program
 
         def outside(truth: Node, program: Node) -> Node | None:
-            if truth.children:
-                return None
-            return self.nothing if truth is yes else program
+            return None if truth.children else self.nothing if truth is yes else program
 
         def choice(truth: Node, program: Node) -> Node | None:
-            if truth.children:
-                return None
-            return otherwise if truth is no else program
+            return None if truth.children else otherwise if truth is no else program
 
         causes = {cause for value in leaves(truth) if not isinstance(value, bool) for cause in value.causes}
         if not causes and not otherwise.children:
@@ -276,7 +269,7 @@ class Ways:
         before = dict(way.changes)
         kept = way.changes
         if then.changes:
-            changed = {each[0]: _resolved(each, before) for each in then.changes}
+            changed = {each[0]: resolved_change(each, before) for each in then.changes}
             left = [each for each in kept if each[0] not in changed]
             left += [each for each in changed.values() if not is_same(*each)]
             kept = tuple(sorted(left, key=itemgetter(0)))
@@ -285,11 +278,9 @@ class Ways:
         if delivery is not None and not (isinstance(delivery.address, int) and isinstance(delivery.port, int)):
             delivery = delivery.replace(
                 address=resolved_parts(delivery.address, before),
-                port=None if delivery.port is None else resolved(delivery.port, before),
+                port=resolved_parts(delivery.port, before),
             )
-        if way.delivery is not None and (
-            delivery is None or way.delivery.kind is Kind.TPROXY or delivery.kind is Kind.FORWARD
-        ):
+        if way.delivery is not None and not _replaces(delivery, way.delivery):
             delivery = way.delivery
         return self.way(then.flow, kept, delivery, passed or way.passed, way.returned or returned, then.stop)
 
@@ -307,36 +298,8 @@ class Ways:
         return self.diagrams.mapped(program, changed)
 
 
-def resolved_parts(value: int | Parts | None, before: dict[int, Substitute]) -> int | Parts | None:
-    """The same of a number in parts: one number where all of them are known."""
-    if not isinstance(value, Parts):
-        return value
-    return joint((mask, resolved(part, before)) for mask, part in value.values)
-
-
-def joint(parts: Iterable[tuple[int, Substitute]]) -> int | Parts:
-    """One number of its parts, if they are known."""
-    values = tuple(parts)
-    known = [apart(part, mask) for mask, part in values if isinstance(part, int)]
-    return sum(known) if len(known) == len(values) else Parts(values)
-
-
-def _resolved(change: tuple[int, Substitute], before: dict[int, Substitute]) -> tuple[int, Substitute]:
-    """A change in terms of what dimensions were before; the same object where that is the same."""
-    dim, value = change
-    return (dim, resolved(value, before)) if isinstance(value, Moved) else change
-
-
-def is_same(dim: int, value: Substitute) -> bool:
-    """Whether a dimension's number is what it was."""
-    return isinstance(value, Moved) and value.dim == dim and not value.flipped
-
-
-def resolved(value: Substitute, before: dict[int, Substitute]) -> Substitute:
-    """A value that is told in terms of what dimensions are, in terms of what they were before that."""
-    if not isinstance(value, Moved) or value.dim not in before:
-        return value
-    found = before[value.dim]
-    if isinstance(found, int):
-        return found ^ value.flipped
-    return found if isinstance(found, Unknown) else Moved(found.dim, found.flipped ^ value.flipped)
+def _replaces(later: Delivery | None, first: Delivery) -> bool:
+    """Whether packets that were sent somewhere are then sent elsewhere; a socket is replaced by another one alone."""
+    if later is None or later.kind is Kind.FORWARD:
+        return False
+    return first.kind is not Kind.TPROXY or later.kind is Kind.TPROXY

@@ -8,10 +8,8 @@ from itertools import islice, pairwise
 
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import difference, intersection, union
-from istio_init.space.diagram import END
 from istio_init.space.layout import NO_SOCKET
-from istio_init.space.nodes import leaves
-from istio_init.space.regions import by_child, paths
+from istio_init.space.nodes import END, by_child, leaves, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,12 +105,8 @@ class Cover:
             widened = self._widened(path, found)
             if widened not in wide:
                 wide.append(widened)
-        wide.sort(key=len)
-        for path in reversed(wide[:]):
-            others = [each for each in wide if each is not path]
-            if others and _is_within(path, others):
-                wide = others
-        return [self._told_shortly(path) for path in _joined(wide)][:most]
+        wide = _needed(sorted(wide, key=len))
+        return _needed([self._told_shortly(path) for path in _joined(wide)])[:most]
 
     def _told(self, path: Path) -> Path:
         """The region; what has no socket has group 0 in its place."""
@@ -191,6 +185,15 @@ def _reached(node: Node, within: Intervals | None) -> Iterator[Node]:
         return
     for low, high in within:
         yield from node.children[bisect_right(node.cuts, low) : bisect_right(node.cuts, high) + 1]
+
+
+def _needed(every: list[Path]) -> list[Path]:
+    """Without regions all of whose packets are in others."""
+    for path in reversed(every[:]):
+        others = [each for each in every if each is not path]
+        if others and _is_within(path, others):
+            every = others
+    return every
 
 
 def _is_within(path: Path, others: list[Path]) -> bool:

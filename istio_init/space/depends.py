@@ -5,10 +5,11 @@ from __future__ import annotations
 from istio_init.netfilter.fields import CtState, Field
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import AnyOf, Test
+from istio_init.space.attempts import in_some_order
 from istio_init.space.diagram import Diagrams
 from istio_init.space.layout import NO_SOCKET
-from istio_init.space.map import in_some_order, outcomes_of, possible
 from istio_init.space.namespace import Namespace
+from istio_init.space.outcomes import outcomes_of
 from istio_init.space.regions import Packets
 from istio_init.space.walk import Walk
 
@@ -51,7 +52,7 @@ def depends_on(netfilter: Netfilter, host: Host, packet: Packet, assumed: Iterab
         known: Region = {dim: ((number, number),) for dim, number in place.items() if layout.fields[dim] not in free}
         diagrams = Diagrams(layout.sizes)
         ends = Walk(Namespace(diagrams, layout, netfilter, host), packet.direction, known).run()
-        top = possible(diagrams, outcomes_of(diagrams, diagrams.within(ends, known)), packets)
+        top = packets.possible(diagrams, outcomes_of(diagrams, diagrams.within(ends, known)))
         if packet.uid is not None and Field.UID in free:
             top = diagrams.without(top, layout.dim(Field.UID), NO_SOCKET)
         return frozenset(

@@ -7,6 +7,7 @@ from istio_init.netfilter.names import number_of
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Test
 from istio_init.netfilter.stages import Netfilter
+from istio_init.space.leaving import MARTIAN
 from istio_init.space.namespace import Namespace
 from istio_init.space.outcomes import outcome_of
 from istio_init.space.walk import Walk
@@ -34,9 +35,13 @@ TYPES = {
 ARRIVING = frozenset([Kind.DIRECT, Kind.FORWARD])
 
 
-def expected(diagrams: Diagrams, layout: Layout, host: Host, direction: Direction, packets: Packets) -> Node:
+def expected(
+    diagrams: Diagrams, layout: Layout, host: Host, direction: Direction, packets: Packets, refused: Node | None = None
+) -> Node:
     """True for packets via interfaces that exist that the host itself does not drop; of an unknown host for all.
 
+    Also for those that are ``refused`` to their sender, if that is given (`Leaving.refused`), as no route leads there;
+    from the loopback network nobody goes elsewhere.
     No packet comes in with a mark: it loses it where it changes its namespace (skb_scrub_packet, net/core/skbuff.c).
     """
     yes, no = diagrams.leaf(True), diagrams.leaf(False)
@@ -45,6 +50,11 @@ def expected(diagrams: Diagrams, layout: Layout, host: Host, direction: Directio
         if one is no or other is no:
             return no
         return one if other is yes else other if one is yes else None
+
+    def tried(one: Node, refused: Node) -> Node | None:
+        if refused.children:
+            return None
+        return one if refused.value is None else no if refused.value == MARTIAN else yes
 
     wanted = yes
     if direction is Direction.INBOUND:
@@ -59,7 +69,13 @@ def expected(diagrams: Diagrams, layout: Layout, host: Host, direction: Directio
     )
     names = sorted(number_of(link.name) for link in host.links if link.is_up)
     there = diagrams.test(layout.dim(packets.interface), tuple((name, name) for name in names), yes, no)
-    for node in (arriving, there, *[bare.truths.node(each) for each in TYPES[direction]]):
+    to, source = [bare.truths.node(each) for each in TYPES[direction]]
+    for node in (arriving, to):
+        certain = diagrams.mapped(node, lambda answer: yes if answer is True else no)
+        wanted = diagrams.combine(wanted, certain, both)
+    if refused is not None:
+        wanted = diagrams.combine(wanted, refused, tried)
+    for node in (there, source):
         certain = diagrams.mapped(node, lambda answer: yes if answer is True else no)
         wanted = diagrams.combine(wanted, certain, both)
     return wanted

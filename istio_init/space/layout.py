@@ -1,8 +1,8 @@
 """Which dimensions packets have in diagrams, and what a test of a field is in them.
 
 Fields whose bits rules take apart (marks, TOS) are split into groups of bits, so that every mask that a rule uses is a
-union of groups. Each group is a dimension of its own, its bits pushed together. Addresses are split only where rules
-have masks of them that leave out bits in between, or NETMAP exchanges the first ones: into groups of bits in a row.
+union of groups. Each group is a dimension of its own, its bits pushed together. Addresses and ports are split only
+where masks of them leave out bits in between, or NETMAP exchanges the first ones: into groups of bits in a row.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import islice
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import ADDRESSES, AddressType, CtState, CtStatus, Field, bits_of
+from istio_init.netfilter.fields import ADDRESSES, PORTS, AddressType, CtState, CtStatus, Field, bits_of
 from istio_init.netfilter.intervals import intersection, union
 from istio_init.space.bits import MOST_SPREAD, edges_of, groups_of, is_prefix, shift_of, spread, together
 from istio_init.space.boxes import joined
@@ -56,7 +56,7 @@ PRIORITY_OF_TOS = 0xF8
 MOST_PARTS = 64
 """An address whose parts leave more intervals is told part by part."""
 
-MOST_EDGES = 7
+MOST_SPLITS = 7
 """In so many places an address is split at most; masks that would need more are not told apart."""
 
 UNSAID = (Field.TTL, Field.LENGTH, Field.ICMP_TYPE, Field.ICMP_CODE)
@@ -104,7 +104,8 @@ class Layout:
         masks[Field.TOS] |= set(tos_masks)
         if Field.PRIORITY in scan.fields:
             masks[Field.TOS].add(PRIORITY_OF_TOS)
-        masks.update(dict.fromkeys(ADDRESSES, self._edges(scan)))
+        masks.update(dict.fromkeys(ADDRESSES, _edges(family.bits, scan.tested, scan.exchanged)))
+        masks.update(dict.fromkeys(PORTS, _edges(16, scan.ports)))
         self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3]
         self.fields: list[Field | None] = [None] * len(self.sizes)
         self.masks = [0] * len(self.sizes)
@@ -207,17 +208,6 @@ class Layout:
                 region[group.dim] = ((number, number | whole & ~tested),)
         return region
 
-    def _edges(self, scan: Scan) -> set[int]:
-        """Where addresses have to be split."""
-        whole = (1 << self.family.bits) - 1
-        masks = [mask & whole for mask in scan.exchanged]
-        for mask in (mask & whole for mask in scan.tested):
-            open_bits = whole & -(mask & -mask) & ~mask
-            if open_bits.bit_count() > MOST_SPREAD:
-                masks.append(mask)
-        edges = dict.fromkeys(edge for mask in masks for edge in edges_of(mask, whole))
-        return set(islice(edges, MOST_EDGES))
-
     def _add(self, field: Field, masks: list[int]) -> None:
         groups = []
         for mask in masks:
@@ -226,3 +216,14 @@ class Layout:
             self.fields.append(field)
             self.masks.append(mask)
         self.groups[field] = tuple(groups)
+
+
+def _edges(width: int, tested: Iterable[int], exchanged: Iterable[int] = ()) -> set[int]:
+    """Where a number has to be split, if it has to be: for what is exchanged, and masks that leave many bits open."""
+    whole = (1 << width) - 1
+    masks = [mask & whole for mask in (*exchanged, *tested)]
+    open_bits = [(whole & -(mask & -mask) & ~mask).bit_count() for mask in masks]
+    if not any(exchanged) and max(open_bits, default=0) <= MOST_SPREAD:
+        return set()
+    edges = dict.fromkeys(edge for mask in masks if not is_prefix(mask, whole) for edge in edges_of(mask, whole))
+    return set(islice(edges, MOST_SPLITS))

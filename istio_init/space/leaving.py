@@ -9,8 +9,10 @@ from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.intervals import union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import Cause, Openness, Test
+from istio_init.space.arrival import MULTICAST
 from istio_init.space.diagram import Moved, Unknown, leaves
 from istio_init.space.layout import ELSEWHERE, SOMEWHERE, STAYS
+from istio_init.space.routes import Asked
 from istio_init.space.ways import ENDED, GOING, doubts
 from istio_init.trace.facts import ROUTING
 from istio_init.trace.result import Kind, RoutingDecider
@@ -27,8 +29,17 @@ LO = number_of("lo")
 NOT_LO: Intervals = ((0, LO - 1), (LO + 1, (1 << 128) - 1))
 LOOPBACK: dict[Family, Intervals] = {Family.IPV4: ((127 << 24, (128 << 24) - 1),), Family.IPV6: ((1, 1),)}
 LINK_LOCAL: Intervals = ((0xFE80 << 112, (0xFEC0 << 112) - 1),)
+BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
 UNTOLD = RoutingDecider("its route is undecidable")
+STAYS_HERE = "the loopback network does not leave the machine (martian)"
 LOCALNET = Cause(Openness.NOT_GIVEN, "route_localnet of the outgoing interface")
+
+
+def _refusal(why: str) -> RoutingDecider:
+    return RoutingDecider(f"{why}: its sender gets an error, and no rule sees it")
+
+
+MARTIAN = _refusal(STAYS_HERE)
 
 
 class Leaving:
@@ -94,11 +105,8 @@ class Leaving:
 
     def _changed(self, before: dict[int, Substitute], after: dict[int, Substitute], dims: list[int]) -> Node:
         """Where any of some dimensions is not what it was, in terms of what packets began as."""
-        truths = self.truths
-        found = []
-        for dim in dims:
-            found.append(self.unequal(before.get(dim, Moved(dim)), after.get(dim, Moved(dim))))
-        return truths.any_of(found)
+        pairs = [(before.get(dim, Moved(dim)), after.get(dim, Moved(dim))) for dim in dims]
+        return self.truths.any_of([self.unequal(old, new) for old, new in pairs])
 
     def unequal(self, one: Substitute, other: Substitute) -> Node:
         """Where two numbers are not the same, in terms of what packets began as."""
@@ -119,6 +127,33 @@ class Leaving:
         if isinstance(one, Moved) and isinstance(other, Moved) and one.dim == other.dim:
             return truths.yes
         return truths.maybe(Cause(Openness.NOT_MODELLED, "whether a rule has changed what it copies"))
+
+    def refused(self) -> Node:
+        """Whether no route leads anywhere for a packet, so that its sender gets an error and no rule sees it.
+
+        The decider, None where a route leads on. What goes to many leaves by the interface of its source, whatever
+        the routes (ip_route_output_key_hash_rcu).
+        """
+        ways, layout, routes = self.ways, self.layout, self.surroundings.routes
+        leaf = ways.diagrams.leaf
+        if routes is None:
+            return leaf(None)
+
+        def decider(ends: Ends) -> Node:
+            stops = [way.stop for way in sorted(ends.ways, key=lambda way: way is not ends.main)]
+            first = stops[0]
+            if first is None or None in stops or not isinstance(first.decider, RoutingDecider):
+                return leaf(None)
+            return leaf(_refusal(first.decider.words))
+
+        begin: dict[int, Substitute] = {
+            layout.route: Moved(layout.dim(Field.OUT_INTERFACE)),
+            **layout.numbers(Field.TOS, 0),
+        }
+        asked = self._without_martians(self._asked(routes, by_owner=True))
+        found = ways.diagrams.mapped(ways.then(ways.end(GOING, begin), asked), decider)
+        many = union([MULTICAST[self.family], BROADCAST if self.family is Family.IPV4 else ()])
+        return self.truths.either_of(self.truths.node(Test(Field.DESTINATION, many)), leaf(None), found)
 
     def after_nat(self) -> Node:
         """Ask for the route of what nat has given another destination; of an unknown one it is unknown."""
@@ -148,11 +183,15 @@ class Leaving:
             self._programs[key] = self._without_martians(asked)
         return self._programs[key]
 
-    def _asked(self, routes: Routes) -> Node:
-        anywhere = routes.program("lo")
+    def _asked(self, routes: Routes, *, by_owner: bool = False) -> Node:
+        anywhere = routes.program(Asked(by_owner=by_owner))
         if self.family is Family.IPV4:
             return anywhere
-        near = self.surroundings.by_interface(self.layout.route, lambda name: routes.program("lo", name or "?"))
+
+        def on(name: str | None) -> Node:
+            return routes.program(Asked(out_interface=name or "?", by_owner=by_owner))
+
+        near = self.surroundings.interfaces.by(self.layout.route, on)
         where = self.truths.node(Test(Field.DESTINATION, LINK_LOCAL))
         return self.ways.where(where, near, anywhere)
 
@@ -175,8 +214,7 @@ class Leaving:
         if self.family is Family.IPV6:
             return routed
         ways, truths = self.ways, self.truths
-        words = "the loopback network does not leave the machine (martian)"
-        forbidden = ways.stopped(Kind.DROP, RoutingDecider(words))
+        forbidden = ways.stopped(Kind.DROP, RoutingDecider(STAYS_HERE))
         allowed = self.namespace.host.route_localnet or {}
 
         def by(name: str | None) -> Node:
@@ -186,5 +224,5 @@ class Leaving:
             return forbidden if is_forbidden else ways.either(ways.going, forbidden, doubts([LOCALNET]))
 
         from_loopback = truths.node(Test(Field.SOURCE, LOOPBACK[self.family]))
-        checked = ways.where(from_loopback, self.surroundings.by_interface(self.layout.route, by), ways.going)
+        checked = ways.where(from_loopback, self.surroundings.interfaces.by(self.layout.route, by), ways.going)
         return ways.then(routed, checked)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import pairwise
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
     from typing import Any
+
+    from istio_init.netfilter.intervals import Intervals
 
 
 END = 1 << 30
@@ -65,3 +68,48 @@ def leaves(node: Node) -> list[Any]:
             seen[found] = None
             todo += [child for child in reversed(dict.fromkeys(found.children)) if child not in seen]
     return [each.value for each in seen if each.dim == END]
+
+
+def by_child(node: Node, size: int) -> list[tuple[Node, Intervals]]:
+    """The children of a node, each once, with the numbers that lead to it."""
+    found: dict[Node, list[tuple[int, int]]] = {}
+    for child, (low, high) in zip(node.children, pairwise((0, *node.cuts, size)), strict=True):
+        found.setdefault(child, []).append((low, high - 1))
+    return [(child, tuple(within)) for child, within in found.items()]
+
+
+def paths(node: Node, wanted: frozenset[Hashable], sizes: list[int]) -> Iterator[dict[int, Intervals]]:
+    """The disjoint regions of a diagram where its value is one of some."""
+    reaching: dict[Node, bool] = {}
+
+    def reaches(node: Node) -> bool:
+        found = reaching.get(node)
+        if found is None:
+            found = node.value in wanted if node.dim == END else any(reaches(child) for child in set(node.children))
+            reaching[node] = found
+        return found
+
+    def walk(node: Node, path: dict[int, Intervals]) -> Iterator[dict[int, Intervals]]:
+        if node.dim == END:
+            yield path
+            return
+        for child, within in by_child(node, sizes[node.dim]):
+            if reaches(child):
+                yield from walk(child, {**path, node.dim: within})
+
+    if reaches(node):
+        yield from walk(node, {})
+
+
+def count(node: Node, wanted: frozenset[Hashable]) -> int:
+    """How many regions `paths` has."""
+    memo: dict[Node, int] = {}
+
+    def go(node: Node) -> int:
+        found = memo.get(node)
+        if found is None:
+            found = int(node.value in wanted) if node.dim == END else sum(go(child) for child in set(node.children))
+            memo[node] = found
+        return found
+
+    return go(node)

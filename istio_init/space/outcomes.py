@@ -6,8 +6,8 @@ from itertools import permutations
 
 from istio_init.netfilter.rules import Cause
 from istio_init.space.bits import together
-from istio_init.space.composing import resolved, resolved_parts
 from istio_init.space.diagram import Moved, leaves
+from istio_init.space.resolving import resolved_parts
 from istio_init.space.ways import Decider, Ends, Parts, RuleDecider, Way
 from istio_init.trace.result import Kind, Outcome
 from istio_init.value import Value
@@ -47,6 +47,11 @@ def verdicts(diagrams: Diagrams, ends: Node) -> Node:
     return diagrams.mapped(ends, lambda found: diagrams.leaf(verdict_of(found)))
 
 
+def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
+    """What becomes of packets, whatever decides it: UNKNOWN where that cannot be told."""
+    return diagrams.mapped(verdicts(diagrams, ends), lambda verdict: diagrams.leaf(verdict.outcome))
+
+
 def _told_apart(diagrams: Diagrams, ends: Ends, pins: dict[int, set[int]], known: dict[int, Substitute]) -> Node:
     """The verdict, for each of some numbers by itself."""
     if not pins:
@@ -64,16 +69,12 @@ def _pins(ends: Ends) -> dict[int, set[int]]:
     if len(deliveries) < 2:
         return {}
     found: dict[int, set[int]] = {}
-    ports = [each.port for each in deliveries.values()]
-    addresses = [each.address for each in deliveries.values()]
-    pairs: list[tuple[object, object]] = [*permutations(ports, 2)]
-    for one, other in permutations(addresses, 2):
-        if isinstance(one, Parts):
-            set_to = dict(other.values) if isinstance(other, Parts) else {}
-            pairs += [
-                (part, together(other, mask) if isinstance(other, int) else set_to.get(mask))
-                for mask, part in one.values
-            ]
+    pairs: list[tuple[object, object]] = []
+    for numbers in ([each.port for each in deliveries.values()], [each.address for each in deliveries.values()]):
+        for one, other in permutations(numbers, 2):
+            if isinstance(one, Parts):
+                to = dict(other.values) if isinstance(other, Parts) else {}
+                pairs += [(part, together(other, m) if isinstance(other, int) else to.get(m)) for m, part in one.values]
     for kept, number in pairs:
         if isinstance(kept, Moved) and isinstance(number, int):
             found.setdefault(kept.dim, set()).add(number ^ kept.flipped)
@@ -88,7 +89,7 @@ def outcome_of(way: Way, known: dict[int, Substitute] | None = None) -> Outcome:
         return Outcome(Kind.DIRECT)
     port, address = way.delivery.port, way.delivery.address
     if known:
-        port, address = None if port is None else resolved(port, known), resolved_parts(address, known)
+        port, address = resolved_parts(port, known), resolved_parts(address, known)
     return Outcome(
         way.delivery.kind, port if isinstance(port, int) else None, address if isinstance(address, int) else None
     )

@@ -37,7 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from istio_init.netfilter.rules import Condition, Statement, Table
+    from istio_init.netfilter.chains import Table
+    from istio_init.netfilter.rules import Condition, Statement
     from istio_init.space.boxes import Region
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.netfilter.intervals import Intervals
-    from istio_init.space.diagram import Diagrams, Join
+    from istio_init.space.making import Join, Making
 
 
 class Moved(NamedTuple):
@@ -42,7 +42,7 @@ class Rebuilding:
 
     __slots__ = ("_memo", "diagrams")
 
-    def __init__(self, diagrams: Diagrams) -> None:
+    def __init__(self, diagrams: Making) -> None:
         self.diagrams = diagrams
         self._memo: dict[Node, Node] = {}
 
@@ -69,7 +69,7 @@ class Mapped(Rebuilding):
 
     __slots__ = ("change",)
 
-    def __init__(self, diagrams: Diagrams, change: Callable[[Any], Node]) -> None:
+    def __init__(self, diagrams: Making, change: Callable[[Any], Node]) -> None:
         super().__init__(diagrams)
         self.change = change
 
@@ -97,7 +97,7 @@ class Within(Rebuilding):
 
     __slots__ = ("mask", "region")
 
-    def __init__(self, diagrams: Diagrams, region: Mapping[int, Intervals]) -> None:
+    def __init__(self, diagrams: Making, region: Mapping[int, Intervals]) -> None:
         super().__init__(diagrams)
         self.region = region
         self.mask = sum(1 << dim for dim in region)
@@ -122,7 +122,7 @@ class Without(Rebuilding):
 
     __slots__ = ("dim", "number")
 
-    def __init__(self, diagrams: Diagrams, dim: int, number: int) -> None:
+    def __init__(self, diagrams: Making, dim: int, number: int) -> None:
         super().__init__(diagrams)
         self.dim = dim
         self.number = number
@@ -148,7 +148,7 @@ class Filled(Rebuilding):
 
     __slots__ = ("absent",)
 
-    def __init__(self, diagrams: Diagrams, absent: Node) -> None:
+    def __init__(self, diagrams: Making, absent: Node) -> None:
         super().__init__(diagrams)
         self.absent = absent
 
@@ -169,7 +169,7 @@ class Substituted(Rebuilding):
 
     __slots__ = ("either", "mask", "values")
 
-    def __init__(self, diagrams: Diagrams, values: Mapping[int, Substitute], either: Join) -> None:
+    def __init__(self, diagrams: Making, values: Mapping[int, Substitute], either: Join) -> None:
         super().__init__(diagrams)
         self.values = values
         self.either = either

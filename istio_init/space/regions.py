@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
-from itertools import pairwise
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import ADDRESSES, Field
+from istio_init.netfilter.fields import ADDRESSES, PORTS, Field
 from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.intervals import contains, intersection
-from istio_init.netfilter.names import SIZE, name_of, number_of
+from istio_init.netfilter.names import NO_INTERFACE, SIZE, name_of, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import AnyOf, Test, Undecided
 from istio_init.space.bits import apart, together
-from istio_init.space.diagram import END, Node
 from istio_init.space.layout import NO_SOCKET
-from istio_init.space.truth import PORTED
+from istio_init.space.nodes import END, by_child
+from istio_init.space.presence import PORTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
-
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.intervals import Intervals
     from istio_init.space.covering import Told
+    from istio_init.space.diagram import Diagrams, Node
     from istio_init.space.layout import Layout
 
     Best = dict[Node, tuple[int, int, Node | None]]
@@ -102,8 +100,8 @@ class Packets:
                 tests.append(yes if within == ((1, 1),) else AnyOf(((yes,),), negated=True))
                 continue
             mask = self.layout.masks[dim]
-            if field in ADDRESSES:
-                tests += self._address_tests(field, dim, path)
+            if field in ADDRESSES or field in PORTS:
+                tests += self._whole(field, dim, path)
                 continue
             if field is Field.UID and within == ((NO_SOCKET, NO_SOCKET),):
                 tests.append(Test(Field.SOCKET, ((0, 0),)))
@@ -116,8 +114,8 @@ class Packets:
                 tests.append(Test(field, tuple([(apart(low, mask), apart(high, mask)) for low, high in within]), mask))
         return tuple(tests)
 
-    def _address_tests(self, field: Field, dim: int, path: dict[int, Intervals]) -> list[Test]:
-        """The test of an address, at the first of its dimensions; of each dimension, where they make no intervals."""
+    def _whole(self, field: Field, dim: int, path: dict[int, Intervals]) -> list[Test]:
+        """The test of a number, at the first of its dimensions; of each dimension, where they make no intervals."""
         dims = self.layout.dims(field)
         whole = self.layout.whole(field, path)
         if whole is not None:
@@ -149,6 +147,12 @@ class Packets:
             name_of(numbers[self.interface]),
             numbers[Field.MARK],
         )
+
+    def possible(self, diagrams: Diagrams, top: Node) -> Node:
+        """A diagram without interfaces that no packet is asked for by: none, and inbound lo."""
+        dim = self.layout.dim(self.interface)
+        top = diagrams.without(top, dim, NO_INTERFACE)
+        return diagrams.without(top, dim, number_of("lo")) if self.direction is Direction.INBOUND else top
 
     def examples(self, node: Node) -> dict[Node, tuple[int, Packet]]:
         """For each leaf how odd its most ordinary packet is, and that packet."""
@@ -188,51 +192,6 @@ class Packets:
             has_socket = within[0][0] != NO_SOCKET
             return (1, within[0][0]) if has_socket else (odd, NO_SOCKET)
         return odd, within[0][0]
-
-
-def by_child(node: Node, size: int) -> list[tuple[Node, Intervals]]:
-    """The children of a node, each once, with the numbers that lead to it."""
-    found: dict[Node, list[tuple[int, int]]] = {}
-    for child, (low, high) in zip(node.children, pairwise((0, *node.cuts, size)), strict=True):
-        found.setdefault(child, []).append((low, high - 1))
-    return [(child, tuple(within)) for child, within in found.items()]
-
-
-def paths(node: Node, wanted: frozenset[Hashable], sizes: list[int]) -> Iterator[dict[int, Intervals]]:
-    """The disjoint regions of a diagram where its value is one of some."""
-    reaching: dict[Node, bool] = {}
-
-    def reaches(node: Node) -> bool:
-        found = reaching.get(node)
-        if found is None:
-            found = node.value in wanted if node.dim == END else any(reaches(child) for child in set(node.children))
-            reaching[node] = found
-        return found
-
-    def walk(node: Node, path: dict[int, Intervals]) -> Iterator[dict[int, Intervals]]:
-        if node.dim == END:
-            yield path
-            return
-        for child, within in by_child(node, sizes[node.dim]):
-            if reaches(child):
-                yield from walk(child, {**path, node.dim: within})
-
-    if reaches(node):
-        yield from walk(node, {})
-
-
-def count(node: Node, wanted: frozenset[Hashable]) -> int:
-    """How many regions `paths` has."""
-    memo: dict[Node, int] = {}
-
-    def go(node: Node) -> int:
-        found = memo.get(node)
-        if found is None:
-            found = int(node.value in wanted) if node.dim == END else sum(go(child) for child in set(node.children))
-            memo[node] = found
-        return found
-
-    return go(node)
 
 
 def _followed(node: Node, leaf: Node, memo: dict[Node, Best]) -> dict[int, int]:

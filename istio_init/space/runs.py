@@ -6,7 +6,8 @@ from istio_init.netfilter.rules import AnyOf, End, Lookup, Nat, Never, Note, Tes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.netfilter.rules import Chain, Condition, Rule, Statement
+    from istio_init.netfilter.chains import Chain
+    from istio_init.netfilter.rules import Condition, Rule, Statement
 
 LONG = 100
 """Chains of more rules are made by programs."""

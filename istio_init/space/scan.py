@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.netfilter.family import MAX_MARK
-from istio_init.netfilter.fields import ADDRESSES, Field
+from istio_init.netfilter.fields import ADDRESSES, PORTS, Field
 from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Forget, Lookup, Nat, Test, Tproxy, Zone
 from istio_init.space.nodes import blocks
 
@@ -28,6 +28,8 @@ class Scan:
         self.masks: dict[Field, set[int]] = {field: set() for field in SPLIT}
         self.tested: dict[int, None] = {}
         """The masks under which addresses are tested."""
+        self.ports: dict[int, None] = {}
+        """The masks under which ports are tested."""
         self.exchanged: dict[int, None] = {}
         """The masks of what rules keep of addresses."""
         for rule in rules:
@@ -42,8 +44,7 @@ class Scan:
                 self.fields.add(field)
                 if field in self.masks:
                     self.masks[field].update(tested(within, mask))
-                if field in ADDRESSES and mask is not None:
-                    self.tested[mask] = None
+                self._take_mask(field, mask)
             case AnyOf(options):
                 for condition in (each for option in options for each in option):
                     self._take(condition)
@@ -77,8 +78,13 @@ class Scan:
         for place, key in enumerate(keys):
             if key.field in self.masks:
                 self.masks[key.field].update(mask for box in boxes for mask in tested(box[place], key.mask))
-            if key.field in ADDRESSES and key.mask is not None:
-                self.tested[key.mask] = None
+            self._take_mask(key.field, key.mask)
+
+    def _take_mask(self, field: Field, mask: int | None) -> None:
+        if mask is not None and field in ADDRESSES:
+            self.tested[mask] = None
+        elif mask is not None and field in PORTS:
+            self.ports[mask] = None
 
     def _take_netmap(self, rule: Rule, kind: NatKind, low: int, high: int) -> None:
         """What NETMAP keeps, unless the rule is for packets of one such network: then the others' bits are known."""

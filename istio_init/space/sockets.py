@@ -7,7 +7,8 @@ from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.layout import NO_SOCKET
-from istio_init.space.truth import PORTED, Maybe
+from istio_init.space.presence import PORTED
+from istio_init.space.truth import Maybe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from istio_init.netfilter.rules import Tproxy
     from istio_init.space.boxes import Region
     from istio_init.space.diagram import Node
-    from istio_init.space.surroundings import Surroundings
+    from istio_init.space.interfaces import Interfaces
+    from istio_init.space.truth import Truths
+    from istio_init.trace.facts import Facts
 
 PROXIED = ((6, 6), (17, 17))
 """TCP and UDP: nothing else is handed to a socket."""
@@ -29,11 +32,13 @@ SOCKETS = Cause(Openness.NOT_GIVEN, "the namespace's sockets")
 class Sockets:
     """The diagrams of a host's listening sockets. Of those of connections none is known."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self.surroundings = surroundings
-        self.host = surroundings.host
-        self.layout = surroundings.layout
-        self.truths = surroundings.truths
+    def __init__(self, truths: Truths, facts: Facts, interfaces: Interfaces) -> None:
+        self.truths = truths
+        self.layout = truths.layout
+        self.diagrams = truths.diagrams
+        self.facts = facts
+        self.host = facts.host
+        self.interfaces = interfaces
 
     def transparent(self, tproxy: Tproxy) -> Node:
         """Whether there is a transparent socket for a TPROXY statement."""
@@ -44,12 +49,12 @@ class Sockets:
             found = self._listening(tproxy.address, tproxy.port, transparent=True, wildcards=True)
         else:
             incoming = self.layout.dim(Field.IN_INTERFACE)
-            found = self.surroundings.by_interface(incoming, lambda name: self._transparent_on(name, tproxy.port))
+            found = self.interfaces.by(incoming, lambda name: self._transparent_on(name, tproxy.port))
         return self.truths.all_of([proxied, found])
 
     def _transparent_on(self, name: str | None, port: int | None) -> Node:
         """The same for packets of an interface: the socket is looked for at its address, or the packet's own."""
-        known = None if name is None else self.surroundings.facts.addresses.get(name)
+        known = None if name is None else self.facts.addresses.get(name)
         if known is not None:
             return self._listening(known[0] if known else None, port, transparent=True, wildcards=True)
         anywhere = self._listening(0, port, transparent=True, wildcards=True)
@@ -60,28 +65,26 @@ class Sockets:
         if port is not None:
             return unclear
         ports = union([((each.port, each.port),) for each in bound])
-        return self.surroundings.choice(self.truths.within({self.layout.dim(Field.DPORT): ports}), unclear, anywhere)
+        return self.truths.either_of(self.truths.node(Test(Field.DPORT, ports)), unclear, anywhere)
 
     def found(self, *, transparent: bool, wildcards: bool) -> Node:
         """1 where a socket would take the packet, else 0 (nf_sk_lookup_slow_v4)."""
         if self.host.listeners is None:
             ported = self.truths.within({self.layout.dim(Field.PROTOCOL): PORTED})
-            return self.surroundings.choice(
-                ported, self.surroundings.diagrams.leaf(SOCKETS), self.surroundings.diagrams.leaf(0)
-            )
+            return self.truths.either_of(ported, self.diagrams.leaf(SOCKETS), self.diagrams.leaf(0))
         found = self._listening(None, None, transparent=transparent, wildcards=wildcards)
 
         def number(value: bool | Maybe) -> Node:
-            return self.surroundings.diagrams.leaf(next(iter(value.causes)) if isinstance(value, Maybe) else int(value))
+            return self.diagrams.leaf(next(iter(value.causes)) if isinstance(value, Maybe) else int(value))
 
-        return self.surroundings.diagrams.mapped(found, number)
+        return self.diagrams.mapped(found, number)
 
     def unless_handed_over(self, asked: Node, *, wildcards: bool) -> Node:
         """What is found of a packet, but for one that came in and to which TPROXY gave a socket: that is found."""
-        layout, leaf = self.layout, self.surroundings.diagrams.leaf
+        layout, leaf = self.layout, self.diagrams.leaf
         came = difference(((0, layout.sizes[layout.dim(Field.IN_INTERFACE)] - 1),), ((NO_INTERFACE, NO_INTERFACE),))
         taken: Region = {layout.dim(Field.UID): ((0, NO_SOCKET - 1),), layout.dim(Field.IN_INTERFACE): came}
-        return self.surroundings.choice(self.truths.within(taken), leaf(1 if wildcards else TAKER), asked)
+        return self.truths.either_of(self.truths.within(taken), leaf(1 if wildcards else TAKER), asked)
 
     def _listening(self, address: int | None, port: int | None, *, transparent: bool, wildcards: bool) -> Node:
         """Whether sockets would take packets to an address and port; None is the packet's own."""
@@ -89,17 +92,17 @@ class Sockets:
         places = {(each.protocol, each.port) for each in self.host.listeners or () if port in (None, each.port)}
         nodes = []
         for protocol, each in sorted(places):
-            here: Region = {layout.dim(Field.PROTOCOL): ((protocol, protocol),)}
+            here = truths.within({layout.dim(Field.PROTOCOL): ((protocol, protocol),)})
             if port is None:
-                here[layout.dim(Field.DPORT)] = ((each, each),)
+                here = truths.all_of([here, truths.node(Test(Field.DPORT, ((each, each),)))])
             bound = self._bound(protocol, each)
             if address is not None:
                 answer = self._answer(protocol, address, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within(here), answer]))
+                nodes.append(truths.all_of([here, answer]))
                 continue
             for within, sample in bound:
                 answer = self._answer(protocol, sample, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within(here), truths.node(Test(Field.DESTINATION, within)), answer]))
+                nodes.append(truths.all_of([here, truths.node(Test(Field.DESTINATION, within)), answer]))
         return truths.any_of(nodes)
 
     def _bound(self, protocol: int, port: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int]]:
@@ -109,17 +112,17 @@ class Sockets:
             if (each.protocol, each.port) == (protocol, port):
                 mapped = each.address.ipv4_mapped if each.address.version == 6 else None
                 bound.add(int(each.address if mapped is None else mapped))
-        named = [number for number in bound if 0 < number < 1 << self.surroundings.family.bits]
+        named = [number for number in bound if 0 < number < 1 << self.layout.family.bits]
         for number in named:
             yield ((number, number),), number
         others = difference(
-            ((0, (1 << self.surroundings.family.bits) - 1),), union([((number, number),) for number in named])
+            ((0, (1 << self.layout.family.bits) - 1),), union([((number, number),) for number in named])
         )
         yield others, others[-1][1]
 
     def _answer(self, protocol: int, address: int, port: int, *, transparent: bool, wildcards: bool) -> Node:
         """Whether the sockets that would take a packet there are what is looked for."""
-        found: list[Listener] = list(self.surroundings.facts.listening(protocol, address, port))
+        found: list[Listener] = list(self.facts.listening(protocol, address, port))
         if not found or (not wildcards and int(found[0].address) == 0):
             return self.truths.no
         if not transparent:

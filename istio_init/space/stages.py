@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from istio_init.netfilter.chains import ChainType
+from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, CtStatus, Field
-from istio_init.netfilter.rules import Cause, ChainType, Hook, Openness
+from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.netfilter.stages import CONNTRACK_PRIORITY, Call, Core, NatCalls
 from istio_init.space.bits import together
 from istio_init.space.diagram import END
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 BEFORE_ROUTING = frozenset([Hook.PREROUTING, Hook.OUTPUT])
 SOURCE_HOOKS = frozenset([Hook.INPUT, Hook.POSTROUTING])
 ROUTED_BY = (Field.MARK, Field.SOURCE, Field.DESTINATION, Field.TOS)
-"""What makes the kernel ask for the route again where a route chain has changed it (ipt_mangle_out)."""
+"""What makes the kernel ask for the route again where a route chain has changed it (ipt_mangle_out); in IPv6 also the
+hop limit (ip6t_mangle_out)."""
 
 OWN = {Field.CT_ORIG_SOURCE: Field.SOURCE, Field.CT_ORIG_DESTINATION: Field.DESTINATION,
        Field.CT_ORIG_SPORT: Field.SPORT, Field.CT_ORIG_DPORT: Field.DPORT,
@@ -143,7 +146,8 @@ class Stages:
         if not (call.chain.rules or base.drops):
             return
         called = self._called(call, hook, has_returned)
-        self._behind(line, called, hook, ROUTED_BY if base.type is ChainType.ROUTE else ())
+        routed_by = ROUTED_BY if self.namespace.family is Family.IPV4 else (*ROUTED_BY, Field.TTL)
+        self._behind(line, called, hook, routed_by if base.type is ChainType.ROUTE else ())
 
     def _called(self, call: Call, hook: Hook, has_returned: bool) -> Node:
         """A base chain: what it lets pass goes on."""

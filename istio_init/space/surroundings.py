@@ -7,14 +7,14 @@ from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.rules import Test
 from istio_init.space.diagram import Moved
-from istio_init.space.layout import ORIGINAL
-from istio_init.space.routes import Routes
+from istio_init.space.interfaces import LOOPBACK, Interfaces
+from istio_init.space.routes import Asked, Routes
 from istio_init.space.sockets import Sockets
 from istio_init.trace.facts import ROUTING, Facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from istio_init.netfilter.host import Host
     from istio_init.space.composing import Ways
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from istio_init.space.layout import Layout
     from istio_init.space.truth import Truths
     from istio_init.space.ways import Ends
-
-LOOPBACK = "lo"
 
 TYPES = {
     Field.SOURCE_TYPE: (Field.SOURCE, None),
@@ -62,13 +60,14 @@ class Surroundings:
         self.host = host
         self.family = family
         self.facts = Facts(host, family)
+        self.interfaces = Interfaces(self.diagrams, host)
         self._made: dict[Field, Node] = {}
 
     def attach(self, truths: Truths) -> None:
         """Have the diagrams of conditions, which are made of these, and of which routes are made."""
         self.truths = truths
-        self.sockets = Sockets(self)
-        self.routes = Routes(self.ways, truths, self.host, self.family) if self.host.routes is not None else None
+        self.sockets = Sockets(truths, self.facts, self.interfaces)
+        self.routes = Routes(self.ways, truths, tables) if (tables := self.facts.tables) is not None else None
 
     def derived(self, field: Field) -> Node:
         """A field's number for every packet, or the cause for which it cannot be told."""
@@ -84,18 +83,13 @@ class Surroundings:
                 self._made[field] = self.sockets.unless_handed_over(asked, wildcards=wildcards)
         return self._made[field]
 
-    def by_interface(self, dim: int, of: Callable[[str | None], Node]) -> Node:
-        """A diagram for each interface: those that are known by their names, None for all others."""
-        names = sorted({link.name for link in self.host.links} | {LOOPBACK}, key=number_of)
-        return self.diagrams.at(dim, {number_of(name): of(name) for name in names}, of(None))
-
     def _types(self, field: Field, interface: Field | None) -> Node:
         if interface is None:
             return self._types_on(field, None)
         has_none = self.diagrams.test(
             self.layout.dim(interface), ((NO_INTERFACE, NO_INTERFACE),), self.truths.yes, self.truths.no
         )
-        on = self.by_interface(self.layout.dim(interface), lambda name: self._types_on(field, name or "?"))
+        on = self.interfaces.by(self.layout.dim(interface), lambda name: self._types_on(field, name or "?"))
         anywhere = self._types_on(field, None)
 
         def join(one: Node, other: Node) -> Node | None:
@@ -147,20 +141,19 @@ class Surroundings:
         assert self.routes is not None
         dim = self.layout.dim
         values: dict[int, Substitute] = {dim(Field.UID): 0}
-        ends = (Field.SOURCE, Field.DESTINATION)
-        for one, other in zip(*map(self.layout.dims, ends), strict=True):
+        swapped = [(Field.SOURCE, Field.DESTINATION), *([(Field.SPORT, Field.DPORT)] if with_ports else [])]
+        for one, other in (pair for ends in swapped for pair in zip(*map(self.layout.dims, ends), strict=True)):
             values[one], values[other] = Moved(other), Moved(one)
-        if with_ports:
-            values[dim(Field.SPORT)], values[dim(Field.DPORT)] = Moved(dim(Field.DPORT)), Moved(dim(Field.SPORT))
-        else:
-            values.update(dict.fromkeys((dim(Field.PROTOCOL), dim(Field.SPORT), dim(Field.DPORT)), 0))
+        if not with_ports:
+            ports = (*self.layout.dims(Field.SPORT), *self.layout.dims(Field.DPORT))
+            values.update(dict.fromkeys((dim(Field.PROTOCOL), *ports), 0))
         if not with_mark:
             values.update({group.dim: 0 for group in self.layout.groups[Field.MARK]})
-        return self.ways.substituted(self.routes.program(in_interface, out_interface, as_named=True), values)
+        return self.ways.substituted(self.routes.program(Asked(in_interface, out_interface, as_named=True)), values)
 
     def _back(self, *, here: bool, with_mark: bool) -> Node:
         incoming = self.layout.dim(Field.IN_INTERFACE)
-        return self.by_interface(incoming, lambda name: self._back_by(name, here=here, with_mark=with_mark))
+        return self.interfaces.by(incoming, lambda name: self._back_by(name, here=here, with_mark=with_mark))
 
     def _back_by(self, name: str | None, *, here: bool, with_mark: bool) -> Node:
         """For packets that came in by an interface; the address of a neighbour is asked for on it alone."""
@@ -173,7 +166,7 @@ class Surroundings:
         if self.family is Family.IPV4:
             return anywhere
         near = self.truths.node(Test(Field.SOURCE, ((0xFE80 << 112, (0xFEC0 << 112) - 1),)))
-        return self.choice(near, self._device(name or "?", name or "?", with_mark=with_mark), anywhere)
+        return self.truths.either_of(near, self._device(name or "?", name or "?", with_mark=with_mark), anywhere)
 
     def _device(self, device: str | None, out_interface: str | None, *, with_mark: bool) -> Node:
         program = self.back(with_mark=with_mark, out_interface=out_interface)
@@ -189,25 +182,3 @@ class Surroundings:
             return self.diagrams.leaf(found if is_used else NO_INTERFACE)
 
         return self.diagrams.mapped(program, leaf)
-
-    def choice(self, truth: Node, yes: Node, no: Node) -> Node:
-        """One diagram where something is true, which can always be told, and another one elsewhere."""
-        nowhere = self.diagrams.leaf(_NOWHERE)
-
-        def inside(one: Node, other: Node) -> Node | None:
-            return None if one.children else (other if one is self.truths.yes else nowhere)
-
-        def outside(one: Node, other: Node) -> Node | None:
-            return None if one.children else (nowhere if one is self.truths.yes else other)
-
-        def join(one: Node, other: Node) -> Node | None:
-            if one is nowhere or other is nowhere:
-                return other if one is nowhere else one
-            return None
-
-        combine = self.diagrams.combine
-        return combine(combine(truth, yes, inside), combine(truth, no, outside), join)
-
-
-_NOWHERE = ORIGINAL
-"""Any value that no diagram has."""

@@ -9,16 +9,15 @@ from istio_init.netfilter.intervals import difference, size, union
 from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
 from istio_init.space.addresses import Addresses, chosen
 from istio_init.space.bits import together
-from istio_init.space.composing import joint
 from istio_init.space.diagram import Moved, Unknown
 from istio_init.space.layout import ELSEWHERE, NO_SOCKET, SOMEWHERE
+from istio_init.space.resolving import joint
 from istio_init.space.ways import ACCEPTED, GOING, Delivery, doubts
 from istio_init.trace.result import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeVar
 
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.rules import Nat, Tproxy
@@ -28,9 +27,10 @@ if TYPE_CHECKING:
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.surroundings import Surroundings
     from istio_init.space.truth import Truths
-    from istio_init.space.ways import RuleDecider
+    from istio_init.space.ways import Parts, RuleDecider
 
-    Chosen = TypeVar("Chosen", Address, Substitute)
+    Changed = dict[int, Substitute]
+    """What the dimensions of a field become."""
 
 FEW = 16
 """Of so many addresses or ports that a translation may choose each is followed."""
@@ -55,23 +55,24 @@ class Translation:
             if address is None:
                 programs.append((where, ways.stopped(Kind.DROP, decider)))
                 continue
-            for here, port in self._ports(nat, self.layout.dim(port_field)):
+            for here, port in self._ports(nat, port_field):
                 programs.append(({**where, **here}, self._several(nat, decider, address, port)))
         if len(programs) == 1:
             return programs[0][1]
         return ways.apart(ways.where(self.truths.within(region), done, ways.nothing) for region, done in programs)
 
-    def _several(self, nat: Nat, decider: RuleDecider, address: Address, port: Substitute) -> Node:
+    def _several(self, nat: Nat, decider: RuleDecider, address: Address, port: Address) -> Node:
         """A choice of few addresses or ports is followed for each of them; of many ports the choice is undecidable."""
-        field, _ = _fields(nat)
+        field, port_field = _fields(nat)
         if not nat.kind.is_of_destination and len(self.layout.groups[field]) == 1:
-            return self._mapped(nat, decider, self._changes(field, address), port)
+            return self._mapped(nat, decider, self._changes(field, address), self._changes(port_field, port))
         addresses = [self._changes(field, each) for each in _few(address)]
         ports = _few(port) if nat.kind.is_of_destination else [port]
         if nat.kind.is_of_destination and isinstance(port, Unknown) and port in ports:
             assert isinstance(port.why, Cause)
             return self.ways.stopped(Kind.UNKNOWN, decider, port.why)
-        found = [self._mapped(nat, decider, *each) for each in product(addresses, ports)]
+        told = [self._changes(port_field, each) for each in ports]
+        found = [self._mapped(nat, decider, *each) for each in product(addresses, told)]
         done = found[0]
         unknown = [each.why for each in (address, port) if isinstance(each, Unknown)]
         why = doubts([each for each in unknown if isinstance(each, Cause)], decider)
@@ -80,7 +81,7 @@ class Translation:
         return done
 
     def _changes(self, field: Field, address: Address | int) -> dict[int, Substitute]:
-        """What the dimensions of an address become; of one of several, as far as each tells by itself."""
+        """What the dimensions of an address or port become; of one of several, as far as each tells by itself."""
         if isinstance(address, int):
             return dict(self.layout.numbers(field, address))
         if not isinstance(address, Unknown):
@@ -96,26 +97,24 @@ class Translation:
             found[dim] = Unknown(address.why, union([within]) if within and len(within) == len(bounds) else None)
         return found
 
-    def _mapped(self, nat: Nat, decider: RuleDecider, address: dict[int, Substitute], port: Substitute) -> Node:
+    def _mapped(self, nat: Nat, decider: RuleDecider, address: Changed, port: Changed) -> Node:
         """The way of packets that get an address and a port; the connection knows if that is something new."""
         layout, ways = self.layout, self.ways
         field, port_field = _fields(nat)
-        port_dim = layout.dim(port_field)
         is_destination = nat.kind.is_of_destination
         kept: dict[int, Substitute] = {layout.destination_done if is_destination else layout.source_done: 1}
-        changes = {**kept, **self._remembered(is_destination, [*address.values()], port)}
-        new = {**address, port_dim: port}
-        changes.update((dim, value) for dim, value in new.items() if value != Moved(dim))
+        changes = {**kept, **self._remembered(is_destination, address, port)}
+        changes.update((dim, value) for dim, value in {**address, **port}.items() if value != Moved(dim))
         delivery, same = None, ways.end(ACCEPTED, kept)
         if is_destination:
             kind = Kind.REDIRECT if nat.kind is NatKind.REDIRECT else Kind.DNAT
-            parts = joint((group.mask, address[group.dim]) for group in layout.groups[field])
-            delivery = Delivery(kind, decider, parts, port)
+            delivery = Delivery(kind, decider, self._joint(field, address), self._joint(port_field, port))
             is_redirected = kind is Kind.REDIRECT
             same = ways.end(ACCEPTED, kept, *((delivery,) if is_redirected else (None, decider)))
         changed = ways.end(ACCEPTED, changes, delivery)
-        if port != Moved(port_dim):
-            here: Region = {port_dim: ((port, port),) if isinstance(port, int) else ()}
+        set_to = {dim: value for dim, value in port.items() if value != Moved(dim)}
+        if set_to:
+            here: Region = {dim: ((value, value),) if isinstance(value, int) else () for dim, value in set_to.items()}
             same = self.truths.choice(here, same, changed)
         elsewhere = SOMEWHERE if any(isinstance(each, Unknown) for each in address.values()) else ELSEWHERE
         moved = ways.end(ACCEPTED, {**changes, **({layout.moved: elsewhere} if is_destination else {})}, delivery)
@@ -125,7 +124,10 @@ class Translation:
         there: Region = {dim: ((value, value),) for dim, value in given if isinstance(value, int)}
         return ways.where(self.truths.within(there), same, moved)
 
-    def _remembered(self, is_destination: bool, address: list[Substitute], port: Substitute) -> dict[int, Substitute]:
+    def _joint(self, field: Field, changed: Changed) -> int | Parts:
+        return joint((group.mask, changed[group.dim]) for group in self.layout.groups[field])
+
+    def _remembered(self, is_destination: bool, address: Changed, port: Changed) -> dict[int, Substitute]:
         """What the connection knows of its translation."""
         layout = self.layout
         state, status = (CtState.DNAT, CtStatus.DNAT) if is_destination else (CtState.SNAT, CtStatus.SNAT)
@@ -137,9 +139,11 @@ class Translation:
         fields = (Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
         if not is_destination:
             fields = (Field.CT_REPLY_DESTINATION, Field.CT_REPLY_DPORT)
-        return {**found, **dict(zip(layout.dims(fields[0]), address, strict=True)), layout.dim(fields[1]): port}
+        for field, changed in zip(fields, (address, port), strict=True):
+            found.update(zip(layout.dims(field), changed.values(), strict=True))
+        return found
 
-    def _ports(self, nat: Nat, dim: int) -> Iterator[tuple[Region, Substitute]]:
+    def _ports(self, nat: Nat, field: Field) -> Iterator[tuple[Region, Address]]:
         """A destination's new port is the first of the range, a source's any, unless the old one is within.
 
         Rules that give ports test the protocol, so that packets without ports are none of theirs.
@@ -147,19 +151,21 @@ class Translation:
         is_destination = nat.kind.is_of_destination
         if nat.ports is None:
             is_chosen = nat.random and not is_destination
-            yield {}, Unknown(chosen("port"), ((1, 0xFFFF),)) if is_chosen else Moved(dim)
+            yield {}, Unknown(chosen("port"), ((1, 0xFFFF),)) if is_chosen else self.layout.kept(field)
             return
         low, high = nat.ports
         inside = ((low, high),)
         one_of = Unknown(chosen("port"), inside)
+        first: dict[int, Substitute] = dict(self.layout.numbers(field, low))
         if low == high:
-            yield {}, low
+            yield {}, first
         elif nat.random:
             yield {}, one_of
         else:
-            yield {dim: inside}, Moved(dim)
-            outside = difference(((0, self.layout.sizes[dim] - 1),), inside)
-            yield {dim: outside}, low if is_destination else one_of
+            for region in self.layout.regions(field, None, inside) or ():
+                yield region, self.layout.kept(field)
+            for region in self.layout.regions(field, None, difference(((0, 0xFFFF),), inside)) or ():
+                yield region, first if is_destination else one_of
 
     def tproxy(self, tproxy: Tproxy, rest: Node, decider: RuleDecider) -> Node:
         """Give packets a transparent socket, and go on: iptables accepts."""
@@ -174,7 +180,8 @@ class Translation:
         owner = Cause(Openness.NOT_GIVEN, "the owner of the socket that takes the packet")
         for field in (Field.UID, Field.GID):
             changes[layout.dim(field)] = Unknown(owner, ((0, NO_SOCKET - 1),))
-        port = tproxy.port if tproxy.port is not None else Moved(layout.dim(Field.DPORT))
+        kept = self._joint(Field.DPORT, layout.kept(Field.DPORT))
+        port = tproxy.port if tproxy.port is not None else kept
         delivery = Delivery(Kind.TPROXY, decider, tproxy.address, port)
         taken = ways.end(ACCEPTED if tproxy.drops else GOING, changes, delivery)
         if not tproxy.drops:
@@ -188,7 +195,7 @@ def _fields(nat: Nat) -> tuple[Field, Field]:
     return (Field.DESTINATION, Field.DPORT) if nat.kind.is_of_destination else (Field.SOURCE, Field.SPORT)
 
 
-def _few(value: Chosen) -> list[Chosen | int]:
+def _few(value: Address) -> list[Address | int]:
     """The numbers that a value can be, where those are few; else the value itself."""
     if not isinstance(value, Unknown) or value.within is None or size(value.within) > FEW:
         return [value]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
-from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import contains, difference, intersection, union
 from istio_init.netfilter.rules import AnyOf, Cause, Lookup, Never, Openness, Test, Undecided
 from istio_init.space.boxes import meeting
-from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TEMPLATE, TRACKED, Layout
+from istio_init.space.layout import NO_SOCKET, TEMPLATE, Layout
+from istio_init.space.presence import OF_CONNECTIONS, constant, presence
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from istio_init.space.diagram import Diagrams, Node
 
     Derived = Callable[[Field], "Node"]
-
-TCP, PORTED, ICMP = 6, ((6, 6), (17, 17), (33, 33), (132, 132), (136, 136)), ((1, 1), (58, 58))
-"""Protocols with ports (linux/netfilter/xt_multiport), and those with types."""
-
-SYN = 2
-IPV4_NUMBER, IPV6_NUMBER = 2, 10
-
-OF_CONNECTIONS = frozenset(
-    [Field.CT_STATUS, Field.CT_MARK, Field.CT_ZONE, Field.CT_DIRECTION, Field.CT_PROTOCOL, *ORIGINAL, *REPLY]
-)
-WITH_PORTS = frozenset(
-    [Field.SPORT, Field.DPORT, Field.CT_ORIG_SPORT, Field.CT_ORIG_DPORT, Field.CT_REPLY_SPORT, Field.CT_REPLY_DPORT]
-)
 
 TEMPLATE_READ = Cause(Openness.NOT_MODELLED, "what rules see of a connection before it is looked up")
 """x_tables reads a template's fields, which are what the last packet left there; for nft it has none but the state."""
@@ -103,6 +90,24 @@ class Truths:
             yes = self.diagrams.test(dim, region[dim], yes, no)
         return yes
 
+    def either_of(self, truth: Node, yes: Node, no: Node) -> Node:
+        """One diagram where something is true, which can always be told, and another one elsewhere."""
+        nowhere = self.diagrams.leaf(_NO_VALUE)
+
+        def inside(one: Node, other: Node) -> Node | None:
+            return None if one.children else (other if one is self.yes else nowhere)
+
+        def outside(one: Node, other: Node) -> Node | None:
+            return None if one.children else (nowhere if one is self.yes else other)
+
+        def join(one: Node, other: Node) -> Node | None:
+            if one is nowhere or other is nowhere:
+                return other if one is nowhere else one
+            return None
+
+        combine = self.diagrams.combine
+        return combine(combine(truth, yes, inside), combine(truth, no, outside), join)
+
     def stepped(self, field: Field, starts: Sequence[int], children: Sequence[Node]) -> Node:
         """One diagram from each start on, up to the next: by the number of a field that is not split, or in order."""
         return self.diagrams.stepped(self.layout.digits(field), starts, children)
@@ -149,33 +154,11 @@ class Truths:
             return None
         return self.diagrams.leaf(Maybe(one.value.causes | other.value.causes))
 
-    def _presence(self, field: Field) -> Region:
-        """Where a packet has a field."""
-        layout = self.layout
-        found: Region = {}
-        if field in OF_CONNECTIONS:
-            found[layout.track] = ((TRACKED, TRACKED),)
-        if field in WITH_PORTS:
-            found[layout.dim(Field.PROTOCOL)] = PORTED
-        if field in (Field.UID, Field.GID):
-            found[layout.dim(Field.UID)] = ((0, NO_SOCKET - 1),)
-        if field is Field.TCP_FLAGS:
-            found[layout.dim(Field.PROTOCOL)] = ((TCP, TCP),)
-        if field in (Field.ICMP_TYPE, Field.ICMP_CODE):
-            found[layout.dim(Field.PROTOCOL)] = ICMP
-        return found
-
-    def _constant(self, field: Field) -> int | None:
-        """The number that a field has for every packet."""
-        if field is Field.NFPROTO:
-            return IPV4_NUMBER if self.layout.family is Family.IPV4 else IPV6_NUMBER
-        return {Field.TCP_FLAGS: SYN, Field.CT_DIRECTION: 0}.get(field)
-
     def _values(self, field: Field, within: Intervals, mask: int | None) -> list[Region] | None:
         """Disjoint regions where a field that the packet has lies within intervals; None where it cannot be said so."""
-        constant = self._constant(field)
-        if constant is not None:
-            holds = contains(within, constant if mask is None else constant & mask)
+        always = constant(field, self.layout.family)
+        if always is not None:
+            holds = contains(within, always if mask is None else always & mask)
             return [{}] if holds else []
         if field is Field.SOCKET:
             held = [number for number in (0, 1) if contains(within, number if mask is None else number & mask)]
@@ -195,12 +178,12 @@ class Truths:
             region = self._outside(region)
             if region is _SEVERAL:
                 return None
-        presence = self._presence(field)
-        if not presence:
+        where = presence(self.layout, field)
+        if not where:
             return _NOWHERE if region is None else region
         if not if_absent:
-            return _NOWHERE if region is None else meeting(region, presence)
-        [(dim, present), *more] = presence.items()
+            return _NOWHERE if region is None else meeting(region, where)
+        [(dim, present), *more] = where.items()
         if more or (region is not None and region.keys() - {dim}):
             return None
         inside = () if region is None else intersection(region.get(dim, self._whole(dim)), present)
@@ -265,7 +248,7 @@ class Truths:
 
     def _where_present(self, fields: Iterable[Field], present: Node, if_absent: bool) -> Node:
         found = list(dict.fromkeys(fields))
-        guard = self.all_of([self.within(self._presence(field)) for field in found])
+        guard = self.all_of([self.within(presence(self.layout, field)) for field in found])
         present = self.all_of([guard, present])
         if if_absent:
             present = self.any_of([self.negated(guard), present])
@@ -306,3 +289,5 @@ class Truths:
 
 _NOWHERE: Region = {Layout.track: ()}
 _SEVERAL: Region = {}
+_NO_VALUE = object()
+"""What no diagram has as a value."""

@@ -16,7 +16,7 @@ from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.space.arrival import MULTICAST, Arriving
 from istio_init.space.diagram import Moved, Unknown, leaves
 from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY, STAYS
-from istio_init.space.leaving import LO, Leaving
+from istio_init.space.leaving import BROADCAST, LO, Leaving
 from istio_init.space.stages import Line, Stages
 from istio_init.space.unsaid import for_any
 from istio_init.space.ways import ENDED, GOING, Delivery, Way, doubts
@@ -27,13 +27,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.netfilter.intervals import Intervals
     from istio_init.space.boxes import Region
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.namespace import Namespace
     from istio_init.space.ways import Ends
 
 HERE = (AddressType.LOCAL, AddressType.ANYCAST)
-BROADCAST = ((0xFFFFFFFF, 0xFFFFFFFF),)
 TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it different destinations")
 """Nat translates anew what comes back by lo, which then may have to be routed again."""
 
@@ -93,7 +93,7 @@ class Walk:
     def _to_many(self, begin: Node) -> Node:
         """What comes in for a group, or for all, has another packet type (eth_type_trans)."""
         layout, ways = self.layout, self.ways
-        kinds = [(2, MULTICAST[self.family])]
+        kinds: list[tuple[int, Intervals]] = [(2, MULTICAST[self.family])]
         if self.family is Family.IPV4:
             kinds.append((1, BROADCAST))
         for number, within in kinds:
@@ -243,7 +243,7 @@ class Walk:
         left: dict[int, Substitute] = {layout.dim(Field.TTL): ttl - 1} if isinstance(ttl, int) else {}
         alone = self.truths.node(Test(Field.PKTTYPE, ((0, 0),)))
         words = "only packets addressed to this host alone are forwarded"
-        begin = self.namespace.surroundings.by_interface(layout.route, self._sent_on)
+        begin = self.namespace.surroundings.interfaces.by(layout.route, self._sent_on)
         line = Line(self.namespace, ways.where(alone, begin, ways.stopped(Kind.DROP, RoutingDecider(words))))
         line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route), **left}))
         if self.family is Family.IPV4:

@@ -50,7 +50,7 @@ class Delivery(Value):
     kind: Kind
     decider: Decider
     address: int | Parts | None = None
-    port: Substitute | None = None
+    port: int | Parts | None = None
 
 
 class Stop(Value):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.rules import ChainType, Hook, Note
+from istio_init.netfilter.chains import ChainType
+from istio_init.netfilter.rules import Hook, Note
 from istio_init.netfilter.stages import CONNTRACK_PRIORITY, Call, Core, NatCalls
 from istio_init.trace.evaluate import CONDITIONS
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.netfilter.rules import Chain, Rule, Statement, Table
+    from istio_init.netfilter.chains import Chain, Table
+    from istio_init.netfilter.rules import Rule, Statement
     from istio_init.netfilter.stages import Stage
     from istio_init.trace.evaluate import Evaluate, Evaluator
 

@@ -13,17 +13,21 @@ from istio_init.trace.routing import Query, Tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from istio_init.netfilter.host import Address, Host
 
 
 class Departures:
-    """Answers for one host; what is not known of its routing is not answered."""
+    """Answers for one host; what is not known of its routing is not answered.
 
-    def __init__(self, host: Host) -> None:
+    ``known`` gives tables that have been made already.
+    """
+
+    def __init__(self, host: Host, known: Callable[[Family], Tables | None] = lambda _: None) -> None:
         self.host = host
+        self._known = known
         self._tables: dict[Family, Tables] = {}
 
     def interface(self, destination: Address, fields: Mapping[str, Any]) -> str | None:
@@ -67,7 +71,7 @@ class Departures:
 
     def _of(self, family: Family) -> Tables:
         if family not in self._tables:
-            self._tables[family] = Tables(self.host, family)
+            self._tables[family] = self._known(family) or Tables(self.host, family)
         return self._tables[family]
 
 

@@ -198,10 +198,10 @@ def _parts(test: Test, value: Unsure) -> tuple[Intervals | None, Intervals | Non
         holds, fails = intersection(value.within, test.within), difference(value.within, test.within)
     else:
         few = few_values(value)
-        if few is None:
+        if few is None and any(low != high or not low & ~test.mask for low, high in test.within):
             return None, None
-        holding = [number for number in few if contains(test.within, number & test.mask)]
-        holds = points(holding)
+        # Of one value that has other bits than the mask no number is.
+        holds = points(number for number in few or () if contains(test.within, number & test.mask))
         fails = difference(value.within, holds)
     return (fails, holds) if test.negated else (holds, fails)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState
+from istio_init.netfilter.intervals import difference
 from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.netfilter.stages import Core
 from istio_init.trace.body import DROP, UNKNOWN
@@ -14,7 +15,7 @@ from istio_init.trace.leaving import leaving
 from istio_init.trace.packet_fields import CT_ORIG_DESTINATION, CT_REPLY_SOURCE, DESTINATION, MARK, SOURCE, TOS, TTL
 from istio_init.trace.result import PolicyDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES
-from istio_init.trace.state import NAT_DONE
+from istio_init.trace.state import NAT_DONE, Unsure
 from istio_init.trace.ways import Open, merged
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from istio_init.trace.evaluate import Evaluator
     from istio_init.trace.facts import Facts
     from istio_init.trace.result import Leg
-    from istio_init.trace.state import State
+    from istio_init.trace.state import Number, State
 
     Option = TypeVar("Option")
     Plan = Callable[[Hook], list[tuple[CompiledStage, ...]]]
@@ -102,7 +103,7 @@ class Stages:
                 left += passed
                 continue
             for each in passed:
-                if [each.values[field] for field in self.routed_by] == before:
+                if all(map(_is_kept, before, [each.values[field] for field in self.routed_by])):
                     left.append(each)
                 else:
                     left += self._route_again(each)
@@ -173,3 +174,10 @@ class Stages:
         for way, each in enumerate(states):
             each.because = before | {(place, way, len(options))}
         return list(zip(states, options, strict=True))
+
+
+def _is_kept(before: Number, after: Number) -> bool:
+    """Whether no rule has changed a value; that a test has told more of it is no change."""
+    if isinstance(before, Unsure) and isinstance(after, Unsure) and before.cause == after.cause:
+        return not difference(after.within, before.within)
+    return before == after

@@ -8,6 +8,7 @@ from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.trace.arrival import Arriving
 from istio_init.trace.chains import TooMuch
 from istio_init.trace.compile_rules import Compiler
+from istio_init.trace.departure import Departures
 from istio_init.trace.evaluate import Evaluator
 from istio_init.trace.facts import Facts
 from istio_init.trace.packet_fields import CT_MARK, DESTINATION, DPORT, MARK, SOURCE, SPORT
@@ -35,15 +36,19 @@ class Tracer:
     def __init__(self, netfilter: Netfilter, host: Host | None = None) -> None:
         self.netfilter = netfilter
         self.host = host if host is not None else Host()
+        self.departures = Departures(self.host, lambda family: self._of(family).facts.tables)
+        """The first routes of what starts here."""
         self._families: dict[Family, FamilyTracer] = {}
 
     def trace(self, packet: Packet) -> Trace:
         """Follow a packet."""
-        family = packet.family
+        return self._of(packet.family).trace(packet)
+
+    def _of(self, family: Family) -> FamilyTracer:
         tracer = self._families.get(family)
         if tracer is None:
             tracer = self._families[family] = FamilyTracer(self.netfilter, self.host, family)
-        return tracer.trace(packet)
+        return tracer
 
 
 class FamilyTracer:

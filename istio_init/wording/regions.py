@@ -16,8 +16,8 @@ from istio_init.wording.values import head, value_texts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.netfilter.intervals import Intervals
-    from istio_init.space.map import Regions
     from istio_init.space.regions import Region
+    from istio_init.space.traffic import Regions
     from istio_init.space.ways import Decider
 
 LISTED = 6

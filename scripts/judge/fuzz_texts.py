@@ -18,7 +18,6 @@ from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import say
 from istio_init.cli.packet import PACKET_OPTIONS, described
 from istio_init.cli.pflag import UsageError, parse_flags
-from istio_init.cli.source import Source
 from istio_init.config import values
 from istio_init.config.model import Config, Surroundings
 from istio_init.config.parse import Names, gather, parse
@@ -35,6 +34,7 @@ from istio_init.system import sockets
 from istio_init.system.names import FileNames
 from istio_init.system.pods import parse_cgroup
 from istio_init.system.resolv import MOST, parse_resolv_conf
+from istio_init.trace.departure import Departures
 from istio_init.trace.describe import filled
 from istio_init.visible import visible
 from istio_init.wording.packets import packet_arguments
@@ -115,18 +115,11 @@ def batch_line(text: str) -> None:
 @click.argument("protocol")
 @click.argument("destination")
 def _packet(direction: str, protocol: str, destination: str, **given: Any) -> None:
-    described(direction, protocol, destination, given, _SOURCE)
+    described(direction, protocol, destination, given, Departures(HOST))
 
 
 for _option in PACKET_OPTIONS:
     _packet = _option(_packet)
-
-
-class _Nowhere:
-    host = HOST
-
-
-_SOURCE: Source = _Nowhere()  # type: ignore[assignment]
 
 
 def packet_words(text: str) -> None:

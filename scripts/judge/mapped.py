@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.space.diagram import TooManyPieces
-from istio_init.space.map import TrafficClass, classes
-from istio_init.trace.facts import Facts
-from istio_init.trace.leaving import leaving
+from istio_init.space.map import classes
+from istio_init.space.traffic import TrafficClass
 from istio_init.trace.result import Kind, Trace
-from istio_init.trace.routing import FAILURES
-from istio_init.trace.state import State
 from istio_init.trace.tracer import Tracer
 from judge.live import Seen, look
 from judge.predict import packet_of
@@ -41,7 +38,8 @@ def compare(seed: str, count: int, lacking: Mapping[str, Sequence[str]]) -> Comp
     except (LabError, OSError) as error:
         return Compared(seed, 0, Counter(), (), f"{type(error).__name__}: {error}")
     packets: dict[tuple[Family, Direction], list[Packet]] = {}
-    for packet in _drawn(seen, Draw(f"packets {seed}"), count):
+    draw = Draw(f"packets {seed}")
+    for packet in (draw_unsent(draw) for _ in range(count)):
         packets.setdefault((packet.family, packet.direction), []).append(packet)
     agree, kinds, cases, failed = 0, Counter[str](), [], ""
     tracer = Tracer(seen.netfilter, seen.host)
@@ -58,18 +56,6 @@ def compare(seed: str, count: int, lacking: Mapping[str, Sequence[str]]) -> Comp
             else:
                 agree += 1
     return Compared(seed, agree, kinds, tuple(cases), failed)
-
-
-def _drawn(seen: Seen, draw: Draw, count: int) -> list[Packet]:
-    """So many packets that could be: what has no route is refused to its sender, and never reaches a hook."""
-    facts = {family: Facts(seen.host, family) for family in Family}
-    found: list[Packet] = []
-    while len(found) < count:
-        packet = draw_unsent(draw)
-        routes, _ = leaving(facts[packet.family], State(packet), None, is_first=True)
-        if packet.direction is Direction.INBOUND or any(route.type not in FAILURES for route in routes):
-            found.append(packet)
-    return found
 
 
 def _verdicts(

@@ -7,7 +7,8 @@ from typing import Any
 
 from istio_init.dialects.nft.lower import lower
 from istio_init.dialects.nft.ruleset import parse
-from istio_init.netfilter.rules import Rule, Statement, Table
+from istio_init.netfilter.chains import Table
+from istio_init.netfilter.rules import Rule, Statement
 
 Json = Any
 

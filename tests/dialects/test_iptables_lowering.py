@@ -10,14 +10,13 @@ from istio_init.dialects.iptables.lower_matches import MATCHES
 from istio_init.dialects.iptables.rules import Chain, RuleSet
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
+from istio_init.netfilter.chains import BaseChain, ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import number_of, with_prefix
 from istio_init.netfilter.rules import (
     Assign,
-    BaseChain,
     Cause,
-    ChainType,
     End,
     Forget,
     Hook,

@@ -8,12 +8,11 @@ import pytest
 
 from istio_init.dialects.nft.lower import lower
 from istio_init.dialects.nft.ruleset import parse
+from istio_init.netfilter.chains import BaseChain, ChainType
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
-    BaseChain,
-    ChainType,
     End,
     Forget,
     Hook,

@@ -11,9 +11,10 @@ from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.nft.lower import lower
 from istio_init.dialects.nft.ruleset import parse
 from istio_init.dialects.nft.xtables import is_iptables, is_written_by_iptables, merge
+from istio_init.netfilter.chains import Chain, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import Chain, End, Nat, NatKind, Rule, Store, Table, Test, Undecided, Verdict
+from istio_init.netfilter.rules import End, Nat, NatKind, Rule, Store, Test, Undecided, Verdict
 
 from .evaluating import holds
 from .nft_rules import Json, header, match, meta, verdict

@@ -24,7 +24,8 @@ from istio_init.mesh.neighbours import (
     neighbour_of,
     neighbours,
 )
-from istio_init.netfilter.rules import Chain, Origin, Rule, Store, Table
+from istio_init.netfilter.chains import Chain, Table
+from istio_init.netfilter.rules import Origin, Rule, Store
 
 
 def origin(chain: str, text: str = "", table: str = "nat", family: str = "ip") -> Origin:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.rules import BaseChain, Chain, ChainType, End, Hook, Origin, Rule, Store, Table, Verdict
+from istio_init.netfilter.rules import End, Hook, Origin, Rule, Store, Verdict
 from istio_init.netfilter.stages import Call, Core, NatCalls, Netfilter, Registered
 from istio_init.observe.netfilter import has_ties
 

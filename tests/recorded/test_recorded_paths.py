@@ -15,11 +15,12 @@ from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.nft.lower import lower as lower_nft
 from istio_init.dialects.nft.ruleset import parse
+from istio_init.netfilter.chains import Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import protocol_number
-from istio_init.netfilter.rules import Nat, Rule, Store, Table, Tproxy
+from istio_init.netfilter.rules import Nat, Rule, Store, Tproxy
 from istio_init.netfilter.stages import Netfilter
 from istio_init.trace.result import Kind, Outcome, Trace
 from istio_init.trace.tracer import Tracer

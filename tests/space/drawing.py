@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any
 
+from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, Field
 from istio_init.netfilter.host import Host, Link, Listener, Route, RoutingRule
@@ -15,10 +16,7 @@ from istio_init.netfilter.rules import (
     AnyOf,
     Assign,
     AssignFrom,
-    BaseChain,
     Cause,
-    Chain,
-    ChainType,
     Dispatch,
     Elements,
     End,
@@ -34,7 +32,6 @@ from istio_init.netfilter.rules import (
     Origin,
     Rule,
     Store,
-    Table,
     Test,
     Tproxy,
     Undecided,

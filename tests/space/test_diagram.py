@@ -124,3 +124,19 @@ def test_blocks_are_aligned_and_cover_an_interval(low: int, high: int) -> None:
 
 def _never(one: Node, other: Node) -> Node | None:
     raise AssertionError
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_steps_of_a_number_are_told_by_its_digits(seed: int) -> None:
+    diagrams, random = Diagrams((4, 8, 2)), Random(seed)
+    starts = [0, *sorted(random.sample(range(1, 64), random.randrange(6)))]
+    found = diagrams.stepped([(0, 4), (1, 1), (2, 0)], starts, [diagrams.leaf(start) for start in starts])
+    for number in range(64):
+        place = {0: number >> 4, 1: number >> 1 & 7, 2: number & 1}
+        assert value_at(found, place) == max(start for start in starts if start <= number)
+
+
+def test_some_numbers_have_diagrams_of_their_own() -> None:
+    diagrams = Diagrams((4, 8))
+    found = diagrams.at(0, {0: diagrams.leaf("a"), 1: diagrams.leaf("b"), 3: diagrams.leaf("c")}, diagrams.leaf("-"))
+    assert [value_at(found, {0: number}) for number in range(4)] == ["a", "b", "-", "c"]

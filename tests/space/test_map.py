@@ -17,7 +17,9 @@ from istio_init.netfilter.host import Host
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import Store, Test
 from istio_init.netfilter.stages import Netfilter
-from istio_init.space.map import TrafficClass, classes, differences
+from istio_init.space.differences import differences
+from istio_init.space.map import classes
+from istio_init.space.traffic import TrafficClass
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.result import Kind
 from istio_init.trace.tracer import Tracer

@@ -298,7 +298,7 @@ class TestHonesty:
             istio_init("apply", "--netns", pod.name).ok()
             done = istio_init("map", "--netns", pod.name, "--only", "direct").ok()
 
-        assert "outbound, ipv6\n  direct: no rule matches\n    everything\n" in done.stdout
+        assert "outbound, ipv6\n  direct: no rule matches\n" in done.stdout
 
     def test_a_configuration_is_held_to_the_name_servers_of_the_other_side(self, real_kernel: None) -> None:
         with Pod.create(families=(Family.IPV4,)) as pod:

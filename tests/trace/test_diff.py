@@ -14,7 +14,7 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import Host
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.stages import Netfilter
-from istio_init.space.map import differences
+from istio_init.space.differences import differences
 from istio_init.trace.result import Trace
 
 from .words import netfilter_of, rules_of, sidecar_rules, tracer_of

@@ -6,11 +6,12 @@ from ipaddress import ip_address
 
 import pytest
 
+from istio_init.netfilter.chains import Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.host import Host, Listener, RoutingRule
 from istio_init.netfilter.packet import Packet
-from istio_init.netfilter.rules import Chain, ChainType, End, Hook, Nat, NatKind, Never, Store, Table, Test, Verdict
+from istio_init.netfilter.rules import End, Hook, Nat, NatKind, Never, Store, Test, Verdict
 from istio_init.trace.result import Kind
 
 from .walking import address, base, host, inbound, matched, packet, save, table, trace

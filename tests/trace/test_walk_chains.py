@@ -6,14 +6,13 @@ import time
 
 import pytest
 
+from istio_init.netfilter.chains import Chain, ChainType
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.packet import Packet
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
     Cause,
-    Chain,
-    ChainType,
     Dispatch,
     Elements,
     End,

@@ -6,22 +6,11 @@ from typing import Any
 
 import pytest
 
+from istio_init.netfilter.chains import ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import BITS, CtState, Field
 from istio_init.netfilter.packet import first_state
-from istio_init.netfilter.rules import (
-    Assign,
-    ChainType,
-    End,
-    Hook,
-    Nat,
-    NatKind,
-    Statement,
-    Test,
-    Untrack,
-    Verdict,
-    Zone,
-)
+from istio_init.netfilter.rules import Assign, End, Hook, Nat, NatKind, Statement, Test, Untrack, Verdict, Zone
 from istio_init.trace.result import Kind, Outcome
 
 from .walking import address, base, host, inbound, matched, packet, save, table, trace

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from istio_init.netfilter.chains import ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.host import Host, RoutingRule
 from istio_init.netfilter.packet import Packet
-from istio_init.netfilter.rules import Assign, ChainType, End, Hook, Statement, Table, Test, Verdict
+from istio_init.netfilter.rules import Assign, End, Hook, Statement, Test, Verdict
 from istio_init.trace.facts import Facts
 from istio_init.trace.result import Kind, ReversePathDecider, RoutingDecider
 from istio_init.trace.routing import Query, Tables

@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from istio_init.netfilter.chains import ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, Field
 from istio_init.netfilter.host import Listener, RoutingRule
-from istio_init.netfilter.rules import (
-    Assign,
-    Cause,
-    ChainType,
-    End,
-    Hook,
-    Nat,
-    NatKind,
-    Openness,
-    Test,
-    Tproxy,
-    Untrack,
-    Verdict,
-)
+from istio_init.netfilter.rules import Assign, Cause, End, Hook, Nat, NatKind, Openness, Test, Tproxy, Untrack, Verdict
 from istio_init.netfilter.stages import Netfilter
 from istio_init.trace.result import Kind, Outcome
 from istio_init.trace.tracer import Tracer

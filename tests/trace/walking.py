@@ -8,6 +8,7 @@ from typing import Any
 from istio_init.dialects.iptables.ipset import parse_ipset_save
 from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.save import parse_save
+from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import (
@@ -22,7 +23,7 @@ from istio_init.netfilter.host import (
     RoutingRule,
 )
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import BaseChain, Chain, ChainType, Hook, Origin, Rule, Statement, Store, Table
+from istio_init.netfilter.rules import Hook, Origin, Rule, Statement, Store
 from istio_init.netfilter.stages import Netfilter
 from istio_init.trace.result import Trace
 from istio_init.trace.tracer import Tracer

@@ -19,10 +19,12 @@ from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
 from istio_init.dialects.iptables.save import entry_text
 from istio_init.dialects.iptables.tables import BUILTIN_CHAINS, Table
 from istio_init.dialects.iptables.targets import Goto, Jump, OpaqueTarget, Target
+from istio_init.netfilter import chains as kernel
 from istio_init.netfilter import rules as model
+from istio_init.netfilter.chains import ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import ChainType, End, Hook, Openness, Statement, Store, Untrack, Verdict
+from istio_init.netfilter.rules import End, Hook, Openness, Statement, Store, Untrack, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ _SOURCE_HOOKS = frozenset([Hook.INPUT, Hook.POSTROUTING])
 
 def lower(
     rules: RuleSet, store: Store, sets: Mapping[str, IpSet] | None = None, *, dormant: frozenset[str] = frozenset()
-) -> tuple[model.Table, ...]:
+) -> tuple[kernel.Table, ...]:
     """The tables of a rule set.
 
     ``sets`` are the ipsets that are known, ``dormant`` the names of tables that nf_tables holds and does not call.
@@ -59,13 +61,13 @@ def lower(
     )
 
 
-def base_chain(store: Store, table: Table, name: str, *, drops: bool = False) -> model.BaseChain:
+def base_chain(store: Store, table: Table, name: str, *, drops: bool = False) -> kernel.BaseChain:
     """How the kernel calls a built-in chain (linux/netfilter_ipv4.h, NF_IP_PRI_…; observed for iptables-nft)."""
     hook = Hook[name]
     if table is Table.NAT:
-        return model.BaseChain(hook, 100 if hook in _SOURCE_HOOKS else -100, ChainType.NAT, drops)
+        return kernel.BaseChain(hook, 100 if hook in _SOURCE_HOOKS else -100, ChainType.NAT, drops)
     kind = ChainType.ROUTE if (table, hook) == (Table.MANGLE, Hook.OUTPUT) else ChainType.FILTER
-    return model.BaseChain(hook, _SECURITY[store] if table is Table.SECURITY else _PRIORITIES[table], kind, drops)
+    return kernel.BaseChain(hook, _SECURITY[store] if table is Table.SECURITY else _PRIORITIES[table], kind, drops)
 
 
 def _changed_sets(rules: RuleSet) -> frozenset[str]:
@@ -101,18 +103,18 @@ class _TableLowering:
         self.targets: dict[Target, Lowered] = {}
         self.name = "ip" if family is Family.IPV4 else "ip6"
 
-    def table(self, *, is_dormant: bool) -> model.Table:
+    def table(self, *, is_dormant: bool) -> kernel.Table:
         """The whole table."""
         chains = {name: self.chain(chain) for name, chain in self.chains.items()}
-        return model.Table(self.store, self.name, self.kind.value, chains, is_dormant=is_dormant)
+        return kernel.Table(self.store, self.name, self.kind.value, chains, is_dormant=is_dormant)
 
-    def chain(self, chain: Chain) -> model.Chain:
+    def chain(self, chain: Chain) -> kernel.Chain:
         """One chain; what has a policy is called by the kernel."""
         base = None
         if chain.policy is not None and chain.name in BUILTIN_CHAINS[self.kind]:
             base = base_chain(self.store, self.kind, chain.name, drops=chain.policy == "DROP")
         rules = [self.rule(chain.name, number, entry) for number, entry in enumerate(chain.entries, 1)]
-        return model.Chain(chain.name, tuple(rules), base)
+        return kernel.Chain(chain.name, tuple(rules), base)
 
     def rule(self, chain: str, number: int, entry: Entry) -> model.Rule:
         """One rule."""

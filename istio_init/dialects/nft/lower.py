@@ -11,8 +11,10 @@ from istio_init.dialects.nft.ruleset import Uncollected
 from istio_init.dialects.nft.scope import Body, Scope
 from istio_init.dialects.nft.text import rule_text
 from istio_init.dialects.nft.xtables import is_written_by_iptables
+from istio_init.netfilter import chains as kernel
 from istio_init.netfilter import rules as model
-from istio_init.netfilter.rules import Cause, ChainType, End, Hook, Openness, Origin, Store, Undecided, Verdict
+from istio_init.netfilter.chains import ChainType
+from istio_init.netfilter.rules import Cause, End, Hook, Openness, Origin, Store, Undecided, Verdict
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -70,7 +72,7 @@ def lower(
     dormant: Mapping[tuple[str, str], bool] | None = None,
     misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
     texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
-) -> tuple[model.Table, ...]:
+) -> tuple[kernel.Table, ...]:
     """The tables that see IP packets.
 
     ``links`` are the interfaces by index: nft prints the index of one that was not there when it was asked, and rules
@@ -93,9 +95,9 @@ def lower(
         )
 
 
-def _table(scope: Scope, table: Table, is_dormant: bool | None) -> model.Table:
+def _table(scope: Scope, table: Table, is_dormant: bool | None) -> kernel.Table:
     chains = {chain.name: _chain(scope, chain, is_certain=is_dormant is not None) for chain in table.chains}
-    return model.Table(Store.NFT, table.family, table.name, chains, is_dormant=is_dormant is True)
+    return kernel.Table(Store.NFT, table.family, table.name, chains, is_dormant=is_dormant is True)
 
 
 def _changing(table: Table) -> frozenset[str]:
@@ -112,7 +114,7 @@ def _changing(table: Table) -> frozenset[str]:
     )
 
 
-def _chain(scope: Scope, chain: Chain, *, is_certain: bool) -> model.Chain:
+def _chain(scope: Scope, chain: Chain, *, is_certain: bool) -> kernel.Chain:
     base = _base(chain)
     printed = scope.texts.get((scope.family, scope.table, chain.name), ())
     texts = printed if len(printed) == len(chain.rules) else [""] * len(chain.rules)
@@ -123,13 +125,13 @@ def _chain(scope: Scope, chain: Chain, *, is_certain: bool) -> model.Chain:
     ]
     if base is not None and not is_certain:
         rules.insert(0, _maybe_dormant(scope, chain))
-    return model.Chain(chain.name, tuple(rules), base)
+    return kernel.Chain(chain.name, tuple(rules), base)
 
 
-def _base(chain: Chain) -> model.BaseChain | None:
+def _base(chain: Chain) -> kernel.BaseChain | None:
     if chain.hook not in HOOKS or chain.type not in TYPES:
         return None
-    return model.BaseChain(HOOKS[chain.hook], _priority(chain.priority), TYPES[chain.type], chain.policy == "drop")
+    return kernel.BaseChain(HOOKS[chain.hook], _priority(chain.priority), TYPES[chain.type], chain.policy == "drop")
 
 
 def _priority(value: int | str | None) -> int:

@@ -6,10 +6,11 @@ The expressions are what the kernel evaluates. But of extensions of x_tables nft
 
 from __future__ import annotations
 
+from istio_init.netfilter.chains import Chain
+from istio_init.netfilter.chains import Table as Lowered
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
     AnyOf,
-    Chain,
     Forget,
     Hook,
     Lookup,
@@ -21,7 +22,6 @@ from istio_init.netfilter.rules import (
     Undecided,
     Unknowable,
 )
-from istio_init.netfilter.rules import Table as Lowered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from istio_init.dialects.nft import ruleset
     from istio_init.dialects.nft.ruleset import Expression, Json
-    from istio_init.netfilter.rules import BaseChain, Statement
+    from istio_init.netfilter.chains import BaseChain
+    from istio_init.netfilter.rules import Statement
 
 TABLES = frozenset(["raw", "mangle", "nat", "filter", "security"])
 FAMILIES = frozenset(["ip", "ip6"])

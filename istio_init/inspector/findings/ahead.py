@@ -5,13 +5,14 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 
+from istio_init.netfilter.chains import Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import contains, intersection
 from istio_init.netfilter.names import name_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import TCP, WITH_PORTS
-from istio_init.netfilter.rules import Chain, ChainType, Dispatch, End, Hook, Lookup, Note, Table, Test, Verdict
+from istio_init.netfilter.rules import Dispatch, End, Hook, Lookup, Note, Test, Verdict
 from istio_init.netfilter.stages import NAT_PRIORITIES, NFT_FAMILIES, Netfilter
 from istio_init.trace.describe import filled
 

@@ -12,10 +12,11 @@ from istio_init.inspector.findings.model import RuleAt
 from istio_init.inspector.reader import FAMILIES
 from istio_init.mesh.native import AMBIENT, SIDECAR
 from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
+from istio_init.netfilter.chains import BaseChain, Chain
+from istio_init.netfilter.chains import Table as ModelTable
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import BaseChain, Chain, Store, Test
-from istio_init.netfilter.rules import Table as ModelTable
+from istio_init.netfilter.rules import Store, Test
 from istio_init.netfilter.stages import NFT_FAMILIES, Netfilter
 from istio_init.observe.netfilter import STORES, local_marks
 from istio_init.trace.result import Hop, PolicyDecider, ReversePathDecider, RoutingDecider, SocketDecider

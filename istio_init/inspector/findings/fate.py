@@ -19,7 +19,7 @@ from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import TCP
 from istio_init.netfilter.rules import End, Nat, NatKind, Note, Verdict
 from istio_init.space.diagram import TooManyPieces
-from istio_init.space.map import Comparison
+from istio_init.space.differences import Comparison
 from istio_init.trace.result import Hop, Kind, Outcome, PolicyDecider, Trace
 from istio_init.trace.tracer import Tracer
 from istio_init.value import Value

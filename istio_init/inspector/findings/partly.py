@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.packet import Packet
     from istio_init.netfilter.rules import Rule
-    from istio_init.space.map import Map, TrafficClass
+    from istio_init.space.traffic import Map, TrafficClass
 
 STOPPED = frozenset([Kind.DROP, Kind.REJECT])
 STOPS = frozenset([Verdict.DROP, Verdict.REJECT])
