@@ -1,8 +1,7 @@
 """Asks the kernel over netlink: addresses, routing rules, routes, nf_tables' tables.
 
-Changes are made elsewhere, most through pyroute2. Reading is not, because every pod's start reads and importing
-pyroute2 takes several times as long as programming the rules; most pods need no change of their routing. Formats:
-linux/netlink.h, rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
+What a pod's start asks and changes does not go through pyroute2, whose import takes several times as long as all else.
+Formats: linux/netlink.h, rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -128,15 +127,17 @@ def mark_rule(body: bytes) -> MarkRule | None:
     return MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide, preference)
 
 
-def ask(protocol: int, request: int, body: bytes) -> int:
+def ask(protocol: int, request: int, body: bytes, flags: int = 0) -> int:
     """The number of the error that a single request is answered with; 0 for none, and for an answer.
+
+    ``flags`` are what the request is to have besides asking for that.
 
     Raises:
         OSError: it cannot be asked.
     """
     channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
     try:
-        channel.send(struct.pack("=IHHII", 16 + len(body), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+        channel.send(struct.pack("=IHHII", 16 + len(body), request, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 0) + body)
         answer = channel.recv(1 << 16)
     finally:
         channel.close()
@@ -331,10 +332,14 @@ def text_of(packed: bytes) -> str:
     return packed.rstrip(b"\0").decode(errors="surrogateescape")
 
 
+def attribute(kind: int, packed: bytes) -> bytes:
+    """The attribute of a kind."""
+    return struct.pack("=HH", 4 + len(packed), kind) + packed + bytes(-len(packed) % 4)
+
+
 def text_attribute(kind: int, value: str) -> bytes:
     """The attribute of a kind with a text."""
-    packed = value.encode(errors="surrogateescape") + b"\0"
-    return struct.pack("=HH", 4 + len(packed), kind) + packed + bytes(-len(packed) % 4)
+    return attribute(kind, value.encode(errors="surrogateescape") + b"\0")
 
 
 def _number(packed: bytes) -> int:

@@ -37,6 +37,8 @@ SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ELEMENTS, ELEMENTS_SET = 
 ANONYMOUS, INTERVAL, IS_MAP = 0x1, 0x4, 0x8
 ELEMENT_KEY, ELEMENT_FLAGS, INTERVAL_END = 1, 3, 1
 IFNAME = 41
+LONGEST = 16
+"""Bytes of a key: an IPv6 address, or the name of an interface."""
 
 
 @understood
@@ -99,6 +101,8 @@ def _set(table: str, attributes: dict[int, bytes]) -> Set | None:
     if flags & ANONYMOUS:
         return None
     name = text_of(attributes[SET_NAME])
+    if flags & IS_MAP or length > LONGEST or not (flags & INTERVAL or kind == IFNAME):
+        raise ValueError(f"a set of a kind that is not ours: {name!r}")
     asked = struct.pack("=BBH", INET, 0, 0) + text_attribute(TABLE, table) + text_attribute(ELEMENTS_SET, name)
     keys = [
         (parse_attributes(parts[ELEMENT_KEY], 0)[1], int.from_bytes(parts.get(ELEMENT_FLAGS, b""), "big"))
@@ -106,8 +110,6 @@ def _set(table: str, attributes: dict[int, bytes]) -> Set | None:
         for element in elements(parse_attributes(body, 4).get(SET_ELEMENTS, b""))
         for parts in [parse_attributes(element, 0)]
     ]
-    if flags & IS_MAP or not (flags & INTERVAL or kind == IFNAME):
-        raise ValueError(f"a set of a kind that is not ours: {name!r}")
     if kind == IFNAME:
         return Set(name, kind, tuple([text_of(key) for key, _ in keys]))
     return Set(name, kind, tuple(_ranges(keys, (1 << 8 * length) - 1)))

@@ -1,9 +1,13 @@
-"""The routing that TPROXY, IPv6 capture and ambient pods need: read over netlink, changed through pyroute2."""
+"""The routing that TPROXY, IPv6 capture and ambient pods need, read and changed over netlink.
+
+Formats: linux/rtnetlink.h, fib_rules.h, if_addr.h.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 from ipaddress import IPv6Address
 
 from istio_init.errors import ToolError
@@ -11,15 +15,18 @@ from istio_init.mesh.routing import LiveRouting, MarkRoute, Routing
 from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.system import netlink
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 PASSTHROUGH_IPV6 = IPv6Address("::6")
 LO_INDEX = 1
-RTM_DELRULE = 33
+ADDRESS, ROUTE, RULE = 20, 24, 32
+"""The requests that add something (RTM_NEW…); that which removes it has the next number."""
+CREATE, EXCLUSIVE = 0x400, 0x200
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
-"""Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
+"""Who made a route: ip(8)'s own mark for adding, anybody's for removing."""
+SCOPE_UNIVERSE, SCOPE_HOST = 0, 254
+IFA_ADDRESS, IFA_F_PERMANENT = 1, 0x80
+RTA_OIF, RTA_TABLE, FRA_TABLE = 4, 15, 15
+PREFERENCE = 32000
+"""Of a routing rule for which no other is wanted: ahead of that of the table ``main``."""
 
 
 def read(tables: frozenset[int]) -> LiveRouting:
@@ -71,12 +78,12 @@ def add(wanted: Routing, live: LiveRouting) -> None:
         ToolError: the kernel refused; says which part and why.
     """
     if wanted.passthrough_ipv6 and not live.passthrough_ipv6:
-        _change("::6/128 cannot be added to lo", _passthrough, "add")
+        _change("::6/128 cannot be added to lo", ADDRESS, _passthrough())
     for route in wanted.mark_routes:
         if route.has_route and not live.delivers(route):
-            _change(f"a local default route cannot be added to table {route.table}", _route, "add", route)
+            _change(f"a local default route cannot be added to table {route.table}", ROUTE, _route(route, RTPROT_BOOT))
         if not live.holds(route):
-            _change(f"the routing rule for mark {route.selector} cannot be added", _rule, "add", route)
+            _change(f"the routing rule for mark {route.selector} cannot be added", RULE, _rule(route))
 
 
 def remove(unwanted: Routing, live: LiveRouting) -> None:
@@ -89,25 +96,21 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
     for route in unwanted.mark_routes:
         place = route.family, route.table
         if live.delivers(route) and place not in {*unwanted.shared_tables, *removed}:
-            what = f"the local default route cannot be removed from table {route.table}"
-            _change(what, _route, "del", route)
+            _remove_route(route)
             removed.add(place)
         for body in netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETRULE, bytes(12)):
             rule = netlink.mark_rule(body)
             if rule is not None and route.is_met_by(_route_of(rule)):
-                _remove_rule(body, f"the routing rule for mark {route.selector} cannot be removed")
+                # The kernel gets back all that it told of the rule, so that just this one goes, whoever made it.
+                failure = f"the routing rule for mark {route.selector} cannot be removed"
+                _change(failure, RULE, body, removing=True, unless=errno.ENOENT)
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
-        _change("::6/128 cannot be removed from lo", _passthrough, "del")
+        _change("::6/128 cannot be removed from lo", ADDRESS, _passthrough(), removing=True)
 
 
-def _remove_rule(body: bytes, failure: str) -> None:
-    """Remove just this rule: the kernel gets back all that it told of it, whoever made it."""
-    try:
-        number = netlink.ask(netlink.NETLINK_ROUTE, RTM_DELRULE, body)
-    except OSError as error:
-        number = error.errno or errno.EIO
-    if number not in (0, errno.ENOENT):
-        raise ToolError(f"{failure}: {os.strerror(number)}", fix=_explain(number))
+def _remove_route(route: MarkRoute) -> None:
+    failure = f"the local default route cannot be removed from table {route.table}"
+    _change(failure, ROUTE, _route(route, RTPROT_UNSPEC), removing=True)
 
 
 def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None) -> None:
@@ -133,19 +136,21 @@ def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None
     for route in added.mark_routes if added is not None else ():
         place = route.family, route.table
         if place in now.local_tables - before.local_tables and place not in led_to:
-            _change(f"the local default route cannot be removed from table {route.table}", _route, "del", route)
+            _remove_route(route)
             led_to.add(place)
 
 
-def _change(failure: str, change: Callable[..., None], *args: object) -> None:
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
+def _change(failure: str, request: int, body: bytes, *, removing: bool = False, unless: int = 0) -> None:
+    """Have the kernel add or remove something; the error ``unless`` is none."""
     try:
-        with IPRoute() as ip:
-            change(ip, *args)
-    except NetlinkError as error:
-        raise ToolError(f"{failure}: {error.args[-1]}", fix=_explain(error.code)) from error
+        if removing:
+            number = netlink.ask(netlink.NETLINK_ROUTE, request + 1, body)
+        else:
+            number = netlink.ask(netlink.NETLINK_ROUTE, request, body, CREATE | EXCLUSIVE)
+    except OSError as error:
+        number = error.errno or errno.EIO
+    if number not in (0, unless):
+        raise ToolError(f"{failure}: {os.strerror(number)}", fix=_explain(number))
 
 
 def _explain(code: int) -> str | None:
@@ -156,33 +161,33 @@ def _explain(code: int) -> str | None:
     return None
 
 
-def _passthrough(ip: IPRoute, verb: str) -> None:
-    ip.addr(verb, index=LO_INDEX, address=str(PASSTHROUGH_IPV6), prefixlen=128, family=10)
+def _passthrough() -> bytes:
+    head = struct.pack("=BBBBI", _number_of(Family.IPV6), 128, IFA_F_PERMANENT, SCOPE_UNIVERSE, LO_INDEX)
+    return head + netlink.attribute(IFA_ADDRESS, PASSTHROUGH_IPV6.packed)
 
 
 def _number_of(family: Family) -> int:
     return next(number for number, each in netlink.FAMILIES.items() if each is family)
 
 
-def _rule(ip: IPRoute, verb: str, route: MarkRoute) -> None:
-    more = {"fwmask": route.mask} if route.mask != MAX_MARK else {}
-    if route.preference is not None:
-        more["priority"] = route.preference
-    ip.rule(verb, family=_number_of(route.family), fwmark=route.mark, table=route.table, **more)
+def _rule(route: MarkRoute) -> bytes:
+    preference = PREFERENCE if route.preference is None else route.preference
+    values = {netlink.FRA_FWMARK: route.mark, FRA_TABLE: route.table, netlink.FRA_PRIORITY: preference}
+    if route.mask != MAX_MARK:
+        values[netlink.FRA_FWMASK] = route.mask
+    return _header(route, 0, 0, netlink.FR_ACT_TO_TBL) + _numbers(values)
 
 
-def _route(ip: IPRoute, verb: str, route: MarkRoute) -> None:
-    ip.route(
-        verb,
-        family=_number_of(route.family),
-        dst="default",
-        oif=LO_INDEX,
-        table=route.table,
-        type="local",
-        proto=RTPROT_BOOT if verb == "add" else RTPROT_UNSPEC,
-        scope="host" if route.family is Family.IPV4 else "universe",
-    )
+def _route(route: MarkRoute, protocol: int) -> bytes:
+    scope = SCOPE_HOST if route.family is Family.IPV4 else SCOPE_UNIVERSE
+    return _header(route, protocol, scope, netlink.RTN_LOCAL) + _numbers({RTA_OIF: LO_INDEX, RTA_TABLE: route.table})
 
 
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+def _header(route: MarkRoute, protocol: int, scope: int, kind: int) -> bytes:
+    """How messages of routes and of routing rules begin, for all addresses; a larger table's number is told apart."""
+    table = route.table if route.table < 256 else 0
+    return struct.pack("=8BI", _number_of(route.family), 0, 0, 0, table, protocol, scope, kind, 0)
+
+
+def _numbers(values: dict[int, int]) -> bytes:
+    return b"".join([netlink.attribute(kind, struct.pack("=I", value)) for kind, value in values.items()])

@@ -9,7 +9,18 @@ from types import ModuleType
 
 from istio_init.errors import IstioInitError
 from istio_init.netfilter.family import Family
-from istio_init.system import extensions, hooks, ipsets, kernel_names, links, listeners, netlink, nft_kernel, routes
+from istio_init.system import (
+    extensions,
+    hooks,
+    ipsets,
+    kernel_names,
+    links,
+    listeners,
+    netlink,
+    nft_kernel,
+    nft_outline,
+    routes,
+)
 from istio_init.system.nft_trace import Listener
 
 from .fuzzing import Parser
@@ -32,6 +43,7 @@ ASKED: dict[str, tuple[ModuleType, Callable[[], object]]] = {
     "chains": (nft_kernel, lambda: nft_kernel.devices_in([_said])),
     "nft-rules": (netlink, lambda: (nft_kernel.told_in([_said]), netlink.nft_rule_numbers())),
     "nft-sets": (nft_kernel, nft_kernel.garbled_sets),
+    "nft-outlines": (nft_outline, lambda: nft_outline.outlines(["t"])),
     "names": (kernel_names, lambda: kernel_names.of_nft(Family.IPV4)),
     "extensions": (extensions, lambda: extensions.extended([_said], frozenset({(Family.IPV4, "nat")}))),
 }
