@@ -13,6 +13,7 @@ from istio_init.system.places import Place
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.commands import Target
+from istio_init.wording.words import counted
 
 HERE = "."
 MOST = 8
@@ -86,7 +87,7 @@ def choose(
         NamespaceError: TARGET is nothing, or could be several things.
         PrivilegeError: it may be what we must not see.
     """
-    if len([each for each in (target, pid, netns, file or file6) if each is not None]) > 1:
+    if len([each for each in (target, pid, netns, file if file is not None else file6) if each is not None]) > 1:
         raise click.UsageError(f"give one of --pid, --netns,{' --file,' if files else ''} or a target")
     if target is None:
         return Chosen(pid, netns, file, file6)
@@ -100,6 +101,8 @@ def resolve(word: str, *, files: bool) -> Chosen:
         NamespaceError: nothing, or one of several things.
         PrivilegeError: it may be what we must not see.
     """
+    if not word:
+        raise NamespaceError("an empty word names nothing", fix="look at the variable that it came from")
     if word == HERE:
         return Chosen()
     found = look_up(word, files=files)
@@ -126,11 +129,19 @@ def _several(word: str, matches: tuple[Match, ...]) -> NamespaceError:
 def _nothing(word: str, found: Lookup, *, files: bool) -> NamespaceError | PrivilegeError:
     kinds = f"pod, container, process, address{', file' if files else ''} or network namespace"
     what = f"{visible(word)!r}: no {kinds} here"
+    if found.silent:
+        return NamespaceError(
+            f"{what} has that name; {counted(found.silent, 'network namespace')} did not say in time how it is called",
+            fix="istio-init ps lists them; name one by --pid",
+        )
     if found.unseen is not None:
         return PrivilegeError(
             f"{what} that may be seen has that name, but {found.unseen}", fix="run as root on the node"
         )
     if found.near:
         return NamespaceError(f"{what} has that name", fix=f"did you mean {' or '.join(map(visible, found.near))}?")
+    if os.path.isdir(word):
+        return NamespaceError(f"{what} has that name; it is a directory", fix="istio-init ps lists what there is")
     hint = "" if files or not os.path.isfile(word) else "; it is a file, and this command works on a namespace"
-    return NamespaceError(f"{what} has that name{hint}", fix="istio-init ps lists them")
+    fix = "look at the path" if files and "/" in word and not hint else "istio-init ps lists what there is"
+    return NamespaceError(f"{what} has that name{hint}", fix=fix)

@@ -25,6 +25,7 @@ from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.rules import half_applied
 from istio_init.observe.manifest import Manifest
 from istio_init.observe.snapshot import Snapshot
+from istio_init.prove.astray import Astray, astray
 from istio_init.prove.intent import Intent, expected, inferred
 from istio_init.prove.model import Report
 from istio_init.prove.validation import validate
@@ -78,8 +79,10 @@ def verify(
     Connects from inside the namespace as an application and as the proxy, and
     from a second, temporary namespace to it. Short-lived listeners on the
     proxy's ports tell where each connection came out. What cannot be probed is
-    listed with the reason. Exit status 126 where a probe fails, or where traffic
-    of a direction has to come to the proxy and none could be probed.
+    listed with the reason. Probes are few: the live rules are compared with the
+    configuration as a whole, too. Exit status 126 where a probe fails, where a
+    rule sends other traffic elsewhere, or where traffic of a direction has to
+    come to the proxy and none could be probed.
 
     TARGET is a pod, a process or container id, an address, or a network
     namespace, as explain takes it.
@@ -106,8 +109,9 @@ def verify(
             say(f"{snapshot.label}: nothing to prove: the pod asks for no redirection, and there is none")
             return 0
         intent = expected(in_this_kernel(config), snapshot) if config is not None else _inferred(snapshot)
+        others = astray(snapshot, intent)
         with leaving_in_order():
-            report = namespaces.call_in(place, lambda: _validated(intent, snapshot, place, seconds))
+            report = namespaces.call_in(place, lambda: _validated(intent, snapshot, others, place, seconds))
     finally:
         place.close()
     report = report.replace(accepts_unprobed=allow_unprobed or allows_host(allow_host_network))
@@ -167,11 +171,11 @@ def _inferred(snapshot: Snapshot) -> Intent:
     )
 
 
-def _validated(intent: Intent, snapshot: Snapshot, place: Place, seconds: float) -> Report:
+def _validated(intent: Intent, snapshot: Snapshot, others: Astray, place: Place, seconds: float) -> Report:
     def announce(text: str) -> None:
         say(f"{place.label}: {text}", err=True)
 
-    report = validate(intent.subject, intent.around, snapshot, timeout=seconds, announce=announce)
+    report = validate(intent.subject, intent.around, snapshot, timeout=seconds, announce=announce, others=others)
     return report.replace(notes=(*intent.notes, *report.notes), problems=(*intent.problems, *report.problems))
 
 

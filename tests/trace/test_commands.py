@@ -129,7 +129,7 @@ class TestTrace:
     @pytest.mark.parametrize(
         ("words", "why"),
         [
-            (["outbound", "tcp"], "give a direction, a protocol and a destination, or --batch"),
+            (["outbound", "tcp"], "give a direction, a protocol and a destination, such as: outbound tcp 10.0.0.5:443"),
             (["outbound", "tcp", "example.com:80"], "not an address"),
             (["outbound", "icmp", "10.0.0.1:80"], "this protocol has no ports"),
             (["outbound", "tpc", "10.0.0.1:80"], "'tpc': no protocol"),
@@ -163,7 +163,7 @@ class TestMap:
             "  direct: no rule matches",
             "    not tcp",
             "  direct: nat ISTIO_INBOUND 1-4",
-            "    tcp, port 15008, 15020-15021, 15090",
+            "    tcp, port 15008, 15020-15021 or 15090",
         ]
 
     def test_json_keeps_to_its_schema_and_tells_the_deciding_rules(self) -> None:
