@@ -53,20 +53,25 @@ class Kept:
 
     def read(self) -> Rules:
         """The rules of the current namespace, as `read_rules` gives them."""
-        before = self._state()
-        if before is not None and before in self._by_state:
-            return self._by_state[before]
+        before = _state()
+        if before is not None and before[1] in self._by_state:
+            return self._by_state[before[1]]
         found = read_rules()
         is_plain = not found.unread and found.reading.order is None
-        if before is not None and is_plain and self._state() == before and len(self._by_state) < MOST_KEPT:
-            self._by_state[before] = found
+        # Whoever changes rules and changes them back meanwhile must not have others take them for theirs.
+        if before is not None and is_plain and _state() == before and len(self._by_state) < MOST_KEPT:
+            self._by_state[before[1]] = found
         return found
 
-    def _state(self) -> State | None:
-        try:
-            return nft_state.state()
-        except OSError:
-            return None  # What cannot be read is said by whoever reads it.
+
+def _state() -> tuple[int, State] | None:
+    """What there is, and the number of its last change; None where it is not to be kept, or was changed meanwhile."""
+    try:
+        number = nft_state.generation()
+        state = nft_state.state()
+        return (number, state) if state is not None and nft_state.generation() == number else None
+    except OSError:
+        return None  # What cannot be read is said by whoever reads it.
 
 
 def read_rules() -> Rules:

@@ -82,13 +82,6 @@ def links() -> tuple[tuple[Link, ...], Settings]:
     return tuple(found), _settings(interfaces)
 
 
-@understood
-def named() -> tuple[tuple[object, ...], ...]:
-    """Of each interface what rules can ask of it: its index and name, its type, group and kind."""
-    found = [_interface(body) for body in dump(NETLINK_ROUTE, RTM_GETLINK, bytes(16))]
-    return tuple((each.index, each.name, each.type, each.group, each.kind) for each in found)
-
-
 def _interface(body: bytes) -> _Interface:
     kind_of_link, index, flags = struct.unpack_from("=2xHiI", body)
     attributes = parse_attributes(body, 16)

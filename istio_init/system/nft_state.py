@@ -6,8 +6,9 @@ out; that there were packets stays. Formats: linux/netfilter/nf_tables.h.
 
 from __future__ import annotations
 
-from istio_init.system import links
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, understood
+import struct
+
+from istio_init.system.netlink import NETLINK_NETFILTER, answer, dump, elements, parse_attributes, understood
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ COUNTER = b"counter\0"
 
 LONGEST = 1 << 16
 """Bytes of a state. Those of a pod's mesh have a third of it."""
+
+GET_GENERATION, GENERATION = (10 << 8) | 16, 1
+
+META_KEY = 2
+SIGNS = tuple(struct.pack("=HH", 8, META_KEY) + struct.pack("!I", key) for key in (4, 5))
+"""In every message of a rule that names an interface by its number (NFT_META_IIF, NFT_META_OIF): its name is printed,
+which is another one elsewhere.
+"""
 
 LEGACY = ("ip_tables_names", "ip6_tables_names")
 
@@ -44,7 +53,18 @@ def state() -> State | None:
         return None
     own = {TABLES: TABLE_OWN, CHAINS: CHAIN_OWN, RULES: RULE_OWN}
     found = tuple((kind, *map(tuple, (_parts(body, own[kind]) for body in each))) for kind, each in bodies.items())
-    return (*found, links.named())
+    return None if any(sign in body for body in bodies[RULES] for sign in SIGNS) else found
+
+
+@understood
+def generation() -> int:
+    """The number of the last change of anything in nf_tables here: as long as it is the same, all is.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    told = parse_attributes(answer(NETLINK_NETFILTER, GET_GENERATION, bytes(4)), 4)
+    return int.from_bytes(told[GENERATION], "big")
 
 
 def _is_in_use(name: str) -> bool:

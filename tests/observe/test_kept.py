@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_what_is_kept_is_what_is_read(two: tuple[Namespace, Namespace]) -> None:
         "nft 'add table ip filter { flags dormant; }'",
         "nft 'add table ip more; add set ip more s { type ipv4_addr; }'",
         "iptables-legacy -A INPUT -j ACCEPT",
-        "ip link add eth7 type veth peer name eth8",
+        "ip link add eth7 type veth peer name eth8; nft 'add rule ip filter INPUT iif eth7 drop'",
     ],
 )
 def test_whatever_could_be_printed_otherwise_is_another_state(two: tuple[Namespace, Namespace], changed: str) -> None:
@@ -94,6 +95,34 @@ def test_no_program_is_started_for_rules_that_are_kept(
         return kept.read() is first
 
     assert two[0].call(read_again)
+
+
+def test_rules_that_are_there_only_while_they_are_read_are_not_kept(
+    two: tuple[Namespace, Namespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever shows others' rules before and after could have theirs be taken for other ones."""
+
+    def read() -> tuple[bool, bool]:
+        kept, plain = Kept(), read_rules()
+        real = process.run
+
+        def change_policy(policy: str) -> None:
+            chain = ["nft", "chain", "ip", "filter", "INPUT", "{", "policy", policy, ";", "}"]
+            assert real(chain, timeout=9.0, writing=True).status == 0
+
+        def meanwhile(argv: Sequence[str], **more: Any) -> process.Completed:
+            change_policy("drop")
+            found = real(argv, **more)
+            change_policy("accept")
+            return found
+
+        monkeypatch.setattr(process, "run", meanwhile)
+        changed = kept.read()
+        monkeypatch.setattr(process, "run", real)
+        was_seen = repr(changed.reading.iptables) != repr(plain.reading.iptables)
+        return was_seen, repr(kept.read().reading.iptables) == repr(plain.reading.iptables)
+
+    assert two[0].call(read) == (True, True)
 
 
 def test_sockets_are_the_same_from_either(real_kernel: None) -> None:
