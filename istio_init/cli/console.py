@@ -11,20 +11,23 @@ from istio_init.cli.lines import say
 from istio_init.visible import visible_lines
 
 
-def show(renderable: RenderableType, *, plain_width: int) -> None:
+def show(renderable: RenderableType, *, plain_width: int, least: int = 0) -> None:
     """Print to stdout; ``plain_width`` is the width where there is neither a terminal nor ``$COLUMNS``.
 
+    ``least`` is the width whatever the terminal's, which breaks lines by itself.
     What must not be broken (``no_wrap``) is wider where it has to be, so that it can be copied.
     """
     console = Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
+        if least:
+            console.width = max(least, console.width)
         console.print(_seen(console, renderable), end="", crop=False)
         return
     plain = Console(
         highlight=False,
         markup=False,
         emoji=False,
-        width=width(plain_width),
+        width=max(least, width(plain_width)),
         color_system=None,
         force_terminal=False,
     )

@@ -11,6 +11,7 @@ from typing import TypeVar
 from istio_init.errors import IstioInitError, NamespaceError
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.observe.namespace import observe
+from istio_init.observe.rules import Kept
 from istio_init.report.ps_row import STATES, PsRow, ps_row, unreadable_row
 from istio_init.system import namespaces, places
 from istio_init.system.places import Place
@@ -58,8 +59,10 @@ def entries(
     named = claims(pods)
     processors = len(os.sched_getaffinity(0))
 
+    kept = None if with_impacts else Kept()  # What is shown of rules has their own counts.
+
     def one(number: int) -> Entry | None:
-        return _entry(pods[number], named[number], make, with_impacts=with_impacts, ignore=ignore)
+        return _entry(pods[number], named[number], make, kept, with_impacts=with_impacts, ignore=ignore)
 
     results = spread(len(pods), one, workers=processors, seconds=SECONDS, memory=MEMORY)
     found = [
@@ -113,7 +116,13 @@ def not_seen(rows: Iterable[PsRow]) -> Iterator[str]:
 
 
 def _entry(
-    pod: PodNamespace, named: tuple[Claim, ...], make: Make, *, with_impacts: bool, ignore: frozenset[str]
+    pod: PodNamespace,
+    named: tuple[Claim, ...],
+    make: Make,
+    kept: Kept | None,
+    *,
+    with_impacts: bool,
+    ignore: frozenset[str],
 ) -> Entry | None:
     """A namespace; None where its processes ended meanwhile, and it with them."""
     place = _enterable(pod)
@@ -121,7 +130,7 @@ def _entry(
         return None
     try:
         inside = place.replace(userns=None)
-        snapshot = namespaces.call_in(inside, lambda: observe(place, pod.processes, versions=False))
+        snapshot = namespaces.call_in(inside, lambda: observe(place, pod.processes, versions=False, kept=kept))
     finally:
         place.close()
     label, target = _called(pod, named)

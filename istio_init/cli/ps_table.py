@@ -20,7 +20,7 @@ PLAIN_WIDTH = 1000
 ROOMY = 110
 """Columns from which on a pod's name and its process have columns of their own."""
 
-NARROW = ("POD", "STATE", "MODE", "STORE", "OUTBOUND", "INBOUND", "FINDING")
+NARROW = ("POD", "STATE", "MODE", "OUTBOUND", "INBOUND", "FINDING")
 NORMAL = ("NAMESPACE", "POD", "PID", "STATE", "MODE", "STORE", "OUTBOUND", "INBOUND", "FINDING")
 WIDE = (*NORMAL, "PROCESS", "CONTAINER", "ADDRESSES", "NETNS", "NOT READ")
 
@@ -32,7 +32,8 @@ LEAST = {"POD": 14, "FINDING": 11, "OUTBOUND": 8, "INBOUND": 7}
 
 def show_table(rows: list[PsRow], *, wide: bool) -> None:
     """Print the lines; ``wide`` is all that is known, in lines as long as that takes."""
-    show(table(rows, width(PLAIN_WIDTH), wide=wide), plain_width=PLAIN_WIDTH)
+    columns = PLAIN_WIDTH if wide else width(PLAIN_WIDTH)
+    show(table(rows, columns, wide=wide), plain_width=PLAIN_WIDTH, least=columns if wide else 0)
 
 
 def table(rows: list[PsRow], columns: int, *, wide: bool = False) -> Table:

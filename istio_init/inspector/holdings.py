@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import cast
+
 from istio_init.dialects.rule_store import RuleStore
+from istio_init.inspector import kept
 from istio_init.inspector.infer import Inferred, infer, infer_native
 from istio_init.inspector.infer_ambient import InferredAmbient, infer_ambient, infer_ambient_native
 from istio_init.inspector.release import ambient_release_span, release_span
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.iptables.rules import RuleSet
+    from istio_init.mesh.routing import LiveRouting
     from istio_init.netfilter.family import Family
     from istio_init.observe.snapshot import Snapshot
 
@@ -68,4 +73,13 @@ def holding_of(snapshot: Snapshot, store: RuleStore) -> Holding | None:
             None if of_sidecar is None else infer_native(of_sidecar, routing),
             None if of_ambient is None else infer_ambient_native(of_ambient),
         )
-    return Holding(store, rules, chains, len(names), infer(rules, routing), infer_ambient(rules))
+    sidecar, ambient = _inferred(tuple(rules), kept.Same(*rules.values()), routing)
+    return Holding(store, rules, chains, len(names), sidecar, ambient)
+
+
+@lru_cache(maxsize=kept.MOST)
+def _inferred(
+    families: tuple[Family, ...], sets: kept.Same, routing: LiveRouting | None
+) -> tuple[Inferred | None, InferredAmbient | None]:
+    rules = dict(zip(families, cast("tuple[RuleSet, ...]", sets.things), strict=True))
+    return infer(rules, routing), infer_ambient(rules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from istio_init.inspector.findings.ahead import count
-from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.evaluated import Evaluated, evaluated_of
 from istio_init.inspector.findings.fate import MOST_MAPPED
 from istio_init.inspector.findings.listening import hears
 from istio_init.inspector.findings.model import View
@@ -24,7 +24,6 @@ from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Space
 from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.result import Kind
-from istio_init.trace.tracer import Tracer
 from istio_init.value import Value
 from istio_init.wording.outcomes import Word, outcome_words, word
 from istio_init.wording.regions import decider_words, lines
@@ -103,7 +102,7 @@ def impacts(view: View, *, is_mapped: bool = True) -> tuple[Impact, ...]:
     if not snapshot.netfilter.tables:
         return ()
     families = [each for each in _families(view) if each not in snapshot.partial]
-    evaluated = Evaluated(view)
+    evaluated = evaluated_of(view)
     return tuple(impact for family in families for impact in _Look(view, evaluated, family).all(is_mapped=is_mapped))
 
 
@@ -284,7 +283,7 @@ class _Look:
             Traffic.INBOUND: "inbound connections",
             Traffic.DNS: "DNS queries",
         }
-        tracer = Tracer(self.evaluated.live, self.evaluated.host)
+        tracer = self.evaluated.live_tracer
         found: dict[Part, None] = {}
         for group in ordinary(self.view, self.family, self.evaluated.host):
             for packet in group.packets if group.name == names[traffic] else ():

@@ -6,6 +6,7 @@ rules.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from istio_init.config.model import ALL, Config, Everything, InterceptionMode, Surroundings
@@ -14,6 +15,7 @@ from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.iptables.targets import Redirect, Tproxy
 from istio_init.dialects.role import Role
+from istio_init.inspector import kept
 from istio_init.inspector.release import is_older, release_span
 from istio_init.mesh.policy import merged, native, sidecar
 from istio_init.mesh.policy.ambient import INBOUND_PORT, OUTBOUND_PORT
@@ -125,13 +127,19 @@ def _read(main: RuleSet, live: Mapping[Family, RuleSet], routing: LiveRouting | 
 def _distance(live: Mapping[Family, RuleSet], reading: Inferred, policy: Policy) -> int:
     """How many rules the policy would change to make its own of the live ones; 0 where it gives just these."""
     distance = 0
-    for family, built in policy(reading.config, reading.around).items():
+    for family, built in _built(policy, reading.config, reading.around).items():
         if family not in reading.around.families:
             continue  # What native rules without an address do to a family that nobody asked for.
         plan = diff(live.get(family, RuleSet(family)), built)
         if plan.edits:
             distance += max(1, sum(change.kind not in (Kind.KEEP, Kind.FOREIGN) for change in plan.changes))
     return distance
+
+
+@lru_cache(maxsize=kept.MOST)
+def _built(policy: Policy, config: Config, around: Surroundings) -> Mapping[Family, RuleSet]:
+    """The rules that a policy gives; most pods of a node have the same."""
+    return policy(config, around)
 
 
 def _has_chains(rules: RuleSet) -> bool:

@@ -13,11 +13,11 @@ from istio_init.observe.connections import who_has
 from istio_init.observe.host import read_host
 from istio_init.observe.native import holders, raised_from
 from istio_init.observe.netfilter import asks_for_sockets
-from istio_init.observe.rules import read_rules
+from istio_init.observe.rules import Kept, read_rules
 from istio_init.observe.snapshot import Interface, Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
-from istio_init.system import links, netlink, process, routing, sockets
+from istio_init.system import netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
 from istio_init.system.processes import Process
@@ -45,12 +45,17 @@ PROGRAMS = ("iptables-nft-save", "iptables-legacy-save", "nft")
 
 
 def observe(
-    place: Place, known: tuple[Process, ...] | None = None, *, versions: bool = True, asks: bool = False
+    place: Place,
+    known: tuple[Process, ...] | None = None,
+    *,
+    versions: bool = True,
+    asks: bool = False,
+    kept: Kept | None = None,
 ) -> Snapshot:
     """The namespace that the process is in; ``place`` tells whose files name its servers.
 
     ``known`` are its processes where the caller has them; ``versions`` asks the reading programs for theirs; ``asks``
-    reads what its proxies say that was asked for.
+    reads what its proxies say that was asked for; ``kept`` are rules of other namespaces, which may be the same.
     """
     unread: list[Unread] = []
 
@@ -64,13 +69,16 @@ def observe(
     no_processes: tuple[Process, ...] = ()
     no_sockets: list[sockets.Socket] = []
     processes, unseen = attempt(Part.PROCESSES, _processes, (no_processes, 0)) if known is None else (known, 0)
-    found_sockets = attempt(Part.SOCKETS, sockets.sockets, no_sockets)
-    rules = read_rules()
+    read_sockets = sockets.sockets if kept is None else sockets.sockets_quickly
+    found_sockets = attempt(Part.SOCKETS, read_sockets, no_sockets)
+    rules = read_rules() if kept is None else kept.read()
     natives = raised_from(rules.ruleset, rules.netfilter)
     unread += rules.unread
     known_sockets = None if any(each.part is Part.SOCKETS for each in unread) else found_sockets
     listeners, outside = who_has(found_sockets, processes)
     host, not_known = read_host(known_sockets, asks_for_sockets=asks_for_sockets(rules.netfilter.tables))
+    # In a list of many, a namespace without a rule has nothing that its routing or its name servers decide.
+    is_empty = kept is not None and not rules.netfilter.tables
     return Snapshot(
         label=place.label,
         rules=holders(rules.reading.iptables, natives),
@@ -79,9 +87,11 @@ def observe(
         ruleset=rules.ruleset,
         raised=natives,
         host=host,
-        routing=attempt(Part.ROUTING, lambda: routing.read(frozenset([133])), LiveRouting()),
-        unusual_routing=tuple(attempt(Part.ROUTING_RULES, netlink.unusual_rules, [])),
-        interfaces=attempt(Part.INTERFACES, _interfaces, ()),
+        routing=LiveRouting()
+        if is_empty
+        else attempt(Part.ROUTING, lambda: routing.read(frozenset([133])), LiveRouting()),
+        unusual_routing=() if is_empty else tuple(attempt(Part.ROUTING_RULES, netlink.unusual_rules, [])),
+        interfaces=tuple([Interface(each.name, each.is_up, each.addresses) for each in host.links]),
         listeners=listeners,
         connections=sum(each.protocol == "tcp" and each.state == sockets.ESTABLISHED for each in found_sockets),
         outside=outside,
@@ -89,8 +99,8 @@ def observe(
         unseen_owners=sum(each.process is None for each in listeners) if unseen else 0,
         sysctls=_sysctls(),
         invalid_packets=attempt(Part.CONNTRACK_STATISTICS, netlink.invalid_packets, 0),
-        dns_servers=name_servers(place.resolv_conf, place.root),
-        knows_servers=not place.own_files,
+        dns_servers=() if is_empty else name_servers(place.resolv_conf, place.root),
+        knows_servers=not place.own_files and not is_empty,
         is_host=is_host(),
         said=said_by(processes) if asks and not is_host() else (),
         programs=_programs() if versions else {},
@@ -112,11 +122,6 @@ def _processes() -> tuple[tuple[Process, ...], int]:
         except OSError:
             continue
     return tuple(found), unseen
-
-
-def _interfaces() -> tuple[Interface, ...]:
-    found, _ = links.links()
-    return tuple(Interface(each.name, each.is_up, each.addresses) for each in found)
 
 
 def _sysctls() -> dict[str, int]:

@@ -15,12 +15,16 @@ from istio_init.observe.netfilter import Known, Reading, has_ties, names_sets, n
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
-from istio_init.system import extensions, hooks, ipsets, links, nft_kernel, process, ruleset
+from istio_init.system import extensions, hooks, ipsets, links, nft_kernel, nft_state, process, ruleset
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.dialects.nft.ruleset import Table
+    from istio_init.system.nft_state import State
+
+MOST_KEPT = 32
+"""Different states of rules that are kept."""
 
 READING = 60.0
 """Seconds for a program that prints rules."""
@@ -36,6 +40,38 @@ class Rules(Value):
     ruleset: Ruleset | None
     netfilter: Netfilter
     unread: tuple[Unread, ...]
+
+
+class Kept:
+    """Rules as they were read, for namespaces with the same: most pods of a node have them.
+
+    Counts of packets are those of the first such namespace, but for whether there were any.
+    """
+
+    def __init__(self) -> None:
+        self._by_state: dict[State, Rules] = {}
+
+    def read(self) -> Rules:
+        """The rules of the current namespace, as `read_rules` gives them."""
+        before = _state()
+        if before is not None and before[1] in self._by_state:
+            return self._by_state[before[1]]
+        found = read_rules()
+        is_plain = not found.unread and found.reading.order is None
+        # Whoever changes rules and changes them back meanwhile must not have others take them for theirs.
+        if before is not None and is_plain and _state() == before and len(self._by_state) < MOST_KEPT:
+            self._by_state[before[1]] = found
+        return found
+
+
+def _state() -> tuple[int, State] | None:
+    """What there is, and the number of its last change; None where it is not to be kept, or was changed meanwhile."""
+    try:
+        number = nft_state.generation()
+        state = nft_state.state()
+        return (number, state) if state is not None and nft_state.generation() == number else None
+    except OSError:
+        return None  # What cannot be read is said by whoever reads it.
 
 
 def read_rules() -> Rules:

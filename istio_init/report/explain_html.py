@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from istio_init.inspector.explain import Explanation
-from istio_init.inspector.findings.model import Finding
+from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.rows import Row, by_chain
+from istio_init.plan.model import Kind
 from istio_init.report.asked_text import asked_lines, equal_words, repair_words
 from istio_init.report.explain_json import DRIFT_NAMES
 from istio_init.report.flow_svg import flow_svg
@@ -14,6 +15,7 @@ from istio_init.report.impact_text import BAD, DOUBTFUL, GOOD, impact_lines
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.commands import ours
+from istio_init.wording.words import counted
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fff; --fg: #1d232b; --dim: #66707c; --line: #d5dae0; --card: #f6f8fa;
@@ -41,6 +43,9 @@ td, th { text-align: left; padding: .3rem .6rem; vertical-align: top; border-bot
 th { color: var(--dim); font-weight: 600; font-size: .8rem; }
 td.number, th.number { text-align: right; white-space: nowrap; } th.number { width: 3rem; } th.packets { width: 7rem; }
 th.rule { width: 52%; } td.rule { word-break: break-word; } td code { color: var(--dim); } tr.foreign { opacity: .6; }
+.command { color: var(--info); } summary { cursor: pointer; color: var(--dim); } .wide { overflow-x: auto; }
+.index a { color: inherit; }
+@media (max-width: 44rem) { body { padding: 1.25rem .75rem 3rem; } .wide table { min-width: 38rem; } }
 """
 
 IMPACT_CLASSES = {GOOD: "ok", BAD: "bad", DOUBTFUL: "doubtful"}
@@ -116,13 +121,20 @@ def _none(explanation: Explanation) -> str:
 def finding_html(finding: Finding) -> str:
     """One finding, with what to do."""
     kind, severity = finding.kind, finding.severity.value
-    evidence = "\n".join(map(_escape, finding.evidence))
+    evidence = "\n".join(map(_evidence, finding.evidence))
     commands = "".join(f"<pre>{_escape(each)}</pre>" for each in finding.commands)
     return (
         f'<div class="finding {severity}"><p><span class="severity">{severity}</span>'
         f'<strong>{_escape(kind.title)}</strong> <code class="dim">{kind.code}</code></p><pre>{evidence}</pre>'
         f"<p>{_escape(kind.why)}</p><p><strong>What to do:</strong> {_escape(finding.fix)}</p>{commands}</div>"
     )
+
+
+def _evidence(line: str) -> str:
+    """A line of evidence, with the command that shows it on a line of its own, so that it can be copied."""
+    if not isinstance(line, Shown):
+        return _escape(line)
+    return f'{_escape(line.said)}:\n<span class="command">{_escape(line.command)}</span>'
 
 
 def _drift(explanation: Explanation) -> list[str]:
@@ -133,12 +145,17 @@ def _drift(explanation: Explanation) -> list[str]:
     if drift.is_equal:
         parts.append(f'<p class="ok">None: {equal_words(explanation.held)}.</p>')
     lines = [drift.note] if drift.note else []
+    others: list[str] = []
     for family in drift.families:
         for change in family.changes:
             where = f"{family.family.value} {change.table.value}"
-            lines.append(f"{DRIFT_NAMES[change.kind.value]}: {where}: -A {change.chain} {change.text}")
+            line = f"{DRIFT_NAMES[change.kind.value]}: {where}: -A {change.chain} {change.text}"
+            (others if change.kind is Kind.FOREIGN else lines).append(line)
     if lines:
         parts.append("<pre>" + "\n".join(map(_escape, lines)) + "</pre>")
+    if others:
+        summary = f"<summary>{counted(len(others), 'rule')} of others beside them, no drift</summary>"
+        parts.append(f"<details>{summary}<pre>" + "\n".join(map(_escape, others)) + "</pre></details>")
     if explanation.repair is not None:
         parts += [f"<p>{repair_words(explanation.held)}</p>", f"<pre>{_escape(explanation.repair)}</pre>"]
     return ["<h2>Drift</h2>", *parts]
@@ -177,7 +194,7 @@ def _rules(explanation: Explanation) -> list[str]:
     for title, rows in by_chain(explanation.rows).items():
         parts.append(f"<h3>{_escape(title)}</h3>")
         cells = "".join(map(_row, rows))
-        parts.append(f"<table><tr>{HEADINGS}</tr>{cells}</table>")
+        parts.append(f'<div class="wide"><table><tr>{HEADINGS}</tr>{cells}</table></div>')
     return parts
 
 

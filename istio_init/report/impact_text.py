@@ -58,9 +58,12 @@ def _which(part: Part) -> str:
 
 
 def _style(impact: Impact, *, is_captured: bool) -> str:
+    """By what becomes of most of it; what is lost or undecidable of the rest makes it doubtful."""
     words = {part.word for part in impact.parts}
     main = impact.parts[0]
     escapes = is_captured and impact.traffic.name != "DNS" and main.word == Word.DIRECT.value
-    if words & _BAD or escapes or any(part.is_misled for part in impact.parts):
+    if main.word in _BAD or main.is_misled or escapes:
         return BAD
-    return DOUBTFUL if Word.UNDECIDABLE.value in words else GOOD if main.is_proxied else ""
+    if words & _BAD or Word.UNDECIDABLE.value in words or any(part.is_misled for part in impact.parts):
+        return DOUBTFUL
+    return GOOD if main.is_proxied else ""

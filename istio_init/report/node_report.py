@@ -9,7 +9,7 @@ from istio_init.inspector.findings.model import Finding
 from istio_init.report.explain_html import IMPACT_CLASSES, Made, finding_html, page
 from istio_init.report.explain_json import explanation_json, finding_json
 from istio_init.report.impact_text import impact_lines
-from istio_init.report.ps_row import STATES, PsRow, ps_json
+from istio_init.report.ps_row import NONE, STATES, PsRow, ps_json
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.commands import ours
@@ -113,14 +113,41 @@ def node_html(parts: list[Part], unseen: list[str], made: Made) -> str:
         f'<p class="dim">{_escape(_counted(parts))}</p>',
         f'<p class="dim">{_escape(made.date)}, by {_escape(made.program)}: <code>{command}</code></p>',
         *(f'<p class="doubtful">Not seen: {_escape(line)}</p>' for line in unseen),
-        *(line for each in parts for line in _section(each)),
+        *_index(parts),
+        *(line for number, each in enumerate(parts) if _is_told(each) for line in _section(each, number)),
+        *_rest([each for each in parts if not _is_told(each)]),
     ]
     return page(f"istio-init explain --all: {_escape(made.host)}", body)
 
 
-def _section(each: Part) -> Iterator[str]:
+def _is_told(each: Part) -> bool:
+    """Whether there is more to say of it than that nothing is redirected there."""
+    row = each.row
+    return bool(each.findings or each.unread or row.state != "not captured" or row.is_shared or row.backend != NONE)
+
+
+def _index(parts: list[Part]) -> Iterator[str]:
+    """Those in trouble, each with its worst finding and a link, where there are several."""
+    found = [(number, each) for number, each in enumerate(parts) if each.row.worst is not None or each.facts is None]
+    if len(found) < 2:
+        return
+    items = [
+        f'<li><a href="#n{number}">{_escape(each.label)}</a>: <span class="{STATE_CLASSES[each.row.state]}">'
+        f"{each.row.state}</span> <code>{_escape(each.row.worst or 'could not be read')}</code></li>"
+        for number, each in found
+    ]
+    yield f'<ul class="index">{"".join(items)}</ul>'
+
+
+def _rest(parts: list[Part]) -> Iterator[str]:
+    if parts:
+        names = ", ".join(_escape(each.label) for each in parts)
+        yield f'<h2>Nothing is redirected</h2><p class="dim">{names}</p>'
+
+
+def _section(each: Part, number: int) -> Iterator[str]:
     state = f'<span class="{STATE_CLASSES[each.row.state]}">{each.row.state}</span>'
-    yield f"<h2>{_escape(each.label)}: {state}</h2>"
+    yield f'<h2 id="n{number}">{_escape(each.label)}: {state}</h2>'
     yield f'<p class="dim">{_escape(each.facts or f"could not be read: {each.row.error}")}</p>'
     if each.row.is_shared:
         yield '<p class="doubtful">Another network namespace claims this name, too.</p>'

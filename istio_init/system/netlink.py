@@ -145,6 +145,25 @@ def ask(protocol: int, request: int, body: bytes, flags: int = 0) -> int:
     return -int(struct.unpack_from("=i", answer, 16)[0]) if kind == NLMSG_ERROR else 0
 
 
+def answer(protocol: int, request: int, body: bytes) -> bytes:
+    """The payload of the one message that answers a request.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
+    try:
+        channel.send(struct.pack("=IHHII", 16 + len(body), request, NLM_F_REQUEST, 1, 0) + body)
+        for kind, _, payload in messages(channel.recv(1 << 16)):
+            if kind != NLMSG_ERROR:
+                return payload
+            number = -struct.unpack_from("=i", payload)[0]
+            raise OSError(number, os.strerror(number))
+    finally:
+        channel.close()
+    raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+
 @understood
 def unusual_rules() -> list[tuple[Family, int]]:
     """The routing rules, by family and priority, that are neither the kernel's own three nor a mark's alone."""

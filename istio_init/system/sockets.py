@@ -1,14 +1,23 @@
-"""The sockets of the current network namespace, from /proc/net (proc(5))."""
+"""The sockets of the current network namespace, from /proc/net (proc(5)), or of many from sock_diag(7)."""
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from istio_init.system.netlink import dump, understood
 from istio_init.value import Value
 
 FILES = (("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6"))
+DIAG_MODULE = "/sys/module/tcp_diag"
+"""Where it is loaded, which asking would do otherwise."""
+
+NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, TCP, ALL_STATES = 4, 20, 6, 0xFFF
+LENGTHS = {2: 4, 10: 16}
+"""Bytes of an address, by the number of its family."""
+
 LISTEN, ESTABLISHED, UDP_BOUND = "0A", "01", "07"
 
 
@@ -48,6 +57,36 @@ def sockets(*, peer_port: int | None = None) -> list[Socket]:
         for each in parsed(protocol, [line for line in _lines(name) if not mark or mark in line])
     ]
     return found if peer_port is None else [each for each in found if each.peer[1] == peer_port]
+
+
+def sockets_quickly() -> list[Socket]:
+    """The same as all of `sockets`: the kernel writes its table of TCP connections as text in five times the time.
+
+    Raises:
+        OSError: the kernel's answer is not understood.
+    """
+    if not os.path.exists(DIAG_MODULE):
+        return sockets()
+    try:
+        tcp = [each for family in LENGTHS for each in _diagnosed(family)]
+    except (FileNotFoundError, PermissionError):
+        return sockets()
+    return tcp + [each for protocol, name in FILES if protocol == "udp" for each in parsed(protocol, _lines(name))]
+
+
+@understood
+def _diagnosed(family: int) -> list[Socket]:
+    """Those of TCP (linux/inet_diag.h, struct inet_diag_msg)."""
+    found, length = [], LENGTHS[family]
+    asked = struct.pack("=BBBxI", family, TCP, 0, ALL_STATES) + bytes(48)
+    for body in dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, asked):
+        port, peer_port = struct.unpack_from("!HH", body, 4)
+        waiting, _, uid, inode = struct.unpack_from("=IIII", body, 56)
+        state = f"{body[1]:02X}"
+        here, there = ip_address(body[8 : 8 + length]), ip_address(body[24 : 24 + length])
+        waiting = waiting if state == LISTEN else 0
+        found.append(Socket("tcp", here, port, state, uid, inode, (there, peer_port), waiting))
+    return found
 
 
 def parsed(protocol: str, lines: list[str]) -> list[Socket]:

@@ -11,10 +11,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from incidents.test_around import AROUND
 from incidents.test_damage import BY_HAND, CONNECTIONS, IN_AMBIENT
 from incidents.test_remedies import CASES
 from incidents.test_rules_of_others import DETOURS, DROPS
 from incidents.test_states import STATES
+from incidents.test_ways import WAYS_OUT
 from support.command import istio_init
 from support.rules import program
 
@@ -41,7 +43,7 @@ def test_every_kind_of_problem_is_proved() -> None:
     for each in Path(__file__).parent.glob("test_*.py"):
         import_module(f"{__package__}.{each.stem}")
 
-    tables = (STATES, DROPS, DETOURS, BY_HAND, IN_AMBIENT, CONNECTIONS)
+    tables = (STATES, DROPS, DETOURS, BY_HAND, IN_AMBIENT, CONNECTIONS, WAYS_OUT, AROUND)
     made = {code for table in tables for state in table.values() for code in state.said}
     made |= {case.code for case in CASES.values()}
     assert proved | made == {kind.code for kind in catalogue.KINDS}

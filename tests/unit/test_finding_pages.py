@@ -32,7 +32,7 @@ def test_the_command_lists_all() -> None:
 def test_the_command_prints_a_page() -> None:
     shown = istio_init("findings", "loopback-down").ok().stdout
 
-    assert shown.startswith("loopback-down (error)\n\nThe loopback interface is down.\n\n")
+    assert shown.startswith("loopback-down (error)\n\nThe loopback interface is down, or has no address.\n\n")
     assert [line.partition(":")[0] for line in shown.splitlines() if ":" in line if line[0] != " "] == [
         "Example",
         "Impact",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.evaluated import evaluated_of
 from istio_init.inspector.findings.model import Finding, Severity, View
 from istio_init.inspector.findings.namespace import PROXY_NAMES, is_exempt
 from istio_init.inspector.findings.rules import limited
@@ -11,7 +11,6 @@ from istio_init.inspector.reader import proxy_ports
 from istio_init.mesh.mode import Mode
 from istio_init.trace.describe import filled
 from istio_init.trace.result import Kind
-from istio_init.trace.tracer import Tracer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ def open_bypass(view: View) -> Iterator[Finding]:
     ]
     if not mine:
         return
-    evaluated = Evaluated(view)
-    tracer = Tracer(evaluated.live, evaluated.host)
+    evaluated = evaluated_of(view)
+    tracer = evaluated.live_tracer
     late = []
     for each in mine[:MOST_TRACED]:
         packet = filled(_described(each), evaluated.host)[0]

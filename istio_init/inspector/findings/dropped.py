@@ -6,7 +6,7 @@ from istio_init.config.model import ALL
 from istio_init.dialects.iptables.rules import is_builtin
 from istio_init.dialects.iptables.tables import Table
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.evaluated import Evaluated, evaluated_of
 from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import first_route
@@ -42,7 +42,7 @@ def captured_dropped(view: View) -> Iterator[Finding]:
     """Ordinary connections all of which are dropped or rejected, wherever they go to or come from."""
     if not view.meant:
         return
-    evaluated = Evaluated(view)
+    evaluated = evaluated_of(view)
     quiet = _quiet(evaluated)
     if quiet == evaluated.host and not evaluated.has_others():
         return
@@ -67,15 +67,15 @@ def all_excluded(view: View) -> Iterator[Finding]:
         return  # For which there is a finding of their own.
     if view.expected is not None and view.expected == config:
         return
-    evaluated = Evaluated(view)
+    evaluated = evaluated_of(view)
     captures = {"outbound connections": config.outbound_ranges != (), "inbound connections": config.inbound_ports != ()}
-    meant, found = Tracer(evaluated.meant, evaluated.host), []
+    meant, found = evaluated.meant_tracer, []
     for family in view.meant:
         for group in ordinary(view, family, evaluated.host):
-            traces = [meant.trace(packet) for packet in group.afar] if captures.get(group.name) else []
-            if traces and all(each.delivered.kind is Kind.DIRECT for each in traces):
-                shown = trace_command(traces[0].packet, view.snapshot.look)
-                where = evaluated.where(traces[0].delivered_by, family)
+            packets = group.afar if captures.get(group.name) else ()
+            if packets and all(meant.trace(packet).delivered.kind is Kind.DIRECT for packet in packets):
+                shown = trace_command(packets[0], view.snapshot.look)
+                where = evaluated.where(meant.trace(packets[0]).delivered_by, family)
                 found.append(Shown(f"{where}: {group.name} direct", shown))
     if found:
         yield Finding(catalogue.ALL_EXCLUDED, (*view.asked_for(lambda asked: asked == config), *found))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import cast
 
 from istio_init.dialects.iptables.lower import lower
 from istio_init.dialects.iptables.rules import as_in_kernel
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.rule_store import RuleStore
+from istio_init.inspector import kept
 from istio_init.inspector.findings.model import RuleAt
 from istio_init.inspector.reader import FAMILIES
 from istio_init.mesh.native import AMBIENT, SIDECAR
@@ -20,10 +22,14 @@ from istio_init.netfilter.rules import Store, Test
 from istio_init.netfilter.stages import NFT_FAMILIES, Netfilter
 from istio_init.observe.netfilter import STORES, local_marks
 from istio_init.trace.result import Hop, PolicyDecider, ReversePathDecider, RoutingDecider, SocketDecider
+from istio_init.trace.tracer import Tracer
 from istio_init.wording.words import packets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.inspector.findings.model import View
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.rules import Origin, Rule
@@ -34,14 +40,48 @@ _FAMILIES = {name: family for family, name in FAMILIES.items()}
 _OWNERS = (Field.UID, Field.GID)
 
 
+def evaluated_of(view: View) -> Evaluated:
+    """The one of a view, which is made once."""
+    key = Evaluated, view.is_literal
+    if key not in view.made:
+        view.made[key] = Evaluated(view)
+    found: Evaluated = view.made[key]
+    return found
+
+
 class Evaluated:
     """The live rules of all stores, those that the configuration behind them means, and the host that both are on."""
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.live = view.snapshot.netfilter
-        self.meant = _meant(view)
-        self.host = _host(view, self.live, self.meant)
+
+    @cached_property
+    def meant(self) -> Netfilter:
+        """The rules that the configuration behind the live ones means."""
+        return _meant(self.view)
+
+    @cached_property
+    def host(self) -> Host:
+        """What both are on."""
+        host = self.view.snapshot.host
+        return host if host.rules is not None or host.local_marks else _host(host, self.live, self.meant)
+
+    @cached_property
+    def is_as_meant(self) -> bool:
+        """Whether the live rules are just those that the configuration means."""
+        found = self.view.inferred or self.view.ambient
+        return found is not None and found.exact and len(self.view.holdings) == 1 and not self.has_others()
+
+    @cached_property
+    def live_tracer(self) -> Tracer:
+        """Of the live rules."""
+        return Tracer(self.live, self.host)
+
+    @cached_property
+    def meant_tracer(self) -> Tracer:
+        """Of the rules that the configuration means."""
+        return self.live_tracer if self.is_as_meant else Tracer(self.meant, self.host)
 
     def ours_alone(self) -> Netfilter:
         """The live rules without those of others, and without policies that drop."""
@@ -159,8 +199,14 @@ def _is_native(table: str) -> bool:
 
 
 def _meant(view: View) -> Netfilter:
-    tables = [table for rules in view.meant.values() for table in lower(as_in_kernel(rules), Store.NFT)]
     is_istios = view.backend is RuleStore.NATIVE and not any(each.is_ours for each in view.snapshot.raised)
+    return _lowered(kept.Same(view.meant), is_istios=is_istios)
+
+
+@lru_cache(maxsize=kept.MOST)
+def _lowered(meant: kept.Same, *, is_istios: bool) -> Netfilter:
+    [by_family] = cast("tuple[Mapping[Family, RuleSet]]", meant.things)
+    tables = [table for rules in by_family.values() for table in lower(as_in_kernel(rules), Store.NFT)]
     return Netfilter(map(_as_native, tables) if is_istios else tables)
 
 
@@ -178,9 +224,6 @@ def _owner(statement: object) -> object:
     return statement.replace(if_absent=False) if isinstance(statement, Test) and is_owner else statement
 
 
-def _host(view: View, live: Netfilter, meant: Netfilter) -> Host:
+def _host(host: Host, live: Netfilter, meant: Netfilter) -> Host:
     """Where nothing is known of the routing, it leads the marks of both to this machine."""
-    host = view.snapshot.host
-    if host.rules is not None or host.local_marks:
-        return host
     return host.replace(local_marks=local_marks((*live.tables, *meant.tables)))

@@ -6,7 +6,7 @@ from ipaddress import IPv4Network
 
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.ahead import ENTRIES, Aimed, ahead, count, is_behind
-from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.evaluated import evaluated_of
 from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import Possible
@@ -133,19 +133,20 @@ class _Search:
     def __init__(self, view: View) -> None:
         self.view = view
         self.ports = proxy_ports(view)
-        self.evaluated = Evaluated(view)
+        self.evaluated = evaluated_of(view)
         self.sampled: list[Sampled] = []
 
     def strays(self) -> list[Stray]:
         """Those of all families that were read whole."""
         view = self.view
         found = view.inferred or view.ambient
-        if found is None or (found.exact and len(view.holdings) == 1 and not self.evaluated.has_others()):
+        if found is None or self.evaluated.is_as_meant:
             return []
         self.ours = self.evaluated.ours_alone()
         self.base = self.ours if view.is_older else self.evaluated.meant
         host = self.evaluated.host
-        self.wanted, self.live = Tracer(self.base, host), Tracer(self.evaluated.live, host)
+        self.wanted = Tracer(self.base, host) if view.is_older else self.evaluated.meant_tracer
+        self.live = self.evaluated.live_tracer
         self.alone = Tracer(self.ours, host)
         strays: list[Stray] = []
         for family in view.meant:

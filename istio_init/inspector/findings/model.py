@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from istio_init.config.model import Config
 from istio_init.dialects.iptables.save import entry_text
@@ -11,6 +11,7 @@ from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.nft.text import rule_text
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import IPTABLES, RuleStore
+from istio_init.inspector import kept
 from istio_init.inspector.holdings import holding_of
 from istio_init.inspector.release import is_older
 from istio_init.mesh.mode import Mode, mode_of
@@ -26,9 +27,10 @@ from istio_init.wording.words import packets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from typing import Self
+    from typing import Any, Self
 
     from istio_init.config.ambient import AmbientConfig
+    from istio_init.config.model import Surroundings
     from istio_init.dialects.iptables.rules import Chain, Entry, RuleSet
     from istio_init.inspector.infer import Inferred
     from istio_init.inspector.infer_ambient import InferredAmbient
@@ -130,6 +132,8 @@ class View:
         self.asked: Config | AmbientConfig | None = None
         """What the pod says that it asked for. It makes commands, and takes no finding away."""
         self._by_place: dict[tuple[RuleStore, Family, Table, str, int], RuleAt] | None = None
+        self.made: dict[object, Any] = {}
+        """What checks make of it, each once; by the configuration behind the rules, as that may come to be another."""
         self.holdings = tuple(each for store in RuleStore if (each := holding_of(snapshot, store)) is not None)
         self.main = max(self.holdings, key=lambda each: each.size, default=None)
         self.backend = _busiest(snapshot) if self.main is None else self.main.store
@@ -153,9 +157,15 @@ class View:
     def inferred(self) -> Inferred | None:
         """The sidecar's configuration behind the rules; None where there is none, or it cannot be told."""
         found = self.main.sidecar if self.main is not None else None
-        if found is None or found.literal is None or found.literal not in (self.expected, self.asked):
+        if found is None or found.literal is None or not self.is_literal:
             return found
         return found.replace(config=found.literal, exact=True, literal=None)
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the rules are taken for what they hardly ever mean, as just that was asked for."""
+        literal = self.main.sidecar.literal if self.main is not None and self.main.sidecar is not None else None
+        return literal is not None and literal in (self.expected, self.asked)
 
     @property
     def ambient(self) -> InferredAmbient | None:
@@ -197,11 +207,10 @@ class View:
         native_policy = merged if any(each.is_ours for each in self.snapshot.raised) else native
         if (found := self.inferred) is not None:
             write = native_policy.sidecar_rules if self.backend is RuleStore.NATIVE else sidecar.rules
-            built = write(found.config, found.around)
-            return {family: built[family] for family in built if family in found.around.families}
+            return _of_sidecar(write, found.config, found.around)
         if (other := self.ambient) is not None:
-            built = (native_policy.ambient_rules if self.backend is RuleStore.NATIVE else ambient.rules)(other.config)
-            return {family: built[family] for family in other.config.families}
+            stated = native_policy.ambient_rules if self.backend is RuleStore.NATIVE else ambient.rules
+            return _of_ambient(stated, other.config)
         return {}
 
     def asked_for(self, is_it: Callable[[Config], bool]) -> list[str]:
@@ -234,6 +243,22 @@ class View:
             and family in (None, place.family)
             and table in (None, place.table)
         ]
+
+
+@lru_cache(maxsize=kept.MOST)
+def _of_sidecar(
+    write: Callable[[Config, Surroundings], Mapping[Family, RuleSet]], config: Config, around: Surroundings
+) -> Mapping[Family, RuleSet]:
+    built = write(config, around)
+    return {family: built[family] for family in built if family in around.families}
+
+
+@lru_cache(maxsize=kept.MOST)
+def _of_ambient(
+    write: Callable[[AmbientConfig], Mapping[Family, RuleSet]], config: AmbientConfig
+) -> Mapping[Family, RuleSet]:
+    built = write(config)
+    return {family: built[family] for family in config.families}
 
 
 def _chains(rules: RuleSet) -> Iterator[Chain]:

@@ -11,6 +11,7 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.protocols import TCP
+from istio_init.trace.departure import Departures
 from istio_init.trace.describe import APP_ID, filled
 from istio_init.value import Value
 
@@ -75,8 +76,16 @@ class Group(Value):
         return found or self.packets
 
 
-def ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
+def ordinary(view: View, family: Family, host: Host) -> tuple[Group, ...]:
     """The ordinary connections of a family in a pod of the configuration behind its rules."""
+    key = ordinary, view.is_literal, family, id(host)
+    if key not in view.made:
+        view.made[key] = tuple(_ordinary(view, family, host))
+    found: tuple[Group, ...] = view.made[key]
+    return found
+
+
+def _ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
     if view.inferred is not None:
         servers = view.inferred.around.dns_servers if view.inferred.config.redirect_dns else None
         asked = view.snapshot.dns_servers if view.snapshot.knows_servers else ()
@@ -92,6 +101,7 @@ class _Ordinary:
         own = [str(each) for each in host.addresses if each.version == family.version and is_usable(each)]
         self.own = frozenset(own)
         self.home = own[0] if own else STAND_IN[family]
+        self.departures = Departures(host)
         self.app: dict[str, Any] = {"uid": APP_ID, "gid": APP_ID}
 
     def of_sidecar(self, config: Config, servers: Servers | None, asked: Servers) -> Iterator[Group]:
@@ -186,6 +196,7 @@ class _Ordinary:
             filled(
                 {"direction": direction, "proto": proto, "src": source, "dst": destination, "dport": port, **more},
                 self.host,
+                self.departures,
             )[0]
             for source, destination, port in ends
             if not outside or not {source, destination} <= {self.home, *self.own}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.ahead import count
-from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.evaluated import Evaluated, evaluated_of
 from istio_init.inspector.findings.fate import MOST_MAPPED
 from istio_init.inspector.findings.model import Finding, Severity, Shown
 from istio_init.inspector.findings.namespace import RESERVED
@@ -25,7 +25,6 @@ from istio_init.space.map import Space
 from istio_init.space.ways import RuleDecider
 from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.result import Hop, Kind
-from istio_init.trace.tracer import Tracer
 from istio_init.value import Value
 from istio_init.wording.outcomes import word
 from istio_init.wording.packets import trace_command
@@ -87,7 +86,7 @@ def some_dropped(view: View) -> Iterator[Finding]:
     """What rules stop that are neither the mesh's nor a known neighbour's, of what would arrive without them."""
     if not view.meant:
         return
-    evaluated = Evaluated(view)
+    evaluated = evaluated_of(view)
     if not any(
         _may_stop(evaluated, rule)
         for table in evaluated.live.tables
@@ -115,7 +114,7 @@ def _may_stop(evaluated: Evaluated, rule: Rule) -> bool:
 
 
 def _of(evaluated: Evaluated, family: Family) -> Iterator[tuple[str, Loss]]:
-    live, meant = Tracer(evaluated.live, evaluated.host), Tracer(evaluated.meant, evaluated.host)
+    live, meant = evaluated.live_tracer, evaluated.meant_tracer
     space = Space(evaluated.live, evaluated.host, family)
     for side in _sides(evaluated, family):
         fixed = {Field.PROTOCOL: TCP, Field.SPORT: CLIENT_PORT, **dict(side.fixed)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.evaluated import Evaluated
+from istio_init.inspector.findings.evaluated import evaluated_of
 from istio_init.inspector.findings.model import Finding, Severity, Shown
 from istio_init.inspector.findings.ordinary import STRANGERS, ordinary
 from istio_init.inspector.findings.rules import limited
@@ -17,7 +17,6 @@ from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.facts import Facts
 from istio_init.trace.result import Hop, Kind
 from istio_init.trace.routing import LOOPBACK_DEVICE, Query
-from istio_init.trace.tracer import Tracer
 from istio_init.wording.outcomes import outcome_words
 from istio_init.wording.packets import trace_command
 
@@ -37,7 +36,7 @@ def no_route(view: View) -> Iterator[Finding]:
     if not view.meant or not view.snapshot.is_live:
         return
     host = view.snapshot.host
-    used = [family for family in Family if _home(host, family) is not None]
+    used = [family for family in view.meant if _home(host, family) is not None]
     cut = {family: near for family in used if (near := cut_off(host, family)) is not None}
     if cut:
         only_ipv6 = set(cut) == {Family.IPV6} and used != [Family.IPV6]
@@ -118,10 +117,10 @@ def virtual_uplink(view: View) -> Iterator[Finding]:
 
 def proxy_redirected(view: View) -> Iterator[Finding]:
     """The proxy's own connections are redirected by somebody else's rules, wherever they go."""
-    evaluated = Evaluated(view)
-    if not view.meant or not evaluated.has_others():
+    evaluated = evaluated_of(view)
+    if not view.meant or evaluated.is_as_meant or not evaluated.has_others():
         return
-    live, meant = Tracer(evaluated.live, evaluated.host), Tracer(evaluated.meant, evaluated.host)
+    live, meant = evaluated.live_tracer, evaluated.meant_tracer
     found: list[str] = []
     for family in view.meant:
         groups = ordinary(view, family, evaluated.host) if family not in view.snapshot.partial else ()
