@@ -1,8 +1,7 @@
 """Asks the kernel over netlink: addresses, routing rules, routes, nf_tables' tables.
 
-Changes are made elsewhere, most through pyroute2. Reading is not, because every pod's start reads and importing
-pyroute2 takes several times as long as programming the rules; most pods need no change of their routing. Formats:
-linux/netlink.h, rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
+Not through pyroute2: every pod's start asks, and importing that takes several times as long as programming the rules.
+Formats: linux/netlink.h, rtnetlink.h, if_addr.h, fib_rules.h, nfnetlink.h, nf_tables.h, nfnetlink_conntrack.h.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 AF_NETLINK = 16
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x10, 0x200, 0x400
 ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
@@ -128,7 +127,12 @@ def mark_rule(body: bytes) -> MarkRule | None:
     return MarkRule(FAMILIES[family], _number(attributes[FRA_FWMARK]), mask, wide, preference)
 
 
-def ask(protocol: int, request: int, body: bytes) -> int:
+def attribute(kind: int, value: bytes) -> bytes:
+    """An attribute as a request has it."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def ask(protocol: int, request: int, body: bytes, flags: int = 0) -> int:
     """The number of the error that a single request is answered with; 0 for none, and for an answer.
 
     Raises:
@@ -136,7 +140,7 @@ def ask(protocol: int, request: int, body: bytes) -> int:
     """
     channel = _socket.socket(AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol)
     try:
-        channel.send(struct.pack("=IHHII", 16 + len(body), request, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
+        channel.send(struct.pack("=IHHII", 16 + len(body), request, flags | NLM_F_REQUEST | NLM_F_ACK, 1, 0) + body)
         answer = channel.recv(1 << 16)
     finally:
         channel.close()

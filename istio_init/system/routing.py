@@ -1,9 +1,10 @@
-"""The routing that TPROXY, IPv6 capture and ambient pods need: read over netlink, changed through pyroute2."""
+"""The routing that TPROXY, IPv6 capture and ambient pods need: read and changed over netlink."""
 
 from __future__ import annotations
 
 import errno
 import os
+import struct
 from ipaddress import IPv6Address
 
 from istio_init.errors import ToolError
@@ -17,9 +18,18 @@ if TYPE_CHECKING:
 
 PASSTHROUGH_IPV6 = IPv6Address("::6")
 LO_INDEX = 1
-RTM_DELRULE = 33
+RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWRULE = 20, 24, 32
+"""To add an address, a route, a routing rule; the number behind each removes it (linux/rtnetlink.h)."""
+REMOVES = 1
+NEW = netlink.NLM_F_CREATE | netlink.NLM_F_EXCL
+IFA_ADDRESS, RTA_OIF, RTA_TABLE, FRA_TABLE = 1, 4, 15, 15
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
-"""Who made a route: ip(8)'s own mark for adding, anybody's for removing (linux/rtnetlink.h)."""
+"""Who made a route: ip(8)'s own mark for adding, anybody's for removing."""
+RT_SCOPE_UNIVERSE, RT_SCOPE_HOST = 0, 254
+PREFERENCE = 32000
+"""Of a routing rule for which none is asked. The kernel's own choice depends on the rules of others at that time."""
+RT_TABLE_COMPAT = 252
+"""Stands where the number of a table does not fit."""
 
 
 def read(tables: frozenset[int]) -> LiveRouting:
@@ -71,12 +81,12 @@ def add(wanted: Routing, live: LiveRouting) -> None:
         ToolError: the kernel refused; says which part and why.
     """
     if wanted.passthrough_ipv6 and not live.passthrough_ipv6:
-        _change("::6/128 cannot be added to lo", _passthrough, "add")
+        _change("::6/128 cannot be added to lo", _passthrough, NEW)
     for route in wanted.mark_routes:
         if route.has_route and not live.delivers(route):
-            _change(f"a local default route cannot be added to table {route.table}", _route, "add", route)
+            _change(f"a local default route cannot be added to table {route.table}", _route, NEW, route)
         if not live.holds(route):
-            _change(f"the routing rule for mark {route.selector} cannot be added", _rule, "add", route)
+            _change(f"the routing rule for mark {route.selector} cannot be added", _rule, NEW, route)
 
 
 def remove(unwanted: Routing, live: LiveRouting) -> None:
@@ -90,24 +100,19 @@ def remove(unwanted: Routing, live: LiveRouting) -> None:
         place = route.family, route.table
         if live.delivers(route) and place not in {*unwanted.shared_tables, *removed}:
             what = f"the local default route cannot be removed from table {route.table}"
-            _change(what, _route, "del", route)
+            _change(what, _route, 0, route)
             removed.add(place)
         for body in netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETRULE, bytes(12)):
             rule = netlink.mark_rule(body)
             if rule is not None and route.is_met_by(_route_of(rule)):
                 _remove_rule(body, f"the routing rule for mark {route.selector} cannot be removed")
     if unwanted.passthrough_ipv6 and live.passthrough_ipv6:
-        _change("::6/128 cannot be removed from lo", _passthrough, "del")
+        _change("::6/128 cannot be removed from lo", _passthrough, 0)
 
 
 def _remove_rule(body: bytes, failure: str) -> None:
     """Remove just this rule: the kernel gets back all that it told of it, whoever made it."""
-    try:
-        number = netlink.ask(netlink.NETLINK_ROUTE, RTM_DELRULE, body)
-    except OSError as error:
-        number = error.errno or errno.EIO
-    if number not in (0, errno.ENOENT):
-        raise ToolError(f"{failure}: {os.strerror(number)}", fix=_explain(number))
+    _ask(failure, RTM_NEWRULE + REMOVES, body, 0, errno.ENOENT)
 
 
 def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None) -> None:
@@ -133,19 +138,23 @@ def put_back(before: LiveRouting, now: LiveRouting, added: Routing | None = None
     for route in added.mark_routes if added is not None else ():
         place = route.family, route.table
         if place in now.local_tables - before.local_tables and place not in led_to:
-            _change(f"the local default route cannot be removed from table {route.table}", _route, "del", route)
+            _change(f"the local default route cannot be removed from table {route.table}", _route, 0, route)
             led_to.add(place)
 
 
-def _change(failure: str, change: Callable[..., None], *args: object) -> None:
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+def _change(failure: str, message: Callable[..., tuple[int, bytes]], flags: int, *args: MarkRoute) -> None:
+    """Add or remove; what is to be ``NEW`` must not be there."""
+    request, body = message(*args, adds=bool(flags))
+    _ask(failure, request + (0 if flags else REMOVES), body, flags)
 
+
+def _ask(failure: str, request: int, body: bytes, flags: int, *fine: int) -> None:
     try:
-        with IPRoute() as ip:
-            change(ip, *args)
-    except NetlinkError as error:
-        raise ToolError(f"{failure}: {error.args[-1]}", fix=_explain(error.code)) from error
+        number = netlink.ask(netlink.NETLINK_ROUTE, request, body, flags)
+    except OSError as error:
+        number = error.errno or errno.EIO
+    if number not in (0, *fine):
+        raise ToolError(f"{failure}: {os.strerror(number)}", fix=_explain(number))
 
 
 def _explain(code: int) -> str | None:
@@ -156,33 +165,37 @@ def _explain(code: int) -> str | None:
     return None
 
 
-def _passthrough(ip: IPRoute, verb: str) -> None:
-    ip.addr(verb, index=LO_INDEX, address=str(PASSTHROUGH_IPV6), prefixlen=128, family=10)
+def _number(value: int) -> bytes:
+    return struct.pack("=I", value)
 
 
-def _number_of(family: Family) -> int:
+def _family(family: Family) -> int:
     return next(number for number, each in netlink.FAMILIES.items() if each is family)
 
 
-def _rule(ip: IPRoute, verb: str, route: MarkRoute) -> None:
-    more = {"fwmask": route.mask} if route.mask != MAX_MARK else {}
-    if route.preference is not None:
-        more["priority"] = route.preference
-    ip.rule(verb, family=_number_of(route.family), fwmark=route.mark, table=route.table, **more)
+def _passthrough(*, adds: bool) -> tuple[int, bytes]:
+    header = struct.pack("=4BI", _family(Family.IPV6), 128, 0, 0, LO_INDEX)
+    return RTM_NEWADDR, header + netlink.attribute(IFA_ADDRESS, PASSTHROUGH_IPV6.packed)
 
 
-def _route(ip: IPRoute, verb: str, route: MarkRoute) -> None:
-    ip.route(
-        verb,
-        family=_number_of(route.family),
-        dst="default",
-        oif=LO_INDEX,
-        table=route.table,
-        type="local",
-        proto=RTPROT_BOOT if verb == "add" else RTPROT_UNSPEC,
-        scope="host" if route.family is Family.IPV4 else "universe",
+def _rule(route: MarkRoute, *, adds: bool) -> tuple[int, bytes]:
+    table = route.table if route.table < 256 else RT_TABLE_COMPAT
+    body = struct.pack("=8BI", _family(route.family), 0, 0, 0, table, 0, 0, netlink.FR_ACT_TO_TBL, 0)
+    body += netlink.attribute(netlink.FRA_FWMARK, _number(route.mark)) + netlink.attribute(
+        FRA_TABLE, _number(route.table)
     )
+    if route.mask != MAX_MARK:
+        body += netlink.attribute(netlink.FRA_FWMASK, _number(route.mask))
+    preference = PREFERENCE if route.preference is None else route.preference
+    body += netlink.attribute(netlink.FRA_PRIORITY, _number(preference))
+    return RTM_NEWRULE, body
 
 
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+def _route(route: MarkRoute, *, adds: bool) -> tuple[int, bytes]:
+    """The local default route of a table."""
+    table = route.table if route.table < 256 else RT_TABLE_COMPAT
+    scope = RT_SCOPE_HOST if route.family is Family.IPV4 else RT_SCOPE_UNIVERSE
+    made_by = RTPROT_BOOT if adds else RTPROT_UNSPEC
+    body = struct.pack("=8BI", _family(route.family), 0, 0, 0, table, made_by, scope, netlink.RTN_LOCAL, 0)
+    body += netlink.attribute(RTA_OIF, _number(LO_INDEX)) + netlink.attribute(RTA_TABLE, _number(route.table))
+    return RTM_NEWROUTE, body

@@ -14,6 +14,7 @@ SAMPLE = (
     Fault("memfd_create", "ENOMEM", 16, False),
     Fault("poll", "EIO", 5, False),
     Fault("sendto", "ENOMEM", 2, True),
+    Fault("lseek", "EIO", 3, False),
     Fault("wait4", "SIGTERM", 4, False),
     Fault("pidfd_open", "SIGINT", 5, False),
     Fault("poll", "SIGHUP", 6, False),
