@@ -34,4 +34,7 @@ def _guarded(argv: list[str]) -> int:
     gc.set_threshold(*SELDOM)
     from istio_init.cli.dropin import run
 
-    return run(argv)
+    try:
+        return run(argv)
+    finally:
+        gc.freeze()  # At its end the interpreter would look through all that is left for cycles.

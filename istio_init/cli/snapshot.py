@@ -48,7 +48,7 @@ def snapshot(
         raise click.UsageError("--keep-addresses says what --redact leaves: give both")
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a tar is not for a terminal: add > pod.tar, or -o pod.tar")
-    found = live_snapshot(target, pid, netns)
+    found = live_snapshot(target, pid, netns, asks=True)
     if any(each.why is Why.DENIED for each in found.missing_rules):
         refuse_unread(found)
     for each in found.not_read:
