@@ -151,15 +151,22 @@ def _within(seconds: float, reading: int, most: int) -> bytes:
 
 def _leave_only(*kept: int | None) -> None:
     """Close all descriptors but some, and those that are expected to be open."""
-    null = os.open(NULL, os.O_RDWR)
-    for number in range(3):
-        if number not in kept:
-            os.dup2(null, number)
+    _lay_down(*kept)
     begun = 3
     for number in sorted(each for each in kept if each is not None and each >= begun):
         os.closerange(begun, number)
         begun = number + 1
     os.closerange(begun, os.sysconf("SC_OPEN_MAX"))
+
+
+def _lay_down(*kept: int | None) -> None:
+    """Have nothing in place of what we read from and print to."""
+    null = os.open(NULL, os.O_RDWR)
+    for number in range(3):
+        if number not in kept:
+            os.dup2(null, number)
+    if null > 2:
+        os.close(null)
 
 
 def _reap(pid: int, seconds: float = 0.1) -> int | None:
@@ -206,6 +213,8 @@ def _start(numbers: range, function: Callable[[int], T], seconds: int, memory: i
     status = 1
     try:
         os.close(reading)
+        if seconds:
+            _lay_down(writing)
         _limit(seconds, memory)
         with os.fdopen(writing, "wb") as pipe:
             for number in numbers:

@@ -260,14 +260,15 @@ def test_a_file_system_that_the_pod_serves_itself_holds_nobody_up(
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="the kernel has no fuse")
 @pytest.mark.parametrize(
-    ("command", "status", "said"),
+    ("command", "where", "silent", "status", "said"),
     [
-        (("explain", "no-such-pod"), 4, "did not say in time how it is called"),
-        (("explain", "--pid", "PID"), 0, "no redirection"),
+        (("explain", "no-such-pod"), "etc", "read", 4, "did not say in time how it is called"),
+        (("explain", "no-such-pod"), ".", "getattr", 4, "did not say in time how it is called"),
+        (("explain", "--pid", "PID"), "etc", "read", 0, "no redirection"),
     ],
 )
-def test_a_pod_that_serves_its_own_etc_holds_no_command_up(
-    command: tuple[str, ...], status: int, said: str, root: Path, pod: Pod
+def test_a_pod_that_serves_its_own_files_holds_no_command_up(
+    command: tuple[str, ...], where: str, silent: str, status: int, said: str, root: Path, pod: Pod
 ) -> None:
     """What was left waiting for it has no part in the pipes that others wait for."""
 
@@ -277,7 +278,7 @@ def test_a_pod_that_serves_its_own_etc_holds_no_command_up(
         os.chroot(root)
         os.chdir("/")
 
-    with served(root / "etc", LINE.encode(), "read"), sleeping(prepare) as pid:
+    with served(root / where, LINE.encode(), silent), sleeping(prepare) as pid:
         done = istio_init(*[word.replace("PID", str(pid)) for word in command])
 
     assert done.status == status and said in done.stdout + done.stderr
