@@ -97,6 +97,16 @@ def cli(ctx: click.Context) -> None:
 
 INTERRUPTED = 130
 
+OF_THE_DROP_IN = {
+    "--cleanup-only": "use istio-init clean",
+    "--network-namespace": "use --netns",
+    "--run-validation": "use istio-init verify",
+    "--skip-rule-apply": "use --dry-run",
+    "--cni-mode": "leave it out",
+    "--log_output_level": "leave it out, or use --verbose",
+}
+"""What whoever brings arguments of istio-iptables to another command should do instead."""
+
 
 def run(argv: list[str]) -> int:
     """Run the group; the exit status."""
@@ -109,9 +119,12 @@ def run(argv: list[str]) -> int:
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name in OF_THE_DROP_IN:
+            hint = f"It is one of istio-iptables alone: {OF_THE_DROP_IN[error.option_name]}."
+            error = click.NoSuchOption(error.option_name, f"{error.message} {hint}", ctx=error.ctx)
         shown = io.StringIO()
         error.show(shown)
-        say(shown.getvalue(), err=True, nl=False)
+        say(shown.getvalue().replace("\t", "  "), err=True, nl=False)
         return _failed(argv, IstioInitError(error.format_message()), error.exit_code)
     except IstioInitError as error:
         say(f"istio-init: {error}", err=True)

@@ -158,6 +158,8 @@ def apply(
     process or container id, an address, or a network namespace, as explain
     takes it.
     """
+    if native and backend is not None:
+        raise click.UsageError("--native-nftables and --force-iptables-binary name two stores: give one")
     how = manner(
         allow_host=allow_host_network,
         backend=backend,

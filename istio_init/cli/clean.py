@@ -15,12 +15,9 @@ from istio_init.stores.programmer import Wanted
 @with_options(REPLACE_OPTION)
 @with_options(RUN_OPTIONS)
 @click.option(
-    "--sidecar/--ambient",
-    "sidecar",
-    default=None,
-    help="Clean up after a sidecar, or after an ambient pod, and refuse a namespace of the other. Default: after "
-    "whichever is there.",
+    "--sidecar", is_flag=True, help="Clean up after a sidecar, and refuse an ambient pod. Default: whichever is there."
 )
+@click.option("--ambient", is_flag=True, help="Clean up after an ambient pod, and refuse a sidecar's.")
 def clean(
     target: tuple[str, ...],
     pids: tuple[int, ...],
@@ -32,7 +29,8 @@ def clean(
     dry_run: bool,
     form: str,
     verbose: bool,
-    sidecar: bool | None,
+    sidecar: bool,
+    ambient: bool,
 ) -> int:
     """Remove Istio's redirection from network namespaces.
 
@@ -41,10 +39,11 @@ def clean(
     touched. TARGET is a pod, a process or container id, an address, or a
     network namespace, as explain takes it.
     """
+    if sidecar and ambient:
+        raise click.UsageError("give one of --sidecar and --ambient, or neither for whichever is there")
     how = manner(
         allow_host=allow_host_network, backend=backend, wait=wait, dry_run=dry_run, replace_other=replace_other
     )
-    kinds = {None: None, True: MeshKind.SIDECAR, False: MeshKind.AMBIENT}
-    nothing = Wanted(kind=kinds[sidecar])
+    nothing = Wanted(kind=MeshKind.SIDECAR if sidecar else MeshKind.AMBIENT if ambient else None)
     targets = openers(target, pids, netns)
     return program_each("clean", targets, lambda place: (lambda warn: nothing, ()), how, form=form, verbose=verbose)

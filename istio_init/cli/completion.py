@@ -11,10 +11,10 @@ from istio_init.options import DROPIN_OPTIONS, OPTIONS
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the shell's completion script, for istio-init and istio-iptables.
+    """Print the completion script of bash, zsh or fish, for istio-init and istio-iptables.
 
     For example in ~/.bashrc: eval "$(istio-init completion bash)"
     """

@@ -11,7 +11,15 @@ from istio_init.cli.asked import asked_by, chosen_by, manifest_of, pod_option, w
 from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
 from istio_init.cli.output import output_options
-from istio_init.cli.source import Source, config_snapshot, nothing_wanted, source_from, source_of, wanted_snapshot
+from istio_init.cli.source import (
+    Source,
+    config_snapshot,
+    nothing_wanted,
+    source_from,
+    source_of,
+    wanted_snapshot,
+    warned,
+)
 from istio_init.cli.target import Chosen, resolve
 from istio_init.errors import InputError
 from istio_init.netfilter.family import MAX_MARK, Family
@@ -20,8 +28,9 @@ from istio_init.netfilter.packet import Direction
 from istio_init.report.trace_json import packet_json
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Difference, Fate, differences
+from istio_init.value import Value
 from istio_init.wording.commands import Target
-from istio_init.wording.outcomes import outcome_words, place
+from istio_init.wording.outcomes import outcome_words, place, word
 from istio_init.wording.packets import packet_arguments, trace_command
 from istio_init.wording.regions import decider_json, lines, mark_text
 
@@ -39,6 +48,11 @@ class DiffCommand(click.Command):
         return super().parse_args(ctx, ["--help"] if args[:1] == ["-h"] else args)
 
 
+TWO = (
+    "give two of these: a target, a file, or a configuration such as \"-b '*' -i '*'\"; or --pod MANIFEST in place of A"
+)
+
+
 @click.command(
     "diff",
     cls=DiffCommand,
@@ -52,31 +66,53 @@ def diff(sides: tuple[str, ...], manifest: str | None, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.
 
     Each is a target as explain takes it, two files (FILE,FILE6), or a
-    configuration as
-    istio-iptables arguments ("-b '*' -i '*'") or those of apply --ambient
-    ("--ambient --ipv6=false"). With --pod A is what a pod asks for by its
-    manifest, and B that pod on this node, or what is named. Exit status 0 where they are equal in behaviour,
-    3 where they are not.
+    configuration as istio-iptables arguments ("-b '*' -i '*'") or those of
+    apply --ambient ("--ambient --ipv6=false"). With --pod A is what a pod asks
+    for by its manifest, and B that pod on this node, or what is named. Exit
+    status 0 where they are equal in behaviour, 3 where they are not.
     """
     if manifest is None and len(sides) != 2:
-        raise click.UsageError("give two rule sets, A and B; or --pod MANIFEST in place of A")
+        raise click.UsageError(TWO)
     if manifest is not None and len(sides) > 1:
         raise click.UsageError("--pod MANIFEST stands in place of A: give B alone, or nothing")
     one, other = _both(*sides) if manifest is None else _asked_and(manifest, *sides)
-    caveats = list(dict.fromkeys((*one.caveats, *other.caveats)))
-    found = [
+    found = compared(one, other)
+    if form == "json":
+        say(json.dumps(diff_json(found), indent=2))
+    else:
+        _print(found, other.snapshot.look)
+    return DIFFERENT if found.differences else UNDECIDED if found.caveats else 0
+
+
+class Compared(Value):
+    """How two rule sets differ, what could not be read of them, and the ports of the proxy in either."""
+
+    differences: tuple[tuple[Family, Direction, Difference], ...]
+    caveats: tuple[str, ...]
+    proxy_ports: frozenset[int]
+
+
+def compared(one: Source, other: Source) -> Compared:
+    """Two rule sets by what they do.
+
+    Raises:
+        InputError: they divide connections into more than can be compared.
+    """
+    found = tuple(
         (family, direction, each)
         for family in Family
         for direction in Direction
         for each in _differences(one, other, family, direction)
-    ]
-    if form == "json":
-        objects = [_json(*each) for each in found]
-        equal = None if caveats and not found else not found
-        say(json.dumps({"schema": 1, "equal": equal, "differences": objects, "caveats": caveats}, indent=2))
-    else:
-        _print(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports, other.snapshot.look)
-    return DIFFERENT if found else UNDECIDED if caveats else 0
+    )
+    caveats = tuple(dict.fromkeys((*one.caveats, *other.caveats)))
+    return Compared(found, caveats, one.reader.proxy_ports | other.reader.proxy_ports)
+
+
+def diff_json(found: Compared) -> dict[str, object]:
+    """The differences as JSON values; see istio_init/schemas/diff.schema.json."""
+    objects = [_json(*each, found.proxy_ports) for each in found.differences]
+    equal = None if found.caveats and not objects else not objects
+    return {"schema": 1, "equal": equal, "differences": objects, "caveats": list(found.caveats)}
 
 
 def _differences(one: Source, other: Source, family: Family, direction: Direction) -> list[Difference]:
@@ -120,7 +156,7 @@ def _asked_and(manifest: str, after: str | None = None) -> tuple[Source, Source]
     config, label = wanted(asked, other.snapshot), f"what {asked.name or 'the pod'} asks for"
     if config is None:
         return source_from(nothing_wanted(label)), other
-    return source_from(wanted_snapshot(config, label, (), other.snapshot.dns_servers)), other
+    return source_from(warned(*wanted_snapshot(config, label, (), other.snapshot.dns_servers))), other
 
 
 def _is_configuration(text: str) -> bool:
@@ -137,14 +173,12 @@ def _source(text: str) -> Source:
     return source_of(resolve(text, files=True), None)
 
 
-Found = tuple[Family, Direction, Difference]
-
-
-def _print(found: list[Found], caveats: list[str], ports: frozenset[int], target: Target) -> None:
-    if not found and not caveats:
+def _print(compared: Compared, target: Target) -> None:
+    found, ports = compared.differences, compared.proxy_ports
+    if not found and not compared.caveats:
         say("equal: every new connection has the same outcome")
     elif not found:
-        say(f"undecidable: equal, as far as could be read: {', '.join(caveats)}")
+        say(f"undecidable: equal, as far as could be read: {', '.join(compared.caveats)}")
     for family, direction, each in sorted(found, key=lambda one: one[2].before.outcome == one[2].after.outcome):
         before, after = _words(each.before, each.after, ports), _words(each.after, each.before, ports)
         say(f"{direction.value}, {family.value}: ", bold=True, nl=False)
@@ -169,21 +203,22 @@ def _words(fate: Fate, beside: Fate, ports: frozenset[int]) -> str:
     return words
 
 
-def _json(family: Family, direction: Direction, each: Difference) -> dict[str, object]:
+def _json(family: Family, direction: Direction, each: Difference, ports: frozenset[int]) -> dict[str, object]:
     return {
         "direction": direction.value,
         "family": family.value,
-        "before": {**_fate(each.before), "decided_by": decider_json(each.decider_before)},
-        "after": {**_fate(each.after), "decided_by": decider_json(each.decider_after)},
+        "before": {**_fate(each.before, ports), "decided_by": decider_json(each.decider_before)},
+        "after": {**_fate(each.after, ports), "decided_by": decider_json(each.decider_after)},
         "conditions": lines(each.regions, is_ipv6=family is Family.IPV6),
         "witness": packet_arguments(each.witness),
         "packet": packet_json(each.witness),
     }
 
 
-def _fate(fate: Fate) -> dict[str, object]:
+def _fate(fate: Fate, ports: frozenset[int]) -> dict[str, object]:
     outcome = fate.outcome
     return {
+        "outcome": word(outcome, ports).value,
         "kind": outcome.kind.value,
         "port": outcome.port,
         "to": place(outcome) if outcome.address is not None else None,

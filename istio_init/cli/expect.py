@@ -22,6 +22,9 @@ AMBIENT = "--ambient"
 PROGRAMS = ("istio-iptables", "istio-init")
 COMMANDS = ("istio-iptables", "apply")
 CONTINUED = re.compile(r"\\\r?\n")
+LONGEST_SHOWN = 80
+"""Characters of a line that a message repeats."""
+
 STORE_FLAGS = ("--native-nftables", "--force-iptables-binary")
 """Where the rules are to be held, which is no matter of what they have to do."""
 
@@ -75,7 +78,8 @@ def split(line: str) -> tuple[list[str], dict[str, str]]:
     try:
         words = shlex.split(CONTINUED.sub(" ", line), comments=True)
     except ValueError as error:
-        raise ConfigError((f"--expect {line!r}: {error}; close the quotes",)) from None
+        shown = line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]}..."
+        raise ConfigError((f"--expect {shown!r}: {error}; close the quotes",)) from None
     return taken_apart(words)
 
 

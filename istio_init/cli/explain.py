@@ -51,6 +51,12 @@ class _ExplainCommand(click.Command):
         return super().parse_args(ctx, [re.sub(r"\A--check=", "--check-from=", each) for each in args])
 
 
+def _severity(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    if given not in (None, "error", "warning"):
+        raise click.BadParameter(f"{given!r}: write error or warning", param_hint="--check")
+    return given
+
+
 @click.command("explain", cls=_ExplainCommand, short_help="Say what live rules do, and what is wrong.")
 @target_argument(files=True)
 @with_options(NAMESPACE_OPTIONS)
@@ -68,7 +74,7 @@ class _ExplainCommand(click.Command):
 @click.option(
     "--check", is_flag=True, help="Exit 3 on any error finding or drift; --check=warning: on a warning as well."
 )
-@click.option("--check-from", type=click.Choice(["error", "warning"]), hidden=True)
+@click.option("--check-from", callback=_severity, hidden=True)
 @click.option("--ignore", metavar="CODE", multiple=True, help="Leave out findings of this code. May be repeated.")
 @click.option("--all", "every", is_flag=True, help="Every network namespace of this node, in trouble first.")
 @click.option("--watch", metavar="DURATION", help="Show it again and again, counters moving.")
@@ -124,12 +130,12 @@ def explain_command(
     if watch is None:
         with Uncollected():  # All that is read is needed to the end.
             snapshot = snapshot_of(chosen, asks=asking is None)
-            return _show(_explained(snapshot, expected, asking, known), shown)
+            return _show(explained(snapshot, expected, asking, known), shown)
     seconds, status = watch_seconds(watch, shortest=0.1), 0
     try:
         while True:
             snapshot = live_snapshot(chosen, asks=asking is None)
-            explanation = _explained(snapshot, expected, asking, known)
+            explanation = explained(snapshot, expected, asking, known)
             if form == "text":
                 click.clear()
             status = _show(explanation, shown)
@@ -139,8 +145,11 @@ def explain_command(
         return status  # That is how one stops watching.
 
 
-def _explained(
-    snapshot: Snapshot, expected: Config | AmbientConfig | None, asking: Pod | None, ignore: frozenset[str]
+def explained(
+    snapshot: Snapshot,
+    expected: Config | AmbientConfig | None = None,
+    asking: Pod | None = None,
+    ignore: frozenset[str] = frozenset(),
 ) -> Explanation:
     """The explanation, drift from what is expected, else from what the pod asked for by its manifest or by itself."""
     asked = None
@@ -158,7 +167,9 @@ def _expected(line: str | None, path: Path | None) -> Config | AmbientConfig | N
     if line is not None and path is not None:
         raise click.UsageError("give one of --expect and --expect-file")
     try:
-        text = line if line is not None else Path(path or "").read_text(encoding="utf-8", errors="replace")
+        text = line if line is not None else Path(path or "").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: it is not text", fix="give the arguments of istio-iptables") from None
     except OSError as error:
         raise InputError(f"{path}: it cannot be read: {error.strerror}") from None
     config, warnings = expectation(text, FileNames())

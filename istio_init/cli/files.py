@@ -19,30 +19,47 @@ STDIN = "-"
 
 
 def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
+    """What `snapshot_in_files` reads; what is to be said of it is said."""
+    found, notes = snapshot_in_files(file, file6)
+    for note in notes:
+        say(note, err=True)
+    return found
+
+
+def snapshot_in_files(file: str | None, file6: str | None) -> tuple[Snapshot, tuple[str, ...]]:
     """A snapshot that was written to a file, or one of the rules in files, in any form that programs print them in.
+
+    And what is to be said of it: when it was taken, what was taken for what.
 
     Raises:
         InputError: a file cannot be read, or holds no rules.
     """
     if file == file6 == STDIN:
         raise click.UsageError("only one of --file and --file6 can be standard input")
-    data = {path: _read(path) for path in (file, file6) if path}
+    data = {path: _read(path) for path in (file, file6) if path is not None}
     if archives := [path for path, content in data.items() if is_archive(content)]:
         if len(data) > 1:
             raise click.UsageError("a snapshot has the rules of both families: not with --file6, nor with another file")
-        return _taken(archives[0], data[archives[0]])
+        taken = _taken(archives[0], data[archives[0]])
+        return taken, (f"{_name(archives[0])}: {taken.label}, {taken.taken}",)
+    for path, content in data.items():
+        if b"\0" in content:
+            fix = "give what iptables-save or nft list ruleset printed, or what istio-init snapshot wrote"
+            raise InputError(f"{_name(path)}: it is not text", fix=fix)
     families = (file, Family.IPV4), (file6, Family.IPV6)
     found = from_files(
-        [File(path, data[path].decode(errors="surrogateescape"), family) for path, family in families if path]
+        [
+            File(path, data[path].decode(errors="surrogateescape"), family)
+            for path, family in families
+            if path is not None
+        ]
     )
-    for note in found.notes:
-        say(note, err=True)
     options = ("--file", file), ("--file6", file6)
     natives = raised_from(found.ruleset, found.netfilter)
-    return Snapshot(
+    made = Snapshot(
         " and ".join(_name(path) for path in data),
         holders(found.rules, natives),
-        target=tuple(word for option, path in options if path for word in (option, path)),
+        target=tuple(word for option, path in options if path is not None for word in (option, path)),
         is_live=False,
         unread=found.unread,
         partial=found.partial,
@@ -51,18 +68,17 @@ def file_snapshot(file: str | None, file6: str | None) -> Snapshot:
         ruleset=found.ruleset,
         raised=natives,
     )
+    return made, found.notes
 
 
 def _taken(path: str, data: bytes) -> Snapshot:
-    """The snapshot in an archive; that nothing of it is of here and now is said."""
+    """The snapshot in an archive."""
     try:
         files = unpack(data)
     except ArchiveError as error:
         fix = "give what istio-init snapshot wrote, as it wrote it"
         raise InputError(f"{path}: a damaged or foreign tar: {error}", fix=fix) from None
-    found = snapshot_of(files, path)
-    say(f"{_name(path)}: {found.label}, {found.taken}", err=True)
-    return found
+    return snapshot_of(files, path)
 
 
 def _name(path: str) -> str:
@@ -70,6 +86,8 @@ def _name(path: str) -> str:
 
 
 def _read(path: str) -> bytes:
+    if not path:
+        raise InputError("an empty word is no name of a file", fix="look at the variable that it came from")
     try:
         if path == STDIN:
             data = sys.stdin.buffer.read(LONGEST + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import click
 
@@ -57,24 +58,37 @@ def map_command(
     TARGET is what explain takes.
     """
     source = source_of(choose_with(manifest, target, pid, netns, file, file6), expect)
-    objects: list[dict[str, object]] = []
-    if form == "text":
-        say(source.snapshot.label)
+    if form == "json":
+        say(json.dumps(map_json(source, only), indent=2))
+        return 0
+    say(source.snapshot.label)
+    for part in _parts(source, only):
+        _print(source, *part)
+    for caveat in source.caveats:
+        say(f"not certain: {caveat}")
+    return 0
+
+
+def map_json(source: Source, only: str | None = None) -> dict[str, object]:
+    """The classes of traffic as JSON values; see istio_init/schemas/map.schema.json.
+
+    Raises:
+        InputError: the rules divide connections into more than can be looked at.
+    """
+    objects = [
+        _json(source, family, direction, each) for family, direction, found in _parts(source, only) for each in found
+    ]
+    return {"schema": 1, "target": source.snapshot.label, "classes": objects, "caveats": list(source.caveats)}
+
+
+def _parts(source: Source, only: str | None) -> Iterator[tuple[Family, Direction, list[_Shown]]]:
+    """The classes of each family and direction, in the order in which they are shown."""
     for family in _families(source):
         for direction in Direction:
             wanted = [each for each in _classes(source, family, direction) if only in (None, each.outcome.kind.value)]
             found = [_Shown(each, lines(each.regions, is_ipv6=family is Family.IPV6)) for each in wanted]
             found.sort(key=lambda each: (KINDS.index(each.found.outcome.kind.value), len(each.lines[0])))
-            if form == "json":
-                objects += [_json(source, family, direction, each) for each in found]
-            else:
-                _print(source, family, direction, found)
-    if form == "json":
-        said = {"schema": 1, "target": source.snapshot.label, "classes": objects, "caveats": list(source.caveats)}
-        say(json.dumps(said, indent=2))
-    for caveat in source.caveats if form == "text" else ():
-        say(f"not certain: {caveat}")
-    return 0
+            yield family, direction, found
 
 
 def _classes(source: Source, family: Family, direction: Direction) -> tuple[TrafficClass, ...]:

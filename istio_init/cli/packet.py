@@ -14,7 +14,7 @@ from istio_init.cli.source import Source
 from istio_init.config import values
 from istio_init.errors import InputError
 from istio_init.netfilter.packet import Packet
-from istio_init.netfilter.protocols import WITH_PORTS, protocol_number
+from istio_init.netfilter.protocols import ICMP, ICMPV6, TCP, WITH_PORTS, protocol_name, protocol_number
 from istio_init.system.names import FileNames
 from istio_init.trace.departure import Departures
 from istio_init.trace.describe import FLAGS, filled
@@ -34,7 +34,11 @@ PACKET_OPTIONS = [
         "otherwise: lo for local addresses, else eth0.",
     ),
     click.option("--mark", help="Packet mark. Assumed: 0."),
-    click.option("--ctstate", type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"]), help="Assumed: NEW."),
+    click.option(
+        "--ctstate",
+        type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"], case_sensitive=False),
+        help="Assumed: NEW.",
+    ),
     click.option("--tcp-flags", "flags", metavar="FLAG,...", help="Such as SYN,ACK. Assumed of a first packet: SYN."),
     click.option("--icmp-type", metavar="TYPE[/CODE]", help="By number. Assumed of a first packet: an echo request."),
     click.option("--length", type=click.IntRange(0, 65535), help="Bytes with the IP header. Assumed of TCP: a SYN's."),
@@ -53,10 +57,14 @@ def described(
     """
     fields: dict[str, Any] = {"direction": direction, "proto": protocol}
     try:
-        has_ports = protocol_number(protocol) in WITH_PORTS
+        number = protocol_number(protocol)
     except ValueError:
         fix = "write tcp, udp, icmp, ipv6-icmp, sctp, or another protocol's number"
         raise click.BadParameter(f"{protocol!r}: no protocol; {fix}", param_hint="PROTOCOL") from None
+    has_ports = number in WITH_PORTS
+    for option, name, owners in (("--tcp-flags", "flags", (TCP,)), ("--icmp-type", "icmp_type", (ICMP, ICMPV6))):
+        if given[name] is not None and number not in owners:
+            raise click.UsageError(f"{option}: a packet of {protocol_name(number)} has none")
     if (direction == "inbound" or given["no_socket"]) and (given["uid"] is not None or given["gid"] is not None):
         raise click.UsageError("--uid and --gid are of the sending socket: an inbound packet and --no-socket have none")
     fields |= _end(destination, "DST", ("dst", "dport"), has_ports=has_ports)
@@ -200,5 +208,7 @@ def _numbered(path: str, lines: Iterator[str]) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, line
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: it cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: it is not text", fix="give a JSON object a line") from None
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read: {error.strerror}") from None

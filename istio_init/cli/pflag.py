@@ -40,13 +40,20 @@ def parse_flags(argv: list[str], options: Iterable[Option]) -> tuple[dict[str, s
             name, equals, value = word.partition("=")
             option = long.get(name)
             if option is None:
-                raise UsageError(f"unknown flag: {visible(name)}")
+                raise UsageError(f"unknown flag: {visible(name)}{_hint(name, long)}")
             given[name] = value if equals else "true" if option.is_flag else _next(words, name)
         elif word.startswith("-") and len(word) > 1:
             _parse_short(word, words, short, given)
         else:
             stray.append(word)
     return given, stray
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.lower().replace("_", "-"), known, 1, 0.8)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _parse_short(word: str, words: list[str], short: dict[str, Option], given: dict[str, str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import click
 
 from istio_init.cli.asked import asked_by, manifest_of
-from istio_init.cli.expect import AMBIENT, configuration, taken_apart
+from istio_init.cli.expect import AMBIENT, configuration, split, taken_apart
 from istio_init.cli.lines import hand_over, say
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.asked import Words
@@ -107,10 +108,10 @@ def render(
         if asked.problem is not None:
             raise ConfigError(tuple(asked.problem.split("; ")))
     elif words or ambient:
-        asked = _given(list(words), is_ambient=ambient)
+        asked = given(words, os.environ, is_ambient=ambient)
     else:
         raise click.UsageError("give the arguments of istio-iptables, --ambient with its own, or --pod")
-    made, notes = _rendering(asked, addresses, servers)
+    made, notes = rendering(asked, addresses, servers)
     for note in asked.notes if form == "args" and asked.configs else notes:
         say(f"warning: {note}", fg="yellow", err=True)
     is_native = any(each.split("=")[0] == NATIVE for words in asked.words[:1] for each in words.argv)
@@ -126,21 +127,29 @@ def render(
     return 0
 
 
-def _given(words: list[str], *, is_ambient: bool) -> Asked:
-    """What the command line asks for, by the environment, too."""
-    argv, variables = taken_apart(words)
+def given(words: str | Sequence[str], environ: Mapping[str, str], *, is_ambient: bool = False) -> Asked:
+    """What arguments ask for, or a line of them, by the environment, too.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    argv, variables = split(words) if isinstance(words, str) else taken_apart(list(words))
     is_ambient = is_ambient or AMBIENT in argv
     argv = [AMBIENT, *(each for each in argv if each != AMBIENT)] if is_ambient else argv
-    config, doubts = configuration(argv, {**os.environ, **variables}, FileNames(), "render")
+    config, doubts = configuration(argv, {**environ, **variables}, FileNames(), "render")
     found = arguments(config)
     native = tuple(each for each in argv if each.split("=")[0] == NATIVE)
     return Asked("the command line", None, (Words((*found.argv, *native), found.env),), (config,), notes=doubts)
 
 
-def _rendering(
+def rendering(
     asked: Asked, addresses: tuple[Address, ...], servers: tuple[Address, ...]
 ) -> tuple[Rendering, list[str]]:
-    """The rules, and what is to be said of them."""
+    """The rules, and what is to be said of them.
+
+    Raises:
+        click.UsageError: no address is one that others reach.
+    """
     notes = list(asked.notes)
     if not asked.configs:
         return Rendering(asked.source, asked.name, None, Wanted()), [*notes, f"{asked.source}: asks for no redirection"]

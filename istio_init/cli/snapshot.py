@@ -7,7 +7,6 @@ import secrets
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -19,7 +18,7 @@ from istio_init.errors import IstioInitError
 from istio_init.observe.archive import LONGEST, pack
 from istio_init.observe.bundle import files_of
 from istio_init.observe.redaction import redacted, without_comments
-from istio_init.observe.snapshot import Taken
+from istio_init.observe.snapshot import Snapshot, Taken
 from istio_init.observe.unread import Why
 from istio_init.system import routing
 
@@ -49,15 +48,25 @@ def snapshot(
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a tar is not for a terminal: add > pod.tar, or -o pod.tar")
     found = live_snapshot(target, pid, netns, asks=True)
-    if any(each.why is Why.DENIED for each in found.missing_rules):
-        refuse_unread(found)
+    data = bytes_of(found, redact=redact, keep_addresses=keep_addresses)
     for each in found.not_read:
         say(f"warning: not in the snapshot: {each}", fg="yellow", err=True)
+    _write(data, output)
+    return 0
+
+
+def bytes_of(found: Snapshot, *, redact: bool, keep_addresses: bool) -> bytes:
+    """The file of a snapshot that was taken here and now.
+
+    Raises:
+        PrivilegeError: it lacks rules that may not be read, so that the file would tell of none.
+    """
+    if any(each.why is Why.DENIED for each in found.missing_rules):
+        refuse_unread(found)
     files = files_of(without_comments(found) if redact else found, taken_now())
     if redact:
         files = redacted(files, secrets.token_bytes(32), addresses=not keep_addresses)
-    _write(pack(files, int(time.time())), output)
-    return 0
+    return pack(files, int(time.time()))
 
 
 def taken_now() -> Taken:
@@ -72,7 +81,12 @@ def _write(data: bytes, output: str | None) -> None:
         say(f"warning: it is longer than the {LONGEST >> 20} MB that --file takes", fg="yellow", err=True)
     if output is not None:
         try:
-            Path(output).write_bytes(data)
+            file = open(output, "wb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise click.BadParameter(f"{output}: it cannot be written: {error.strerror}", param_hint="-o") from None
+        try:
+            with file:
+                file.write(data)
         except OSError as error:
             raise IstioInitError(f"{output}: it cannot be written: {error.strerror}") from None
     else:

@@ -83,15 +83,29 @@ def snapshot_in(place: Place, target: Target = (), *, asks: bool = False) -> Sna
 
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
-    """A snapshot of the rules that a line of arguments means: istio-iptables', IPv6 as well with --dual-stack, or
-    --ambient with those of apply.
+    """What `configured` makes of a line; what is to be said of it is said as warnings."""
+    return warned(*configured(line, servers))
 
-    ``servers`` are the name servers whose queries DNS capture takes.
-    """
-    config, warnings = expectation(line, FileNames())
+
+def warned(found: Snapshot, warnings: tuple[str, ...]) -> Snapshot:
+    """A snapshot, when what is to be said of it was said."""
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
-    return wanted_snapshot(config, f"configuration {line!r}", ("--expect", line), servers)
+    return found
+
+
+def configured(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> tuple[Snapshot, tuple[str, ...]]:
+    """A snapshot of the rules that a line of arguments means, and warnings: istio-iptables', IPv6 as well with
+    --dual-stack, or --ambient with those of apply.
+
+    ``servers`` are the name servers whose queries DNS capture takes.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    config, doubts = expectation(line, FileNames())
+    found, warnings = wanted_snapshot(config, f"configuration {line!r}", ("--expect", line), servers)
+    return found, (*doubts, *warnings)
 
 
 def wanted_snapshot(
@@ -99,19 +113,16 @@ def wanted_snapshot(
     label: str,
     target: Target,
     servers: tuple[IPv4Address | IPv6Address, ...] = (),
-) -> Snapshot:
-    """A snapshot of the rules that a configuration means; ``target`` names the same to a command."""
+) -> tuple[Snapshot, tuple[str, ...]]:
+    """A snapshot of the rules that a configuration means, and warnings; ``target`` names the same to a command."""
     if isinstance(config, AmbientConfig):
         answers = {family: frozenset([ambient.ANSWER_MARK]) for family in config.families}
-        return _snapshot(label, target, ambient.rules(config), answers)
+        return _snapshot(label, target, ambient.rules(config), answers), ()
     meaning = settle(config, servers, ipv6=config.dual_stack)
-    for note in meaning.notes:
-        if (words := words_of(note, config)) is not None:
-            say(f"warning: {words}", fg="yellow", err=True)
+    warnings = [*filter(None, [words_of(note, config) for note in meaning.notes])]
     if Note.DNS_CAPTURE_OFF in meaning.notes:
-        warning = "no name server is known here, so --redirect-dns captures none"
-        say(f"warning: {warning}", fg="yellow", err=True)
-    return _snapshot(label, target, sidecar.rules(meaning.config, meaning.around))
+        warnings.append("no name server is known here, so --redirect-dns captures none")
+    return _snapshot(label, target, sidecar.rules(meaning.config, meaning.around)), tuple(warnings)
 
 
 def nothing_wanted(label: str) -> Snapshot:
@@ -162,7 +173,15 @@ def source_of(chosen: Chosen, expect: str | None) -> Source:
 
 
 def source_from(snapshot: Snapshot) -> Source:
-    """The rules of a snapshot to be asked; what could not be read and may matter is said as a warning.
+    """What `to_be_asked` makes of a snapshot; its caveats are said as warnings."""
+    found = to_be_asked(snapshot)
+    for caveat in found.caveats:
+        say(f"warning: {caveat}", fg="yellow", err=True)
+    return found
+
+
+def to_be_asked(snapshot: Snapshot) -> Source:
+    """The rules of a snapshot to be asked; what could not be read and may matter is its caveats.
 
     Raises:
         PrivilegeError: the rules cannot be read, so that nothing can be said.
@@ -171,10 +190,7 @@ def source_from(snapshot: Snapshot) -> Source:
     """
     if snapshot.missing_rules or (snapshot.ruleset is None and not snapshot.is_listed):
         refuse_unread(snapshot)
-    caveats = tuple(_caveats(snapshot))
-    for caveat in caveats:
-        say(f"warning: {caveat}", fg="yellow", err=True)
-    return Source(snapshot, snapshot.netfilter, snapshot.host, reader_of(View(snapshot)), caveats)
+    return Source(snapshot, snapshot.netfilter, snapshot.host, reader_of(View(snapshot)), tuple(_caveats(snapshot)))
 
 
 def refuse_unread(snapshot: Snapshot) -> None:

@@ -91,7 +91,7 @@ def choose(
         NamespaceError: TARGET is nothing, or could be several things.
         PrivilegeError: it may be what we must not see.
     """
-    if len([each for each in (target, pid, netns, file or file6) if each is not None]) > 1:
+    if len([each for each in (target, pid, netns, file if file is not None else file6) if each is not None]) > 1:
         raise click.UsageError(f"give one of --pid, --netns,{' --file,' if files else ''} or a target")
     if target is None:
         return Chosen(pid, netns, file, file6)
@@ -105,6 +105,8 @@ def resolve(word: str, *, files: bool) -> Chosen:
         NamespaceError: nothing; SeveralError: one of several things.
         PrivilegeError: it may be what we must not see.
     """
+    if not word:
+        raise NamespaceError("an empty word names nothing", fix="look at the variable that it came from")
     if word == HERE:
         return Chosen()
     found = look_up(word, files=files)
@@ -142,5 +144,8 @@ def _nothing(word: str, found: Lookup, *, files: bool) -> NamespaceError | Privi
         )
     if found.near:
         return NamespaceError(f"{what} has that name", fix=f"did you mean {' or '.join(map(visible, found.near))}?")
+    if os.path.isdir(word):
+        return NamespaceError(f"{what} has that name; it is a directory", fix="istio-init ps lists what there is")
     hint = "" if files or not os.path.isfile(word) else "; it is a file, and this command works on a namespace"
-    return NamespaceError(f"{what} has that name{hint}", fix="istio-init ps lists them")
+    fix = "look at the path" if files and "/" in word and not hint else "istio-init ps lists what there is"
+    return NamespaceError(f"{what} has that name{hint}", fix=fix)

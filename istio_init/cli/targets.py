@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from istio_init.cli.completing import complete_netns, complete_pid, target_argument
+from istio_init.cli.lines import say
 from istio_init.cli.output import output_options
 from istio_init.cli.target import Chosen, resolve
 from istio_init.config import values
@@ -134,4 +135,11 @@ def manner(
 
 def allows_host(flag: bool) -> bool:
     """Whether the host's own namespace is allowed, by the flag or by the environment."""
-    return flag or os.environ.get(ALLOW_HOST, "") in ("1", "t", "T", "TRUE", "true", "True")
+    text = os.environ.get(ALLOW_HOST, "")
+    if text and text not in values.BOOLEANS:
+        say(
+            f"warning: {ALLOW_HOST} {text!r}: not a boolean, taken for false; write true or false",
+            fg="yellow",
+            err=True,
+        )
+    return flag or (text in values.BOOLEANS and values.boolean(text))

@@ -94,7 +94,7 @@ def trace(
     if live:
         return _live(asked_for, given, chosen, form)
     source = source_of(chosen, expect)
-    asked = _Asked(source, only_given=not source.snapshot.is_live and expect is None)
+    asked = Questions(source)
     looked_at = {"target": source.snapshot.label}
     if path is not None:
         if form == "text":
@@ -124,7 +124,11 @@ def _split(words: tuple[str, ...], *, is_batch: bool) -> tuple[str | None, Words
     """The target, which is what stands before a direction, and the rest."""
     wanted = 0 if is_batch else 3
     if len(words) not in (wanted, wanted + 1):
-        raise click.UsageError("give a direction, a protocol and a destination, or --batch")
+        raise click.UsageError(
+            "give --batch, and nothing else of the packet"
+            if is_batch
+            else "give a direction, a protocol and a destination, such as: outbound tcp 10.0.0.5:443"
+        )
     target, rest = (words[0], words[1:]) if len(words) > wanted else (None, words)
     if rest and rest[0] not in DIRECTIONS:
         raise click.BadParameter(f"{rest[0]!r}: write {' or '.join(DIRECTIONS)}", param_hint="DIRECTION")
@@ -144,10 +148,11 @@ def _live(words: Words, given: dict[str, Any], chosen: Chosen, form: str) -> int
         place.close()
 
 
-class _Asked:
+class Questions:
     """What is asked about packets; of files that are given, only the families whose rules they hold."""
 
-    def __init__(self, source: Source, *, only_given: bool = False) -> None:
+    def __init__(self, source: Source) -> None:
+        only_given = not source.snapshot.is_live and source.snapshot.target[:1] != ("--expect",)
         self.source = source
         self.tracer = Tracer(source.netfilter, source.host)
         self.departures = Departures(source.host)
@@ -165,7 +170,7 @@ class _Asked:
         return found, _depends(self, found, assumed)
 
 
-def _depends(asked: _Asked, found: Trace, assumed: list[str]) -> tuple[str, ...]:
+def _depends(asked: Questions, found: Trace, assumed: list[str]) -> tuple[str, ...]:
     """The assumed values on which the outcome depends; all of them where there are too many rules to find out."""
     netfilter, host, packet = asked.source.netfilter, asked.source.host, found.packet
     if not assumed:

@@ -5,7 +5,7 @@ A parser takes the text of one item, stripped, and returns its value; it raises 
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 
 from istio_init.dialects.iptables.matches import IdRange, IPNetwork, PortRange
 from istio_init.netfilter.family import MAX_MARK
@@ -58,6 +58,10 @@ def port_range(text: str, service: Callable[[str], int | None]) -> PortRange:
     fix = "give ports from 1 to 65535, names of services, or ranges such as 8000:8090"
     first, colon, last = text.partition(":")
     if not colon:
+        begin, dash, end = text.partition("-")
+        if dash and is_decimal(begin) and is_decimal(end):
+            raise BadValue("not a port", f"write a range as {begin}:{end}")
+        _refuse_other_separators(text, "ports")
         return PortRange(*[port(text, service)] * 2)
     low = _port_or_none(first, service) if first else 0
     high = _port_or_none(last, service) if last else 65535
@@ -80,7 +84,8 @@ def _port_or_none(text: str, service: Callable[[str], int | None]) -> int | None
 def network(text: str, _: object = None) -> IPNetwork:
     """A range in CIDR notation; bits beyond the prefix are cleared, as iptables does."""
     address, slash, prefix = text.partition("/")
-    if not slash:
+    _refuse_other_separators(text, "ranges")
+    if not slash and is_address(address):
         length = 128 if ":" in address else 32
         raise BadValue("a range needs a prefix length", f"for one address write {address}/{length}")
     if not is_decimal(prefix) or "%" in address or not text.isascii():
@@ -89,6 +94,20 @@ def network(text: str, _: object = None) -> IPNetwork:
         return ip_network(text, strict=False)
     except ValueError:
         raise BadValue("not a range in CIDR notation", "write for example 10.0.0.0/8 or fd00::/8") from None
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is one address, without a zone."""
+    try:
+        return ip_address(text) is not None and "%" not in text
+    except ValueError:
+        return False
+
+
+def _refuse_other_separators(text: str, what: str) -> None:
+    """Raise for a list that is written with something else than commas."""
+    if set(text) & set("; |"):
+        raise BadValue(f"several {what} in one", f"separate {what} with commas, and nothing else")
 
 
 def cut(text: str) -> IPNetwork | None:

@@ -20,6 +20,7 @@ from istio_init.observe.unread import RULES_OF, Part, Unread, Why
 from istio_init.observe.unwrapped import is_wrapped, unwrapped
 from istio_init.system import loading
 from istio_init.value import Value
+from istio_init.visible import visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +52,18 @@ class FromFiles(Value):
     partial: frozenset[Family]
     notes: tuple[str, ...] = ()
     """What there is to say of the forms that were found: what they cannot tell."""
+
+
+def _of_the_other_family(rules: RuleSet) -> str | None:
+    """The first rule with an address that its family does not have."""
+    version = 4 if rules.family is Family.IPV4 else 6
+    for chains in rules.tables.values():
+        for chain in chains.values():
+            for entry in chain.entries:
+                for address in (entry.rule.source, entry.rule.destination):
+                    if address is not None and address.network.version != version:
+                        return visible(f"-A {chain.name} {entry.text or ''}")
+    return None
 
 
 class _Collected:
@@ -127,6 +140,9 @@ class _Collected:
         before = self.rules.get(place, RuleSet(family)).tables
         if twice := [table.value for table in rules.tables if table in before]:
             raise InputError(f"{name}: the {family.value} table {twice[0]} ({backend}) was given before")
+        if (other := _of_the_other_family(rules)) is not None:
+            fix = "give iptables' rules with --file and ip6tables' with --file6"
+            raise InputError(f"{name}: taken for rules of {family.value}, and one is not: {other}", fix=fix)
         self.rules[place] = recognise(RuleSet(family, {**before, **rules.tables}))
 
     def _add_save(self, file: File) -> None:

@@ -90,6 +90,8 @@ def of_netns(name: str) -> Place:
         NamespaceError: there is no such namespace, or the file is none.
         PrivilegeError: it may not be opened.
     """
+    if not name:
+        raise NamespaceError("an empty word names no namespace", fix="look at the variable that it came from")
     label = f"netns {name}"
     path = name if "/" in name else f"{RUN_NETNS}/{name}"
     netns = _open(path, label)

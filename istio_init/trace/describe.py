@@ -40,6 +40,9 @@ PEERS: dict[Family, IPv4Address | IPv6Address] = {
     Family.IPV6: IPv6Address("2001:db8::1"),
 }
 
+LONGEST_NAME = 15
+"""Bytes of an interface's name (dev_valid_name, net/core/dev.c)."""
+
 FIELDS = {
     "src": "source",
     "sport": "source_port",
@@ -183,6 +186,8 @@ def _check_one(name: str, value: object) -> None:
     elif name in TEXTS:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} {value!r} is not a text")
+        if name == "interface" and (len(value.encode()) > LONGEST_NAME or set(value) & set("/: ")):
+            raise ValueError(f"interface {value!r} is no name of one, which has at most {LONGEST_NAME} characters")
     elif name == "socket":
         if not isinstance(value, bool):
             raise ValueError(f"socket {value!r} is neither true nor false")

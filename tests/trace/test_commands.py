@@ -129,7 +129,7 @@ class TestTrace:
     @pytest.mark.parametrize(
         ("words", "why"),
         [
-            (["outbound", "tcp"], "give a direction, a protocol and a destination, or --batch"),
+            (["outbound", "tcp"], "give a direction, a protocol and a destination, such as: outbound tcp 10.0.0.5:443"),
             (["outbound", "tcp", "example.com:80"], "not an address"),
             (["outbound", "icmp", "10.0.0.1:80"], "this protocol has no ports"),
             (["outbound", "tpc", "10.0.0.1:80"], "'tpc': no protocol"),

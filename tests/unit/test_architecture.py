@@ -31,6 +31,7 @@ ORDER = (
     "prove",
     "report",
     "cli",
+    "api",
     "testing",
 )
 """The rooms. A module imports only from its own or from those before it."""

@@ -69,8 +69,8 @@ def test_words_that_belong_to_no_flag_are_told(argv: list[str], stray: list[str]
     [
         (["--nonsense"], "unknown flag: --nonsense"),
         (["--nonsense=1"], "unknown flag: --nonsense"),
-        (["--envoy_port", "1"], "unknown flag: --envoy_port"),
-        (["--ENVOY-PORT", "1"], "unknown flag: --ENVOY-PORT"),
+        (["--envoy_port", "1"], "unknown flag: --envoy_port; did you mean --envoy-port?"),
+        (["--ENVOY-PORT", "1"], "unknown flag: --ENVOY-PORT; did you mean --envoy-port?"),
         (["--envoy"], "unknown flag: --envoy"),
         (["-y"], "unknown shorthand flag: 'y' in -y"),
         (["-ny"], "unknown shorthand flag: 'y' in -ny"),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import Rule
 
 
+LONGEST_SHOWN = 80
+"""Characters of a line that a message repeats."""
+
 LONGEST_RULE = 1 << 16
 """Characters of a rule that has line breaks; the kernel keeps 256 of a comment."""
 
@@ -67,7 +70,7 @@ def parse_save(text: str, family: Family, known: Mapping[str, Rule] | None = Non
         elif kind == "#":
             comments.append(line)
         elif line.strip():
-            raise SaveError(f"line {number}: not a line of iptables-save: {line!r}")
+            raise SaveError(f"line {number}: not a line of iptables-save: {line[:LONGEST_SHOWN]!r}")
     if chains is not None:
         raise SaveError("the text ends before its table's COMMIT")
     return Document(RuleSet(family, tables), tuple(comments))

@@ -61,7 +61,7 @@ def loopback_down(view: View) -> Iterator[Finding]:
 def loopback_fault(view: View, family: Family) -> str | None:
     """Why nothing that is redirected outbound arrives: it goes to the loopback address (nf_nat_redirect)."""
     loopback = next((each for each in view.snapshot.interfaces if each.name == "lo"), None)
-    if loopback is None:
+    if loopback is None or not view.snapshot.is_live:
         return None
     if not loopback.is_up:
         return "lo is down"
