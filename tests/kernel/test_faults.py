@@ -15,6 +15,8 @@ SAMPLE = (
     Fault("poll", "EIO", 5, False),
     Fault("sendto", "ENOMEM", 2, True),
     Fault("lseek", "EIO", 3, False),
+    Fault("sendto", "EIO", 8, True),
+    Fault("recvmsg", "ENOSPC", 12, True),
     Fault("wait4", "SIGTERM", 4, False),
     Fault("pidfd_open", "SIGINT", 5, False),
     Fault("poll", "SIGHUP", 6, False),
