@@ -12,7 +12,7 @@ import click
 
 from istio_init.cli.expect import AMBIENT
 from istio_init.cli.pflag import UsageError, parse_flags
-from istio_init.cli.target import Chosen, choose, resolve
+from istio_init.cli.target import Chosen, SeveralError, choose, resolve
 from istio_init.config import asked
 from istio_init.config.parse import gather, parse
 from istio_init.config.parse_ambient import parse_ambient
@@ -99,12 +99,14 @@ def chosen_by(found: Manifest, fix: str = "name it with --pid, or look on the no
     """The pod on this node, by its containers' ids or else its addresses.
 
     Raises:
-        NamespaceError: it is not here.
+        NamespaceError: it is not here, or another one says that it is it.
     """
     why = []
     for each in (*found.containers, *found.addresses):
         try:
             return resolve(each, files=False)
+        except SeveralError:
+            raise  # Of what names it further, as a container that has ended, only the other one may be left.
         except NamespaceError as error:
             why.append(error.message)
     name = found.pod.name or "the pod of the manifest"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import sys
 
 import click
@@ -28,7 +29,8 @@ def write_any_text() -> None:
     codecs.register_error("istio-init", _replaced)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="istio-init")
+            with contextlib.suppress(OSError):  # What was written before cannot be; that is told where it matters.
+                stream.reconfigure(errors="istio-init")
 
 
 _PLAIN = {"“": '"', "”": '"', "\u2019": "'", "…": "...", "·": "-", "─": "-", "│": "|", "├": "|", "└": "`", "►": ">"}

@@ -20,6 +20,10 @@ MOST = 8
 """Things that are listed where a word could be any of them."""
 
 
+class SeveralError(NamespaceError):
+    """A word could be several things."""
+
+
 class Chosen(Value):
     """What a command works on: a process's namespace, a named one, files, or where none is given the one we are in.
 
@@ -98,7 +102,7 @@ def resolve(word: str, *, files: bool) -> Chosen:
     """What a word names.
 
     Raises:
-        NamespaceError: nothing, or one of several things.
+        NamespaceError: nothing; SeveralError: one of several things.
         PrivilegeError: it may be what we must not see.
     """
     if not word:
@@ -118,10 +122,10 @@ def resolve(word: str, *, files: bool) -> Chosen:
     return Chosen(pid=int(match.value), inode=match.inode, pod=match.pod)
 
 
-def _several(word: str, matches: tuple[Match, ...]) -> NamespaceError:
+def _several(word: str, matches: tuple[Match, ...]) -> SeveralError:
     shown = "".join(f"\n  {match.option} {visible(match.value)}: {match.what}" for match in matches[:MOST])
     more = f"\n  and {len(matches) - MOST} more" if len(matches) > MOST else ""
-    return NamespaceError(
+    return SeveralError(
         f"{visible(word)!r} could be several things:{shown}{more}", fix="say which one with these options"
     )
 

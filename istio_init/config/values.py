@@ -151,10 +151,10 @@ def interface_name(text: str, _: object = None) -> str:
         raise BadValue(f"{len(text)} characters, and an interface's name has at most {INTERFACE_LENGTH}", "shorten it")
     if text in (".", "..", "+") or not name:
         raise BadValue("not the name of an interface", "name an interface, or a prefix with +, such as veth+")
-    if not name.isascii() or not name.isprintable() or set(name) & set(" !\"'/\\:,"):
+    if not name.isascii() or not name.isprintable() or set(name) & set(" !\"'/\\:,") or name[0] == "-":
         raise BadValue(
             "characters that an interface's name cannot have, or that iptables would misread",
-            "use letters, digits, and signs other than space ! \" ' / \\ : ,",
+            "use letters, digits, and signs other than space ! \" ' / \\ : , and none that begins with -",
         )
     return text
 

@@ -10,6 +10,7 @@ import re
 from ipaddress import ip_address
 
 from istio_init.config.asked import INIT, VALIDATION, Pod
+from istio_init.config.parse import shown
 from istio_init.errors import InputError
 from istio_init.value import Value
 
@@ -24,6 +25,9 @@ LONGEST = 4 << 20
 DEEPEST = 64
 MOST_ALIASES = 10
 MOST_NODES = 100_000
+
+MOST_TEXT = 2 << 20
+"""Bytes that the arguments and the variables of a container may come to; the kernel takes no more (execve(2))."""
 
 PROXY = "istio-proxy"
 DROP_IN = "istio-iptables"
@@ -126,11 +130,11 @@ def _read(pod: dict[str, Any], path: str) -> Manifest:
     proxy = containers.get(PROXY) or init.get(PROXY)  # With native sidecars it is an init container that stays.
     initial = init.get(INIT) or init.get(VALIDATION)
     notes: list[str] = []
-    variables = _variables(proxy or {}, PROXY, fields, notes)
+    variables = _variables(proxy or {}, PROXY, fields, notes, path)
     arguments, given = None, {}
     if initial is not None:
         name = str(initial.get("name"))
-        given = _variables(initial, name, fields, notes)
+        given = _variables(initial, name, fields, notes, path)
         arguments = _arguments(initial, name, given, path)
     own = "/".join(filter(None, [fields["metadata.namespace"], fields["metadata.name"]]))
     found = Pod(
@@ -160,24 +164,56 @@ def _arguments(container: dict[str, Any], name: str, variables: Mapping[str, str
     words = [_text(each) for part in ("command", "args") for each in _list(container.get(part))]
     at = next((number for number, word in enumerate(words) if word.rpartition("/")[2] == DROP_IN), None)
     if at is None and words and not words[0].startswith("-"):
-        raise InputError(f"{path}: the container {name} does not run {DROP_IN}, but {words[0]!r}", fix=WAYS_TO_PRINT)
-    return tuple(_expanded(word, variables) for word in words[0 if at is None else at + 1 :])
+        what = f"the container {name} does not run {DROP_IN}, but {shown(words[0])}"
+        raise InputError(f"{path}: {what}", fix=WAYS_TO_PRINT)
+    room = _Room(f"{path}: arguments of {name}")
+    return tuple(room.expanded(word, variables) for word in words[0 if at is None else at + 1 :])
 
 
-def _expanded(word: str, variables: Mapping[str, str]) -> str:
-    return REFERENCE.sub(lambda each: "$" if each[1] == "$" else variables.get(each[2], each[0]), word)
+class _Room:
+    """What is left for texts whose references are replaced: a few lines can refer to each other without end."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.left = what, MOST_TEXT
+
+    def expanded(self, text: str, variables: Mapping[str, str]) -> str:
+        """A text with the values of the variables that it names.
+
+        Raises:
+            InputError: with it they are more than a container can be given.
+        """
+
+        def value(reference: re.Match[str]) -> str:
+            new = "$" if reference[1] == "$" else variables.get(reference[2], reference[0])
+            self._take(len(new) - len(reference[0]))
+            return new
+
+        self._take(len(text))
+        return REFERENCE.sub(value, text)
+
+    def _take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise InputError(
+                f"{self.what}: with the variables that they name more than {MOST_TEXT >> 20} MiB, "
+                "which no container can be given",
+                fix=WAYS_TO_PRINT,
+            )
 
 
-def _variables(container: dict[str, Any], name: str, fields: Mapping[str, str], notes: list[str]) -> dict[str, str]:
+def _variables(
+    container: dict[str, Any], name: str, fields: Mapping[str, str], notes: list[str], path: str
+) -> dict[str, str]:
     """Its variables; of one whose value is kept elsewhere there is a note, where it matters."""
     from istio_init.options import OPTIONS
 
     known = {variable for option in OPTIONS for variable in option.env}
+    room = _Room(f"{path}: variables of {name}")
     found: dict[str, str] = {}
     for each in map(_dict, _list(container.get("env"))):
         variable = _text(each.get("name"))
         if "valueFrom" not in each:
-            found[variable] = _expanded(_text(each.get("value")), found)
+            found[variable] = room.expanded(_text(each.get("value")), found)
             continue
         field = _text(_dict(_dict(each["valueFrom"]).get("fieldRef")).get("fieldPath"))
         if field in fields or FIELD.fullmatch(field):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "nft"
 TIMEOUT = 60.0
+READINGS = 3
+"""Of tables that somebody else may change meanwhile."""
 INET = 1
 """The number of the family ``inet`` (linux/netfilter.h, NFPROTO_INET)."""
 
@@ -34,11 +36,21 @@ class Nftables:
 
         Raises:
             NoBackendError: there are some, and nft is not installed.
-            ToolError: they cannot be read.
+            ToolError: they cannot be read, or not whole.
         """
-        of_inet, names = _names()
-        if not names:
-            return ()
+        for _ in range(READINGS):
+            of_inet, names = _names()
+            if not names:
+                return ()
+            found = self._read(of_inet, names)
+            if _is_whole(found, names):
+                return found
+        raise ToolError(
+            f"{PROGRAM} prints other tables of Istio's than the kernel holds: it could not read all of them",
+            fix="try again; if it stays, look for what the node lacks, such as memory",
+        )
+
+    def _read(self, of_inet: list[str], names: list[str]) -> tuple[Table, ...]:
         if process.find_binary(PROGRAM) is None:
             raise NoBackendError(f"there are rules of native nftables, and {PROGRAM} is not installed", fix=INSTALL)
         # Of several tables in one command line, nft 1.0.6 finds only the last.
@@ -68,6 +80,18 @@ class Nftables:
         completed = process.run([PROGRAM, "-f", "-"], stdin=script, timeout=TIMEOUT + self.wait, writing=True)
         if completed.status != 0:
             raise failure(completed)
+
+
+def _is_whole(found: tuple[Table, ...], names: list[str]) -> bool:
+    """Whether nft printed each chain and each rule: what it cannot read it leaves out, and says nothing."""
+    from istio_init.system.nft_outline import rule_counts
+
+    try:
+        told = rule_counts(names)
+    except OSError as error:
+        raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
+    ours = [table for table in found if table.name in names]
+    return told == {(table.name, chain.name): len(chain.rules) for table in ours for chain in table.chains}
 
 
 def _names() -> tuple[list[str], list[str]]:

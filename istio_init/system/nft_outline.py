@@ -53,6 +53,21 @@ def outlines(names: Iterable[str]) -> tuple[Table, ...]:
     return tuple([_outline(name) for name in names])
 
 
+@understood
+def rule_counts(names: Iterable[str]) -> dict[tuple[str, str], int]:
+    """How many rules each chain of the tables of these names holds.
+
+    Raises:
+        OSError: the kernel does not tell.
+    """
+    found: dict[tuple[str, str], int] = {}
+    for table in names:
+        found |= {(table, text_of(each[CHAIN_NAME])): 0 for each in _parts(GET_CHAINS, table)}
+        for each in _parts(GET_RULES, table):
+            found[table, text_of(each[RULE_CHAIN])] += 1
+    return found
+
+
 def _outline(table: str) -> Table:
     rules: dict[str, list[Rule]] = {}
     for attributes in _parts(GET_RULES, table):

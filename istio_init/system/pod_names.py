@@ -11,10 +11,11 @@ import re
 import time
 
 from istio_init.errors import IstioInitError
+from istio_init.system import rooted
 from istio_init.system.pinned import PROXIES, beginning, pinned, variables
 from istio_init.system.pods import container_of
-from istio_init.system.rooted import read_text
-from istio_init.system.workers import spread
+from istio_init.system.rooted import read_beneath
+from istio_init.system.workers import bytes_within, spread
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -35,6 +36,8 @@ ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 WANTED = ("POD_NAME", "POD_NAMESPACE", "HOSTNAME")
 LONGEST = 128 << 10
 """Bytes of an environment that are looked through."""
+
+LONGEST_LINE = 1024
 
 MOST = 8
 """Processes of a namespace that are asked."""
@@ -109,14 +112,13 @@ def _claims(process: Process, inode: int) -> Iterator[Claim]:
 
 def _claims_at(at: str, pid: int) -> Iterator[Claim]:
     found = _environment(at)
-    root = _other_root(at)
     names = [found.get("POD_NAME")]
     if _has_own_host_name(at):
-        names.append(found.get("HOSTNAME") or (_line(root, "/etc/hostname") if root else None))
+        names.append(found.get("HOSTNAME") or _line(at, "/etc/hostname"))
     named = dict.fromkeys(each for each in names if each and NAME.fullmatch(each))
     if not named:
         return
-    space = found.get("POD_NAMESPACE") or (_line(root, ACCOUNT) if root else None)
+    space = found.get("POD_NAMESPACE") or _line(at, ACCOUNT)
     space = space if space and NAMESPACE.fullmatch(space) else None
     for name in named:
         yield Claim(name, space, pid)
@@ -129,10 +131,9 @@ def _environment(at: str) -> dict[str, str]:
         return {}
 
 
-def _other_root(at: str) -> str | None:
-    """The root of a process where it is neither ours nor the machine's."""
-    root = _identity(f"{at}/root")
-    return None if root in (None, _identity("/"), _identity("/proc/1/root")) else f"{at}/root"
+def _has_other_root(at: str) -> bool:
+    """Whether a process has neither our root nor the machine's. To look at it may never end."""
+    return _identity(f"{at}/root") not in (None, _identity("/"), _identity("/proc/1/root"))
 
 
 def _has_own_host_name(at: str) -> bool:
@@ -140,9 +141,14 @@ def _has_own_host_name(at: str) -> bool:
     return _inode(f"{at}/ns/uts") not in {*ours, None}
 
 
-def _line(root: str, path: str) -> str | None:
-    text = read_text(root, path)
-    return text.strip() if text else None
+def _line(at: str, path: str) -> str | None:
+    """The line of a file beneath the root of a process, where it has one of its own."""
+
+    def read() -> bytes | None:
+        return read_beneath(f"{at}/root", path, LONGEST_LINE) if _has_other_root(at) else None
+
+    data = bytes_within(rooted.PATIENCE, read, most=LONGEST_LINE, keep=rooted.descriptor(at))
+    return data.decode(errors="replace").strip() if data else None
 
 
 def _inode(path: str) -> int | None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+KUBELETS = "kubepods"
+"""In the name of the group that the kubelet makes, and those of all pods in it."""
 
 
 class PodNamespace(Value):
@@ -64,9 +66,18 @@ def container_of(pid: int) -> str | None:
 
 
 def parse_cgroup(text: str) -> str | None:
-    """The last container id in the paths of /proc/PID/cgroup."""
-    found = CONTAINER_ID.findall(text)
-    return found[-1] if found else None
+    """The container id in the paths of /proc/PID/cgroup: the first below the kubelet's groups, else the last.
+
+    What stands below its own group a container may have made itself, and called as it liked.
+    """
+    found = None
+    for line in text.split("\n"):
+        _, kubelets, below = line.partition(KUBELETS)
+        ids = CONTAINER_ID.findall(below if kubelets else line)
+        if ids and kubelets:
+            return str(ids[0])
+        found = ids[-1] if ids else found
+    return found
 
 
 def hidden() -> int:

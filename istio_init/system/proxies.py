@@ -12,7 +12,7 @@ from istio_init.config import asked, downward
 from istio_init.config.asked import Pod
 from istio_init.options import OPTIONS
 from istio_init.system.pinned import PROXIES, beginning, pinned, variables
-from istio_init.system.rooted import read_beneath
+from istio_init.system.rooted import descriptor, read_beneath
 from istio_init.system.workers import bytes_within
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def said_by(processes: Iterable[Process]) -> tuple[Pod, ...]:
 def _said(process: Process) -> Pod | None:
     """None where it is no more, lives elsewhere, or has no such file that is read whole."""
     with pinned(process.pid) as at:
-        data = None if at is None else bytes_within(PATIENCE, lambda: _files(at), most=4 * LONGEST)
+        data = None if at is None else _within(at)
     if data is None:
         return None
     sizes, _, rest = data.partition(b"\n")
@@ -76,6 +76,10 @@ def _said(process: Process) -> Pod | None:
         gid=process.gid,
         command=asked.telling(tuple(command.decode(errors="replace").split("\0"))),
     )
+
+
+def _within(at: str) -> bytes | None:
+    return bytes_within(PATIENCE, lambda: _files(at), most=4 * LONGEST, keep=descriptor(at))
 
 
 def _files(process: str) -> bytes | None:

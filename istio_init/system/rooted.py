@@ -24,6 +24,8 @@ LONGEST = 64 << 10
 PATIENCE = 5.0
 """Seconds for a file of others to be read."""
 
+OURS = "/proc/self/fd/"
+
 OPENAT2 = 437
 """The number of the system call openat2(2) on all architectures but Alpha."""
 
@@ -68,7 +70,7 @@ def read_text(root: str, path: str) -> str | None:
         else:
             from istio_init.system.workers import bytes_within
 
-            data = bytes_within(PATIENCE, lambda: read_beneath(root, path), most=LONGEST + 1)
+            data = bytes_within(PATIENCE, lambda: read_beneath(root, path), most=LONGEST + 1, keep=descriptor(root))
     except OSError:
         return None
     if data is None:
@@ -76,6 +78,13 @@ def read_text(root: str, path: str) -> str | None:
     if len(data) > LONGEST:
         data = data[: data[:LONGEST].rfind(b"\n") + 1]
     return data.decode(errors="replace")
+
+
+def descriptor(root: str) -> int | None:
+    """The descriptor of ours that a path begins with."""
+    here, _, rest = root.partition(OURS)
+    number = rest.partition("/")[0]
+    return int(number) if not here and number.isdecimal() else None
 
 
 def read_beneath(root: str, path: str, longest: int = LONGEST) -> bytes | None:

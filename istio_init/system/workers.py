@@ -10,6 +10,7 @@ import _signal  # type: ignore[import-not-found]
 import os
 import pickle
 import select
+import struct
 import time
 
 from istio_init.errors import IstioInitError, ToolError
@@ -17,12 +18,17 @@ from istio_init.errors import IstioInitError, ToolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import BinaryIO, TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 
 SIGKILL, SIGALRM, SIGTERM = 9, 14, 15
 DIED = "the child process died"
+LENGTH = struct.Struct("=Q")
+NULL = "/dev/null"
+
+GRACE = 3.0
+"""Seconds beyond its own in which a child has to have ended; else it waits for what no signal ends."""
 
 
 def in_child(function: Callable[[], T]) -> T:
@@ -44,19 +50,21 @@ def spread(
 
     Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other. Where
     one dies, that is the result of the number that it was at, and another child has the rest. A child has so many
-    ``seconds`` for each number, and bytes of ``memory``; 0 is any.
+    ``seconds`` for each number, and bytes of ``memory``; 0 is any. One that even SIGKILL cannot end, as it waits for
+    somebody's file system, is left to its fate.
     """
     workers = min(workers, count)
     pipes = [_start(range(first, count, workers), function, seconds, memory) for first in range(workers)]
     try:
         for number in range(count):
             result: T | IstioInitError
+            pid, pipe = pipes[number % workers]
             try:
-                result = pickle.load(pipes[number % workers][1])
-            except (EOFError, pickle.UnpicklingError):
-                status = _end(*pipes[number % workers])
+                result = _next(pipe, seconds)
+            except (EOFError, TimeoutError) as error:
+                status = _end(pid, pipe, seconds)
                 pipes[number % workers] = _start(range(number + workers, count, workers), function, seconds, memory)
-                late = status == -SIGALRM and seconds
+                late = seconds and (isinstance(error, TimeoutError) or status == -SIGALRM)
                 result = ToolError(f"given up after {seconds} s: too many rules, or too slow a node" if late else DIED)
             yield result
     except (KeyboardInterrupt, SystemExit):
@@ -65,18 +73,53 @@ def spread(
         raise
     finally:
         for pid, pipe in pipes:
-            _end(pid, pipe)
+            _end(pid, pipe, seconds)
 
 
-def bytes_within(seconds: float, function: Callable[[], bytes | None], *, most: int) -> bytes | None:
+def _next(pipe: int, seconds: float) -> Any:
+    """The next result of a child.
+
+    Raises:
+        EOFError: it died.
+        TimeoutError: its time is over.
+    """
+    deadline = time.monotonic() + seconds + GRACE if seconds else None
+    [length] = LENGTH.unpack(_exactly(pipe, LENGTH.size, deadline))
+    return pickle.loads(_exactly(pipe, length, deadline))
+
+
+def _exactly(pipe: int, size: int, deadline: float | None) -> bytes:
+    data = b""
+    while len(data) < size:
+        if deadline is not None and not _is_readable(pipe, deadline):
+            raise TimeoutError
+        more = os.read(pipe, size - len(data))
+        if not more:
+            raise EOFError
+        data += more
+    return data
+
+
+def _is_readable(pipe: int, deadline: float) -> bool:
+    """Whether something comes, or the end, before a time of the clock."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def bytes_within(
+    seconds: float, function: Callable[[], bytes | None], *, most: int, keep: int | None = None
+) -> bytes | None:
     """What a function gives in a child, but not more than ``most``; None where it raises, dies or takes longer.
 
-    A child that even SIGKILL cannot end, as it waits for somebody's file system, is left to its fate.
+    A child that even SIGKILL cannot end, as it waits for somebody's file system, is left to its fate. It has no
+    descriptor of ours but the one to ``keep``: whoever reads what we print would wait for its end as well.
     """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         try:
+            _leave_only(writing, keep)
             if (data := function()) is not None:
                 with os.fdopen(writing, "wb") as pipe:
                     pipe.write(b"+" + data)
@@ -95,11 +138,9 @@ def bytes_within(seconds: float, function: Callable[[], bytes | None], *, most: 
 def _within(seconds: float, reading: int, most: int) -> bytes:
     """What comes through a pipe until its end; nothing where that does not come in time."""
     deadline = time.monotonic() + seconds
-    poll = select.poll()
-    poll.register(reading, select.POLLIN)
     data = b""
     while len(data) < most:
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not _is_readable(reading, deadline):
             return b""
         more = os.read(reading, most - len(data))
         if not more:
@@ -108,16 +149,48 @@ def _within(seconds: float, reading: int, most: int) -> bytes:
     return data
 
 
-def _reap(pid: int) -> None:
-    for _ in range(100):
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return
+def _leave_only(*kept: int | None) -> None:
+    """Close all descriptors but some, and those that are expected to be open."""
+    _lay_down(*kept)
+    begun = 3
+    for number in sorted(each for each in kept if each is not None and each >= begun):
+        os.closerange(begun, number)
+        begun = number + 1
+    os.closerange(begun, os.sysconf("SC_OPEN_MAX"))
+
+
+def _lay_down(*kept: int | None) -> None:
+    """Have nothing in place of what we read from and print to."""
+    null = os.open(NULL, os.O_RDWR)
+    for number in range(3):
+        if number not in kept:
+            os.dup2(null, number)
+    if null > 2:
+        os.close(null)
+
+
+def _reap(pid: int, seconds: float = 0.1) -> int | None:
+    """The status of a child that ends in a moment; None where it does not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            return None
         time.sleep(0.001)
 
 
-def _end(pid: int, pipe: BinaryIO) -> int:
-    pipe.close()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def _end(pid: int, pipe: int, seconds: float) -> int | None:
+    """The status of a child that ends; where it has a time for it, of one that has none by then, too."""
+    os.close(pipe)
+    if not seconds:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = _reap(pid, GRACE)
+    if status is None:
+        os.kill(pid, SIGKILL)
+        status = _reap(pid)
+    return status
 
 
 def _limit(seconds: int, memory: int) -> None:
@@ -131,15 +204,17 @@ def _limit(seconds: int, memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory if hard < 0 else min(memory, hard), hard))
 
 
-def _start(numbers: range, function: Callable[[int], T], seconds: int, memory: int) -> tuple[int, BinaryIO]:
+def _start(numbers: range, function: Callable[[int], T], seconds: int, memory: int) -> tuple[int, int]:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid:
         os.close(writing)
-        return pid, os.fdopen(reading, "rb")
+        return pid, reading
     status = 1
     try:
         os.close(reading)
+        if seconds:
+            _lay_down(writing)
         _limit(seconds, memory)
         with os.fdopen(writing, "wb") as pipe:
             for number in numbers:
@@ -153,7 +228,8 @@ def _start(numbers: range, function: Callable[[int], T], seconds: int, memory: i
                     result = ToolError("given up: no memory is left, there are too many rules")
                 except Exception as error:  # A bug in one of them must not take the others with it.
                     result = ToolError(f"{type(error).__name__}: {error}", fix="this is a bug: please report it")
-                pickle.dump(result, pipe)
+                data = pickle.dumps(result)
+                pipe.write(LENGTH.pack(len(data)) + data)
                 pipe.flush()
         status = 0
     finally:

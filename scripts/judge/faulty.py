@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ COMMANDS = ("apply", "clean")
 STORES = ("nft", "legacy", "native")
 HANGS = 240.0
 """Seconds after which a run is held to hang."""
+
+SETTLES = 0.5
+"""Seconds after which the kernel has made the routes of an address, which it does by and by."""
 
 BEFORE = ("--dual-stack", "-d", "15090,15021")
 AFTER = ("--dual-stack", "-d", "15090,9000:9100", "-x", "192.0.2.0/24,2001:db8::/32", "-m", "TPROXY", "-t", "77")
@@ -152,6 +156,9 @@ class Bench:
             self.reset()
             return Verdict(case, "hung", -1, done.said)
         found = self.state()
+        if found not in (self.old, self.new):
+            time.sleep(SETTLES)
+            found = self.state()
         name = "new" if found == self.new else "old" if found == self.old else "mixed"
         if done.status == 0 and name != "new":
             name = "wrong"

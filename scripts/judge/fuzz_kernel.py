@@ -7,6 +7,7 @@ import json
 import random
 import re
 import traceback
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from istio_init.config.model import ALL, Config, InterceptionMode
@@ -16,9 +17,11 @@ from istio_init.dialects.iptables.save import SaveError, entry_text, parse_save
 from istio_init.errors import IstioInitError
 from istio_init.mesh.roles.recognise import MeshKind, is_ours, keep_foreign, recognise
 from istio_init.netfilter.family import Family
+from istio_init.plan.model import NATIVE
+from istio_init.stores import legacy
 from istio_init.stores.programmer import Manner, Wanted, program
 from istio_init.stores.surroundings import wanted
-from istio_init.system import process
+from istio_init.system import netlink, process
 from istio_init.system.places import HERE
 
 from .fuzz_rules import WORDS
@@ -26,6 +29,7 @@ from .fuzzing import CORPUS, refused
 from .mutating import Form, mutated
 
 CLONE_NEWNET = 0x40000000
+LEGACY = "legacy"
 EACH = 50
 """Rule sets of one namespace, emptied in between."""
 
@@ -76,6 +80,32 @@ CHAINS = (
 ERROR_LINE = re.compile(r"line:? ?(\d+)")
 
 
+ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})(?:/(\d{1,2}))?")
+
+
+class Way(NamedTuple):
+    """Which programs the rules are loaded by, which store ours go to, and in which families."""
+
+    loader: str
+    backend: str
+    families: tuple[Family, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} beside {self.loader}"
+
+    def program(self, family: Family, what: str) -> str:
+        """One of the loader's programs."""
+        return f"ip{'6' if family is Family.IPV6 else ''}tables-{self.loader}-{what}"
+
+
+ONE, BOTH = (Family.IPV4,), (Family.IPV4, Family.IPV6)
+WAYS = (
+    *[Way("nft", "nft", ONE)] * 4, Way("nft", "nft", BOTH), Way("nft", NATIVE, BOTH), Way("nft", NATIVE, ONE),
+    Way("nft", LEGACY, ONE), Way(LEGACY, LEGACY, BOTH), Way(LEGACY, "nft", BOTH), Way(LEGACY, NATIVE, ONE),
+)  # fmt: skip
+
+
 class Wrong(NamedTuple):
     """A rule set that was not treated as it has to be."""
 
@@ -86,21 +116,36 @@ class Wrong(NamedTuple):
 
 def work(seed: str, numbers: range) -> tuple[int, int, list[Wrong]]:
     """Try rule sets: how many were loaded, how many of these were refused, and what went wrong."""
+    legacy._reason_not_to_try = lambda: "its child takes longer than all the rest"
     loaded = refusals = 0
     found = []
     for count, number in enumerate(numbers):
-        if count % EACH == 0:
+        way = WAYS[number % len(WAYS)]
+        if count % EACH == 0 or way.loader == LEGACY:
             _new_namespace()
-        text = rule_set(random.Random(f"{seed}/kernel/{number}"))
-        if _load(text):
+        texts = {}
+        for family in way.families:
+            text = rule_set(random.Random(f"{seed}/kernel/{number}"))
+            texts[family] = text if family is Family.IPV4 else ADDRESS.sub(_in_ipv6, text)
+        if all(_load(way, family, text) for family, text in texts.items()):
             loaded += 1
             try:
-                refusals += _try(number)
+                refusals += _try(way, number)
             except Exception as error:
                 said = "".join(traceback.format_exception(error)[-4:])
-                found.append(Wrong(number, said, text))
-        _empty()
+                found.append(Wrong(number, f"{way.name}: {said}", texts[way.families[0]]))
+        if way.loader == LEGACY:
+            _new_namespace()
+        else:
+            _empty()
     return loaded, refusals, found
+
+
+def _in_ipv6(address: re.Match[str]) -> str:
+    """Another address, of the other family."""
+    known = {"127.0.0.1": "::1", "127.0.0.6": "::6"}
+    length = f"/{min(128, int(address[2]) * 4)}" if address[2] else ""
+    return known.get(address[1], f"fd00::{address[1].replace('.', ':')}") + length
 
 
 def rule_set(chance: random.Random) -> str:
@@ -161,10 +206,10 @@ def _new_namespace() -> None:
         process.run(["ip", *words.split()], timeout=TIMEOUT)
 
 
-def _load(text: str) -> bool:
+def _load(way: Way, family: Family, text: str) -> bool:
     """Load the rules that the kernel takes; whether there is one."""
     for _ in range(15):
-        done = process.run(["iptables-nft-restore"], stdin=text, timeout=TIMEOUT)
+        done = process.run([way.program(family, "restore")], stdin=text, timeout=TIMEOUT)
         if done.status == 0:
             return True
         lines = text.split("\n")
@@ -178,22 +223,27 @@ def _load(text: str) -> bool:
 
 def _empty() -> None:
     process.run(["nft", "flush", "ruleset"], timeout=TIMEOUT)
-    for family in ("-4", "-6"):
-        process.run(["ip", family, "rule", "del", "fwmark", "1337"], timeout=TIMEOUT)
-        process.run(["ip", family, "route", "flush", "table", "133"], timeout=TIMEOUT)
+    if netlink.mark_rules():
+        for family in ("-4", "-6"):
+            process.run(["ip", family, "rule", "del", "fwmark", "1337"], timeout=TIMEOUT)
+            process.run(["ip", family, "route", "flush", "table", "133"], timeout=TIMEOUT)
 
 
-def _saved() -> str:
-    text = process.run(["iptables-nft-save"], timeout=TIMEOUT).stdout
+def _saved(way: Way) -> dict[Family, str]:
+    """What the loader's programs print, by family."""
+    return {family: _plain(process.run([way.program(family, "save")], timeout=TIMEOUT).stdout) for family in Family}
+
+
+def _plain(text: str) -> str:
     text = "".join(f"{line}\n" for line in text.split("\n") if not line.startswith("#"))
     text = re.sub(r"(?m)^(:.*) \[\d+:\d+\]$", r"\1", text)
     return re.sub(r"(?m)^\*\w+\n(:[A-Z]+ ACCEPT\n)*COMMIT\n", "", text)  # A table without rules, as is none.
 
 
-def _others(text: str, before: RuleSet | None) -> dict[tuple[str, str], list[str]] | None:
+def _others(text: str, family: Family, before: RuleSet | None) -> dict[tuple[str, str], list[str]] | None:
     """The texts of the rules of others by chain; None where what is printed cannot be read back."""
     try:
-        live = recognise(parse_save(text, Family.IPV4).rules)
+        live = recognise(parse_save(text, family).rules)
     except SaveError:
         return None
     live = live if before is None else keep_foreign(live, before)
@@ -204,37 +254,51 @@ def _others(text: str, before: RuleSet | None) -> dict[tuple[str, str], list[str
     return found
 
 
-def _try(number: int) -> bool:
+def _try(way: Way, number: int) -> bool:
     """Redirect, then clean; whether anything was refused."""
     was_refused = False
     aim = wanted(CONFIGS[number % len(CONFIGS)], HERE, lambda _: None)
+    before = _saved(way)
     for each in (aim, Wanted(kind=None), Wanted(kind=MeshKind.SIDECAR)):
-        before = _saved()
-        others = _others(before, None)
-        refusal = _refusal(each)
-        after = _saved()
+        others = {family: _others(text, family, None) for family, text in before.items()}
+        refusal = _refusal(each, way.backend)
+        after = _saved(way)
         if refusal is not None:
             refused(refusal)
             was_refused = True
             assert after == before, f"it failed, and the rules are others: {refusal}"
             continue
-        assert others is not None, "rules that cannot be read back were written over"
-        live = recognise(parse_save(before, Family.IPV4).rules)
-        assert _others(after, live) == others, "rules of others are not what they were"
-        allowed = {rule_text(entry.rule) for *_, entry in each.rules.get(Family.IPV4, RuleSet(Family.IPV4)).entries()}
-        ours = [
-            rule_text(entry.rule)
-            for _, chain, _, entry in keep_foreign(recognise(parse_save(after, Family.IPV4).rules), live).entries()
-            if is_ours(chain.name, entry)
-        ]
-        assert set(ours) <= allowed, f"rules that nobody wanted: {sorted(set(ours) - allowed)}"
+        for family in Family:
+            stays = each.rules if way.backend == way.loader else {}
+            _compare(family, before[family], after[family], others[family], stays)
+        before = after
     return was_refused
 
 
-def _refusal(aim: Wanted) -> IstioInitError | None:
+def _compare(
+    family: Family,
+    before: str,
+    after: str,
+    others: dict[tuple[str, str], list[str]] | None,
+    wanted_here: Mapping[Family, RuleSet],
+) -> None:
+    """The rules of others are the same in a family, and of ours there are but the wanted ones."""
+    assert others is not None, "rules that cannot be read back were written over"
+    live = recognise(parse_save(before, family).rules)
+    assert _others(after, family, live) == others, "rules of others are not what they were"
+    allowed = {rule_text(entry.rule) for *_, entry in wanted_here.get(family, RuleSet(family)).entries()}
+    ours = [
+        rule_text(entry.rule)
+        for _, chain, _, entry in keep_foreign(recognise(parse_save(after, family).rules), live).entries()
+        if is_ours(chain.name, entry)
+    ]
+    assert set(ours) <= allowed, f"rules that nobody wanted: {sorted(set(ours) - allowed)}"
+
+
+def _refusal(aim: Wanted, backend: str) -> IstioInitError | None:
     """What is said where the namespace is not brought to what is wanted."""
     try:
-        program(aim, Manner(allow_host=True, backend="nft", wait=2.0, beside_meshes=True), warn=lambda _: None)
+        program(aim, Manner(allow_host=True, backend=backend, wait=2.0, beside_meshes=True), warn=lambda _: None)
     except IstioInitError as error:
         return error
     return None

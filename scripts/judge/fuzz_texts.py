@@ -12,13 +12,15 @@ from typing import Any
 
 import click
 
+from istio_init.cli.asked import asked_by
 from istio_init.cli.dropin import ALL_OPTIONS
 from istio_init.cli.expect import expectation
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import say
 from istio_init.cli.packet import PACKET_OPTIONS, described
 from istio_init.cli.pflag import UsageError, parse_flags
-from istio_init.config import values
+from istio_init.config import downward, values
+from istio_init.config.asked import ANNOTATIONS, Pod
 from istio_init.config.model import Config, Surroundings
 from istio_init.config.parse import Names, gather, parse
 from istio_init.dialects.iptables.rules import RuleSet
@@ -26,6 +28,7 @@ from istio_init.errors import ConfigError
 from istio_init.inspector.arguments import apply_arguments, arguments, is_accepted
 from istio_init.mesh.policy import sidecar
 from istio_init.netfilter.host import Host
+from istio_init.observe.manifest import manifest
 from istio_init.options import OPTIONS
 from istio_init.plan.diff import diff
 from istio_init.plan.restore import render_restore
@@ -185,6 +188,23 @@ def cgroup(text: str) -> None:
     assert found is None or len(found) == 64
 
 
+def pod_manifest(text: str) -> None:
+    """A manifest is refused, or says of one pod what it asked for, or why that is nothing."""
+    _asked(manifest(text, "pod").pod)
+
+
+def mounted(text: str) -> None:
+    """So are the annotations that a pod mounts."""
+    _asked(Pod("annotations", None, annotations=downward.parse(text)))
+
+
+def _asked(pod: Pod) -> None:
+    found = asked_by(pod)
+    for each in found.configs:
+        if isinstance(each, Config):
+            _meant(each)
+
+
 def shown(text: str) -> None:
     """Whatever is printed acts on no terminal, and made visible once it stays as it is."""
     once = visible(text)
@@ -208,6 +228,15 @@ JSON_WORDS = (
     '"direction": "outbound"', '"proto": "tcp"', '"dst": "10.0.0.1"', '"sport": 1', '"uid": 1000', "null", "true", "[",
     '"ctstate": "INVALID"', '"socket": false', '"family": 4', '"mark"', '"flags"', '"type"', '"interface"', "{", "1e5",
 )  # fmt: skip
+ASKED_WORDS = (
+    *[f'{name}="' for name in ANNOTATIONS], '"\n', "TPROXY", "*", "15020", "10.0.0.0/8", "eth0", '\\u00e9', '\\"',
+    "true",
+)  # fmt: skip
+POD_WORDS = (
+    '"kind": "Pod"', '"istio-init"', '"istio-proxy"', '"args"', '"env"', '"valueFrom"', '"securityContext"', "$(A)",
+    "$$", '"runAsUser"', '"annotations"', '"containers"', '"initContainers"', "&a ", "*a", "- ", "<<: ", "!!int ", "|-",
+    *[f'"{name}"' for name in ANNOTATIONS],
+)  # fmt: skip
 
 
 def parsers() -> Iterator[Parser]:
@@ -224,4 +253,6 @@ def parsers() -> Iterator[Parser]:
     yield Parser("accounts", accounts, (), ("envoy:x:", ":1337:", "\n", "root:"))
     yield Parser("net-file", net_file, (OSError,), ("0100007F:1F90 ", " 0A ", "00000000:0000 ", "\n"))
     yield Parser("cgroup", cgroup, (), ("0::/kubepods/", "cri-containerd-", ".scope", "a" * 64, "\n"))
+    yield Parser("manifest", pod_manifest, (), POD_WORDS, Form.JSON)
+    yield Parser("annotations", mounted, (), ASKED_WORDS)
     yield Parser("shown", shown)

@@ -21,14 +21,14 @@ LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT, INTERRUPT, BA
 SIZE = 1 << 40
 MNT_DETACH = 2
 HEADER = struct.Struct("=IIQQIIII")
-NAMES = {"lookup": LOOKUP, "open": OPEN, "read": READ}
+NAMES = {"lookup": LOOKUP, "getattr": GETATTR, "open": OPEN, "read": READ}
 
 
 @contextlib.contextmanager
 def served(directory: Path, text: bytes, silent: str | None = None) -> Iterator[None]:
     """Every name in a directory is a file of a terabyte that holds ``text`` over and over.
 
-    A kind of request (lookup, open, read) may be one that is never answered.
+    A kind of request (lookup, getattr, open, read) may be one that is never answered.
     """
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from .served import served
 
 SERVER = "192.0.2.53"
 SECRET = "192.0.2.99"
+CLONE_NEWUTS = 0x04000000
 LINE = f"nameserver {SERVER}\n"
 """A line of a resolv.conf."""
 
@@ -254,6 +256,32 @@ def test_a_file_system_that_the_pod_serves_itself_holds_nobody_up(
         text = read_text(str(root), "/etc/resolv.conf")
 
     assert text == (None if silent else LINE * (rooted.LONGEST // len(LINE)))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="the kernel has no fuse")
+@pytest.mark.parametrize(
+    ("command", "where", "silent", "status", "said"),
+    [
+        (("explain", "no-such-pod"), "etc", "read", 4, "did not say in time how it is called"),
+        (("explain", "no-such-pod"), ".", "getattr", 4, "did not say in time how it is called"),
+        (("explain", "--pid", "PID"), "etc", "read", 0, "no redirection"),
+    ],
+)
+def test_a_pod_that_serves_its_own_files_holds_no_command_up(
+    command: tuple[str, ...], where: str, silent: str, status: int, said: str, root: Path, pod: Pod
+) -> None:
+    """What was left waiting for it has no part in the pipes that others wait for."""
+
+    def prepare() -> None:
+        ctypes.CDLL(None).unshare(CLONE_NEWUTS)
+        Entrance(Path(f"/run/netns/{pod.name}"), None, Path("/nonexistent")).enter()
+        os.chroot(root)
+        os.chdir("/")
+
+    with served(root / where, LINE.encode(), silent), sleeping(prepare) as pid:
+        done = istio_init(*[word.replace("PID", str(pid)) for word in command])
+
+    assert done.status == status and said in done.stdout + done.stderr
 
 
 def test_a_file_system_that_does_not_answer_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

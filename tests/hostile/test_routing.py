@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from support.command import istio_init
+import sys
+
+import pytest
+from support.command import execute, istio_init
 
 from istio_init.testing.pods import Pod
 
@@ -40,3 +43,23 @@ def test_a_rule_that_takes_less_than_all_of_a_mark_does_not_stand_for_the_wanted
     istio_init("apply", "--netns", pod.name, "-m", "TPROXY").ok()
 
     assert any("from all fwmark 0x539 lookup 133" in each for each in rules(pod))
+
+
+@pytest.mark.parametrize("table", ["133", "1000"])
+def test_routing_is_added_as_ip_adds_it(pod: Pod, table: str) -> None:
+    istio_init("apply", "--netns", pod.name, "-m", "TPROXY", "-r", table, "--dual-stack").ok()
+
+    for family, scope in (("-4", "host"), ("-6", "global")):
+        assert f"32000:\tfrom all fwmark 0x539 lookup {table}" in pod.inside.run("ip", family, "rule")
+        shown = pod.inside.run("ip", "-d", family, "route", "show", "table", table)
+        assert shown.startswith(f"local default dev lo proto boot scope {scope}")
+    assert "::6/128" in pod.inside.run("ip", "-6", "address", "show", "dev", "lo")
+
+
+def test_who_adds_routing_waits_for_no_event_loop(pod: Pod) -> None:
+    """One that cannot watch its socket, as when nothing more may be watched, never ends."""
+    argv = ("apply", "--netns", pod.name, "-m", "TPROXY")
+    done = execute(sys.executable, "-X", "importtime", "-m", "istio_init", *argv).ok()
+
+    assert "istio_init.system.routing" in done.stderr
+    assert "pyroute2" not in done.stderr and "asyncio" not in done.stderr

@@ -14,6 +14,7 @@ from support.command import istio_init
 from support.injected import TRAFFIC, arguments, by_init_container
 
 from istio_init.netfilter.family import Family
+from istio_init.testing.namespaces import Namespace
 
 from .sidecar import Sidecar
 
@@ -57,6 +58,26 @@ def test_it_is_found_and_traced_and_mapped(sidecar: Sidecar, asked: str) -> None
 
     assert traced.startswith(f"{where}: outbound tcp") and "=> proxied to port 15001" in traced
     assert mapped.startswith(where)
+
+
+@pytest.mark.kernel
+def test_a_pod_that_has_what_names_another_is_not_taken_for_it(sidecar: Sidecar, tmp_path: Path) -> None:
+    """Nor by what of the other is gone by now, as a container that has ended."""
+    second = ADDRESS.replace("10.214", "10.215")
+    path = Path(written(tmp_path / "pod.json", by_init_container({}, {})))
+    made = json.loads(path.read_text())
+    made["status"]["podIPs"].append({"ip": second})
+    path.write_text(json.dumps(made))
+    with Namespace.create("claims") as namespace:
+        claims = namespace.spawn("sleep", "300").pid
+        for address in (ADDRESS, second):
+            namespace.run("ip", "addr", "add", f"{address}/32", "dev", "lo")
+
+        done = istio_init("explain", "--pod", str(path))
+
+    assert done.status == 4 and "could be several things" in done.stderr
+    for pid in (claims, sidecar.proxy.pid):
+        assert f"--pid {pid}: a namespace with this address" in done.stderr
 
 
 def test_it_is_compared_with_what_it_asks_for(sidecar: Sidecar, asked: str, tmp_path: Path) -> None:

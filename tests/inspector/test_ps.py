@@ -241,6 +241,10 @@ CGROUPS = [
     (f"12:memory:/kubepods/pod1/{ID}\n11:cpu,cpuacct:/kubepods/pod1/{ID}\n1:name=systemd:/kubepods/pod1/{ID}\n", ID),
     (f"1:name=systemd:/kubepods/pod1/{ID}\n0::/\n", ID),
     (f"4:memory:/docker/{OTHER}/kubepods/pod1/{ID}\n", ID),
+    (f"4:memory:/kubepods/pod1/{ID}/{OTHER}\n", ID),
+    (f"0::/docker/{OTHER}/kubelet.slice/kubelet-kubepods.slice/cri-containerd-{ID}.scope/kubepods/{OTHER}\n", ID),
+    (f"2:cpu:/{OTHER}\n1:memory:/kubepods/pod1/{ID}\n0::/{OTHER}\n", ID),
+    (f"0::/docker/{OTHER}/docker/{ID}\n", ID),
     (f"0::/kubepods/crio-{ID}.scope/crio-conmon\n", ID),
     (f"0::/kubepods/{ID[:40]}\n", None),
     (f"0::/kubepods/{ID.upper()}\n", None),
@@ -248,7 +252,9 @@ CGROUPS = [
 
 
 @pytest.mark.parametrize(("text", "wanted"), CGROUPS, ids=lambda value: str(value).strip()[:40] or "empty")
-def test_the_container_is_the_innermost_that_the_cgroups_name(text: str, wanted: str | None) -> None:
+def test_the_container_is_the_first_of_the_kubelets_else_the_innermost_that_the_cgroups_name(
+    text: str, wanted: str | None
+) -> None:
     assert parse_cgroup(text) == wanted
 
 

@@ -16,6 +16,8 @@ from typing import TypeVar
 import pytest
 from support.command import PROGRAM, Result, execute, istio_init
 
+from istio_init.cli.target import resolve
+from istio_init.errors import NamespaceError
 from istio_init.system import pod_names
 from istio_init.system.lookup import look_up
 from istio_init.system.pod_names import NAME, Claim, claims_of
@@ -120,6 +122,16 @@ class TestPods:
             str(node["other"][1]): "a namespace that did not say in time what its pod is called",
         }
         assert look_up(f"{SHOP}/no-such-pod-{UNIQUE}", files=True).silent == 1
+
+    def test_a_process_id_that_is_used_again_before_it_is_entered_leads_nowhere(
+        self, node: dict[str, tuple[Namespace, int]]
+    ) -> None:
+        chosen = resolve(f"{PAYMENT}-7f9c", files=False)
+        again = chosen.replace(pid=node["other"][1])
+
+        chosen.open().close()
+        with pytest.raises(NamespaceError, match="it has ended meanwhile"):
+            again.open()
 
     def test_a_slip_is_answered_with_the_name(self, node: dict[str, tuple[Namespace, int]]) -> None:
         said = failed(f"{SHOP}/{PAYMENT}-7f9d")

@@ -199,6 +199,17 @@ def test_every_annotation_is_tried_here_and_has_its_row_in_the_documentation() -
         assert any(f"`{name}`" in line and flag in line for line in page.splitlines() if line.startswith("|")), name
 
 
+def grown(part: str) -> dict[str, object]:
+    """A pod in which few references stand for very much."""
+    env = [{"name": "A", "value": "x" * 1000}, {"name": "B", "value": "$(A)" * 1000}]
+    last = (
+        {"env": [*env, {"name": "C", "value": "$(B)" * 1000}]}
+        if part == "env"
+        else {"args": ["istio-iptables", "$(B)" * 1000]}
+    )
+    return pod({}, init=({"name": "istio-init", "env": env, **last},))
+
+
 class TestForms:
     def test_yaml_lists_and_several_documents(self) -> None:
         made = by_init_container({f"{TRAFFIC}excludeOutboundPorts": "3306"}, {"-o": "3306"})
@@ -252,6 +263,8 @@ class TestForms:
             ("? [a]\n: b", "not YAML"),
             ("!!python/object/apply:os.system ['true']", "no pod in it"),
             ("x" * (LONGEST + 1), "more than 4 MiB"),
+            (json.dumps(grown("env")), "variables of istio-init: with the variables that they name more than 2 MiB"),
+            (json.dumps(grown("args")), "arguments of istio-init: with the variables that they name more than 2 MiB"),
         ],
     )  # fmt: skip
     def test_texts_that_are_none_or_hostile(self, text: str, said: str | None) -> None:

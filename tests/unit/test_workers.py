@@ -10,6 +10,7 @@ import pytest
 from support.processes import own_children
 
 from istio_init.errors import ConfigError, NamespaceError, ToolError
+from istio_init.system import workers
 from istio_init.system.workers import in_child, spread
 
 
@@ -114,3 +115,41 @@ def test_what_takes_too_much_memory_is_given_up_alone() -> None:
 
     assert [each for each in found if not isinstance(each, ToolError)] == [0, 2]
     assert "no memory is left" in str(found[1])
+
+
+def test_what_keeps_the_pipe_of_a_child_that_took_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of files that nothing can end inherits it."""
+    monkeypatch.setattr(workers, "GRACE", 0.5)
+    left, leave = os.pipe()
+
+    def work(number: int) -> int:
+        if number == 1:
+            if (pid := os.fork()) == 0:
+                time.sleep(120)
+            os.write(leave, b"%d\n" % pid)
+            time.sleep(120)
+        return number
+
+    first, late, last = spread(3, work, workers=2, seconds=1)
+
+    os.kill(int(os.read(left, 20)), 9)
+    os.close(left)
+    os.close(leave)
+    assert (first, last) == (0, 2)
+    assert isinstance(late, ToolError) and "given up after 1 s" in str(late)
+
+
+def test_a_reader_that_cannot_be_ended_holds_none_of_our_descriptors() -> None:
+    """Else who reads what we print would wait for its end."""
+    kept, _ = os.pipe()
+    reading, writing = os.pipe()
+
+    def open_ones() -> bytes:
+        return b" ".join(name.encode() for name in os.listdir("/proc/self/fd") if name not in ("0", "1", "2"))
+
+    data = workers.bytes_within(20, open_ones, most=10_000, keep=kept)
+
+    assert data is not None
+    open_there = set(map(int, data.split()))
+    assert kept in open_there and not {reading, writing} & open_there
+    assert workers.bytes_within(20, lambda: os.readlink("/proc/self/fd/1").encode(), most=100) == b"/dev/null"
