@@ -40,6 +40,11 @@ def own_children() -> list[int]:
     return sorted(int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split())
 
 
+def wait_until_reading(pid: int) -> None:
+    """Wait until a process sleeps in a read of its standard input."""
+    wait_until(lambda: Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 "))
+
+
 PATIENCE = 60
 """Seconds that something may take on a busy machine."""
 
