@@ -17,12 +17,14 @@ else:
 
 
 MANY = 200
-"""So many instances of a class are made before it gets a constructor of its own, which takes as long to compile."""
+"""So many instances of a class are made, or compared, before it gets functions of its own, which take as long to
+compile."""
 
 
 class _ValueType(type):
     _setters: tuple[Any, ...]
     _made: int
+    _told: int
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> _ValueType:
         fields = tuple(namespace.get("__annotations__", ()))
@@ -31,7 +33,7 @@ class _ValueType(type):
         made = super().__new__(mcls, name, bases, namespace)
         # A slot's own setter: finding it by name at each assignment takes twice as long.
         made._setters = tuple([vars(made)[field].__set__ for field in fields])
-        made._made = 0
+        made._made = made._told = 0
         return made
 
 
@@ -43,6 +45,13 @@ def _constructor(fields: tuple[str, ...], setters: tuple[Any, ...], defaults: di
     body = "; ".join([f"_set_{field}(self, {field})" for field in fields])
     exec(f"def __init__(self, {', '.join(parameters)}): {body}", names)
     return names["__init__"]
+
+
+def _teller(fields: tuple[str, ...]) -> Any:
+    """``_astuple`` for just these fields."""
+    names: dict[str, Any] = {}
+    exec(f"def _astuple(self): return ({''.join([f'self.{field}, ' for field in fields])})", names)
+    return names["_astuple"]
 
 
 @dataclass_transform(frozen_default=True)
@@ -78,6 +87,10 @@ class Value(metaclass=_ValueType):
                 raise TypeError(f"{type(self).__name__}() has fields {fields}, not {(*args[len(fields) :], *unknown)}")
 
     def _astuple(self) -> tuple[Any, ...]:
+        cls = type(self)
+        cls._told += 1
+        if cls._told == MANY:
+            cls._astuple = _teller(self.__match_args__)  # type: ignore[method-assign]
         return tuple([getattr(self, field) for field in self.__match_args__])
 
     def __eq__(self, other: object) -> bool:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
 
 from istio_init.cli.expect import AMBIENT
 from istio_init.cli.pflag import UsageError, parse_flags
-from istio_init.cli.target import Chosen, resolve
+from istio_init.cli.target import Chosen, choose, resolve
 from istio_init.config import asked
 from istio_init.config.parse import gather, parse
 from istio_init.config.parse_ambient import parse_ambient
 from istio_init.errors import ConfigError, InputError, NamespaceError
-from istio_init.inspector.asked import Asked, speaker
+from istio_init.inspector.asked import Asked, held, speaker
 from istio_init.inspector.findings.model import View
 from istio_init.options import AMBIENT_OPTIONS, DROPIN_OPTIONS, OPTIONS
 from istio_init.system.names import FileNames
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +63,39 @@ def manifest_of(path: str) -> Manifest:
     return manifest(data.decode(errors="replace"), "standard input" if path == "-" else path)
 
 
-def chosen_by(found: Manifest) -> Chosen:
+def pod_option(does: str) -> Callable[[F], F]:
+    """The option that names a pod by its manifest."""
+    return click.option(
+        "--pod",
+        "manifest",
+        metavar="MANIFEST",
+        help=f"{does} As kubectl get pod -o yaml or json prints it; - for stdin.",
+    )
+
+
+def choose_with(
+    manifest: str | None,
+    target: str | None,
+    pid: int | None,
+    netns: str | None,
+    file: str | None,
+    file6: str | None,
+) -> Chosen:
+    """The pod of a manifest on this node; without one what is given, as `choose` takes it.
+
+    Raises:
+        click.UsageError: more than one thing is given.
+        NamespaceError: the pod is not here.
+    """
+    if manifest is None:
+        return choose(target, pid, netns, file, file6, files=True)
+    if any(each is not None for each in (target, pid, netns, file, file6)):
+        raise click.UsageError("--pod names what is looked at: not with a target, --pid, --netns or --file")
+    words = f'--expect "$(istio-init render --pod {shlex.quote(manifest)} --format args)"'
+    return chosen_by(manifest_of(manifest), f"name it with --pid, or ask about the rules that it asks for: {words}")
+
+
+def chosen_by(found: Manifest, fix: str = "name it with --pid, or look on the node of its spec.nodeName") -> Chosen:
     """The pod on this node, by its containers' ids or else its addresses.
 
     Raises:
@@ -70,9 +109,18 @@ def chosen_by(found: Manifest) -> Chosen:
             why.append(error.message)
     name = found.pod.name or "the pod of the manifest"
     what = "; ".join(why) or "the manifest names neither containers nor addresses of it"
-    raise NamespaceError(
-        f"{name} is not found on this node: {what}", fix="name it with --pid, or look on the node of its spec.nodeName"
-    )
+    raise NamespaceError(f"{name} is not found on this node: {what}", fix=fix)
+
+
+def wanted(asked: Asked, snapshot: Snapshot) -> Config | AmbientConfig | None:
+    """What was asked for as one configuration, the way that fits the rules best; None for no redirection.
+
+    Raises:
+        ConfigError: none can be made of it.
+    """
+    if asked.problem is not None:
+        raise ConfigError(tuple(asked.problem.split("; ")))
+    return None if asked.asks_nothing else held(View(snapshot), asked).config
 
 
 def asked_in(snapshot: Snapshot) -> Asked | None:

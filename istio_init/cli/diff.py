@@ -7,10 +7,19 @@ from pathlib import Path
 
 import click
 
+from istio_init.cli.asked import asked_by, chosen_by, manifest_of, pod_option, wanted
 from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
 from istio_init.cli.output import output_options
-from istio_init.cli.source import Source, config_snapshot, source_from, source_of
+from istio_init.cli.source import (
+    Source,
+    config_snapshot,
+    nothing_wanted,
+    source_from,
+    source_of,
+    wanted_snapshot,
+    warned,
+)
 from istio_init.cli.target import Chosen, resolve
 from istio_init.errors import InputError
 from istio_init.netfilter.family import MAX_MARK, Family
@@ -36,11 +45,12 @@ class DiffCommand(click.Command):
     """Help by -h as well, where it cannot be part of a configuration."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, ["--help"] if args[:1] == ["-h"] else args)
-        except click.MissingParameter:
-            two = "give two of these: a target, a file, or a configuration such as \"-b '*' -i '*'\""
-            raise click.UsageError(two, ctx) from None
+        return super().parse_args(ctx, ["--help"] if args[:1] == ["-h"] else args)
+
+
+TWO = (
+    "give two of these: a target, a file, or a configuration such as \"-b '*' -i '*'\"; or --pod MANIFEST in place of A"
+)
 
 
 @click.command(
@@ -49,19 +59,23 @@ class DiffCommand(click.Command):
     short_help="Compare what two rule sets do.",
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
 )
-@click.argument("before", metavar="A", type=click.UNPROCESSED, shell_complete=complete_target(files=True))
-@click.argument("after", metavar="B", type=click.UNPROCESSED, shell_complete=complete_target(files=True))
+@click.argument("sides", metavar="A B", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_target(files=True))
+@pod_option("In place of A what this pod asks for; without B the pod is looked for on this node.")
 @output_options("text", "json", short=False)
-def diff(before: str, after: str, form: str) -> int:
+def diff(sides: tuple[str, ...], manifest: str | None, form: str) -> int:
     """Compare two rule sets by what they do, not by their text.
 
     Each is a target as explain takes it, two files (FILE,FILE6), or a
-    configuration as
-    istio-iptables arguments ("-b '*' -i '*'") or those of apply --ambient
-    ("--ambient --ipv6=false"). Exit status 0 where they are equal in behaviour,
-    3 where they are not.
+    configuration as istio-iptables arguments ("-b '*' -i '*'") or those of
+    apply --ambient ("--ambient --ipv6=false"). With --pod A is what a pod asks
+    for by its manifest, and B that pod on this node, or what is named. Exit
+    status 0 where they are equal in behaviour, 3 where they are not.
     """
-    one, other = _both(before, after)
+    if manifest is None and len(sides) != 2:
+        raise click.UsageError(TWO)
+    if manifest is not None and len(sides) > 1:
+        raise click.UsageError("--pod MANIFEST stands in place of A: give B alone, or nothing")
+    one, other = _both(*sides) if manifest is None else _asked_and(manifest, *sides)
     found = compared(one, other)
     if form == "json":
         say(json.dumps(diff_json(found), indent=2))
@@ -127,6 +141,22 @@ def _both(before: str, after: str) -> tuple[Source, Source]:
         if number not in found:
             found[number] = source_from(config_snapshot(text, servers))
     return found[0], found[1]
+
+
+def _asked_and(manifest: str, after: str | None = None) -> tuple[Source, Source]:
+    """What a pod asks for by its manifest, and the live pod or what is named beside it."""
+    found = manifest_of(manifest)
+    if after is None:
+        other = source_of(chosen_by(found), None)
+    else:
+        other = source_from(config_snapshot(after)) if _is_configuration(after) else _source(after)
+    asked = asked_by(found.pod)
+    for note in asked.notes:
+        say(f"warning: {note}", fg="yellow", err=True)
+    config, label = wanted(asked, other.snapshot), f"what {asked.name or 'the pod'} asks for"
+    if config is None:
+        return source_from(nothing_wanted(label)), other
+    return source_from(warned(*wanted_snapshot(config, label, (), other.snapshot.dns_servers))), other
 
 
 def _is_configuration(text: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from istio_init import __version__
-from istio_init.cli.asked import asked_by, asked_in, chosen_by, manifest_of
+from istio_init.cli.asked import asked_by, asked_in, chosen_by, manifest_of, pod_option
 from istio_init.cli.completing import target_argument
 from istio_init.cli.console import show
 from istio_init.cli.expect import expectation, in_kernel, in_this_kernel
@@ -66,13 +66,7 @@ def _severity(ctx: click.Context, param: click.Parameter, given: str | None) -> 
     help="Compare with the rules of these istio-iptables arguments, or of --ambient and its own.",
 )
 @click.option("--expect-file", type=click.Path(dir_okay=False, path_type=Path), help="The same, from a file.")
-@click.option(
-    "--pod",
-    "manifest",
-    metavar="MANIFEST",
-    help="Compare with what this pod asks for, as kubectl get pod -o yaml or json prints it; - for stdin. Without a "
-    "target the pod is looked for on this node.",
-)
+@pod_option("Compare with what this pod asks for; without a target it is looked for on this node.")
 @output_options(*FORMATS)
 @click.option(
     "--rules", "-v", "rules", is_flag=True, help="Also show each rule, why it exists, and where traffic goes."

@@ -37,7 +37,10 @@ def _command(argv: list[str]) -> int:
 def _drop_in(argv: list[str]) -> int:
     from istio_init.cli.dropin import run
 
-    return run(argv)
+    try:
+        return run(argv)
+    finally:
+        gc.freeze()  # At its end the interpreter would look through all that is left for cycles.
 
 
 def _ended(run: Callable[[list[str]], int], argv: list[str], interrupted: int = FAILED) -> int:

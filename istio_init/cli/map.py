@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import click
 
+from istio_init.cli.asked import choose_with, pod_option
 from istio_init.cli.completing import target_argument
 from istio_init.cli.lines import say
 from istio_init.cli.output import output_options
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
-from istio_init.cli.target import choose
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
@@ -35,6 +35,7 @@ KINDS = [each.value for each in Kind]
 @click.option(
     "--expect", metavar="ARGS", help="The rules of these istio-iptables or --ambient arguments, applied nowhere."
 )
+@pod_option("This pod, looked for on this node.")
 @click.option(
     "--only", type=click.Choice(KINDS), help="Only traffic with this outcome; direct is what bypasses the mesh."
 )
@@ -46,6 +47,7 @@ def map_command(
     file: str | None,
     file6: str | None,
     expect: str | None,
+    manifest: str | None,
     only: str | None,
     form: str,
 ) -> int:
@@ -55,7 +57,7 @@ def map_command(
     rules are of. Values that no rule tells apart stand together.
     TARGET is what explain takes.
     """
-    source = source_of(choose(target, pid, netns, file, file6, files=True), expect)
+    source = source_of(choose_with(manifest, target, pid, netns, file, file6), expect)
     if form == "json":
         say(json.dumps(map_json(source, only), indent=2))
         return 0

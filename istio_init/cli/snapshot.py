@@ -47,7 +47,7 @@ def snapshot(
         raise click.UsageError("--keep-addresses says what --redact leaves: give both")
     if output is None and sys.stdout.isatty():
         raise click.UsageError("a tar is not for a terminal: add > pod.tar, or -o pod.tar")
-    found = live_snapshot(target, pid, netns)
+    found = live_snapshot(target, pid, netns, asks=True)
     data = bytes_of(found, redact=redact, keep_addresses=keep_addresses)
     for each in found.not_read:
         say(f"warning: not in the snapshot: {each}", fg="yellow", err=True)

@@ -14,6 +14,7 @@ from istio_init.cli.files import file_snapshot
 from istio_init.cli.lines import say
 from istio_init.cli.target import Chosen, choose
 from istio_init.config.ambient import AmbientConfig
+from istio_init.config.model import Config
 from istio_init.dialects.iptables.rules import RuleSet, as_in_kernel
 from istio_init.dialects.iptables.save import with_texts
 from istio_init.dialects.rule_store import RuleStore
@@ -83,7 +84,11 @@ def snapshot_in(place: Place, target: Target = (), *, asks: bool = False) -> Sna
 
 def config_snapshot(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -> Snapshot:
     """What `configured` makes of a line; what is to be said of it is said as warnings."""
-    found, warnings = configured(line, servers)
+    return warned(*configured(line, servers))
+
+
+def warned(found: Snapshot, warnings: tuple[str, ...]) -> Snapshot:
+    """A snapshot, when what is to be said of it was said."""
     for warning in warnings:
         say(f"warning: {warning}", fg="yellow", err=True)
     return found
@@ -99,26 +104,45 @@ def configured(line: str, servers: tuple[IPv4Address | IPv6Address, ...] = ()) -
         ConfigError: with every problem that was found.
     """
     config, doubts = expectation(line, FileNames())
+    found, warnings = wanted_snapshot(config, f"configuration {line!r}", ("--expect", line), servers)
+    return found, (*doubts, *warnings)
+
+
+def wanted_snapshot(
+    config: Config | AmbientConfig,
+    label: str,
+    target: Target,
+    servers: tuple[IPv4Address | IPv6Address, ...] = (),
+) -> tuple[Snapshot, tuple[str, ...]]:
+    """A snapshot of the rules that a configuration means, and warnings; ``target`` names the same to a command."""
     if isinstance(config, AmbientConfig):
         answers = {family: frozenset([ambient.ANSWER_MARK]) for family in config.families}
-        return _snapshot(line, ambient.rules(config), answers), doubts
+        return _snapshot(label, target, ambient.rules(config), answers), ()
     meaning = settle(config, servers, ipv6=config.dual_stack)
-    warnings = [*doubts, *filter(None, [words_of(note, config) for note in meaning.notes])]
+    warnings = [*filter(None, [words_of(note, config) for note in meaning.notes])]
     if Note.DNS_CAPTURE_OFF in meaning.notes:
         warnings.append("no name server is known here, so --redirect-dns captures none")
-    return _snapshot(line, sidecar.rules(meaning.config, meaning.around)), tuple(warnings)
+    return _snapshot(label, target, sidecar.rules(meaning.config, meaning.around)), tuple(warnings)
+
+
+def nothing_wanted(label: str) -> Snapshot:
+    """A snapshot without a rule, of a pod that asks for no redirection."""
+    return _snapshot(label, (), {family: RuleSet(family) for family in Family})
 
 
 def _snapshot(
-    line: str, built: Mapping[Family, RuleSet], local_marks: Mapping[Family, frozenset[int]] | None = None
+    label: str,
+    target: Target,
+    built: Mapping[Family, RuleSet],
+    local_marks: Mapping[Family, frozenset[int]] | None = None,
 ) -> Snapshot:
     """The rules of a configuration, which are applied nowhere. Without marks these are told by the rules."""
     rules = {(RuleStore.NFT, family): as_in_kernel(with_texts(each)) for family, each in built.items()}
     netfilter = model(rules, None)
     return Snapshot(
-        f"configuration {line!r}",
+        label,
         rules,
-        target=("--expect", line),
+        target=target,
         interfaces=(Interface("lo", True),),
         is_live=False,
         registered=netfilter,
@@ -144,7 +168,7 @@ def source_of(chosen: Chosen, expect: str | None) -> Source:
         click.UsageError: both are given.
     """
     if expect is not None and chosen != Chosen():
-        raise click.UsageError("give one of --pid, --netns, --file, --expect or a target")
+        raise click.UsageError("give one of --pid, --netns, --file, --pod, --expect or a target")
     return source_from(config_snapshot(expect) if expect is not None else snapshot_of(chosen))
 
 

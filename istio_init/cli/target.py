@@ -13,6 +13,7 @@ from istio_init.system.places import Place
 from istio_init.value import Value
 from istio_init.visible import visible
 from istio_init.wording.commands import Target
+from istio_init.wording.words import counted
 
 HERE = "."
 MOST = 8
@@ -128,6 +129,11 @@ def _several(word: str, matches: tuple[Match, ...]) -> NamespaceError:
 def _nothing(word: str, found: Lookup, *, files: bool) -> NamespaceError | PrivilegeError:
     kinds = f"pod, container, process, address{', file' if files else ''} or network namespace"
     what = f"{visible(word)!r}: no {kinds} here"
+    if found.silent:
+        return NamespaceError(
+            f"{what} has that name; {counted(found.silent, 'network namespace')} did not say in time how it is called",
+            fix="istio-init ps lists them; name one by --pid",
+        )
     if found.unseen is not None:
         return PrivilegeError(
             f"{what} that may be seen has that name, but {found.unseen}", fix="run as root on the node"

@@ -8,12 +8,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from istio_init.cli.asked import choose_with, pod_option
 from istio_init.cli.completing import complete_target
 from istio_init.cli.lines import say
 from istio_init.cli.output import output_options
 from istio_init.cli.packet import PACKET_OPTIONS, batch, described
 from istio_init.cli.source import NAMESPACE_OPTIONS, Source, snapshot_in, source_from, source_of
-from istio_init.cli.target import Chosen, choose
+from istio_init.cli.target import Chosen
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
@@ -48,6 +49,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 @click.option(
     "--expect", metavar="ARGS", help="The rules of these istio-iptables or --ambient arguments, applied nowhere."
 )
+@pod_option("This pod, looked for on this node.")
 @with_options(PACKET_OPTIONS)
 @click.option(
     "--batch", "path", metavar="FILE", help="Answer each packet of a file, one JSON object a line; - for stdin."
@@ -61,6 +63,7 @@ def trace(
     file: str | None,
     file6: str | None,
     expect: str | None,
+    manifest: str | None,
     path: str | None,
     live: bool,
     form: str,
@@ -83,7 +86,9 @@ def trace(
         raise click.UsageError("--batch takes all of a packet from its line: not with --src, --uid and the like")
     if live and (path or file or file6 or expect) is not None:
         raise click.UsageError(NOT_LIVE)
-    chosen = choose(target, pid, netns, file, file6, files=True)
+    if "-" == manifest == path:
+        raise click.UsageError("only one of --pod and --batch can be standard input")
+    chosen = choose_with(manifest, target, pid, netns, file, file6)
     if live and chosen.is_file:
         raise click.UsageError(NOT_LIVE)
     if live:

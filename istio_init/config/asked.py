@@ -8,6 +8,7 @@ All of it is the pod's own word. Nothing here is looked up, and no value is judg
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from istio_init.options import OPTIONS
 from istio_init.value import Value
@@ -150,11 +151,41 @@ def is_ambient(pod: Pod) -> bool:
     return redirection in ("enabled", "pending") or (told and redirection != "disabled")
 
 
+def needed(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Of a pod's annotations those of which something is taken, and of the injector's status no more than that."""
+    found = {name: value for name, value in annotations.items() if name in READ}
+    if STATUS in found:
+        known = [name for name in _init_containers(found[STATUS]) if name in (INIT, VALIDATION)]
+        found[STATUS] = json.dumps({"initContainers": known})
+    return found
+
+
+def _init_containers(status: str) -> list[object]:
+    """Those that the injector says it added."""
+    try:
+        told = json.loads(status)
+    except (ValueError, RecursionError):
+        return []
+    names = told.get("initContainers") if isinstance(told, dict) else None
+    return names if isinstance(names, list) else []
+
+
+def telling(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Of the words that a proxy was started with those that say what it is, as others may be secret."""
+    found: list[str] = []
+    for before, word in pairwise(command):
+        if before == "proxy" and word in NOT_SIDECARS:
+            found += (before, word)
+        elif before == "--service-node":
+            found += (before, word.partition("~")[0])
+    return tuple(found)
+
+
 def is_gateway(pod: Pod) -> bool:
     """Whether its proxy is nobody's sidecar: a gateway, or a waypoint. Nothing is redirected to these."""
     if "gateway" in _items(pod.annotations.get(TEMPLATES, "")):
         return True
-    pairs = zip(pod.command, pod.command[1:], strict=False)
+    pairs = pairwise(pod.command)
     return any(
         (before == "proxy" and word in NOT_SIDECARS)
         or (before == "--service-node" and word.partition("~")[0] in NOT_SIDECARS)
@@ -166,13 +197,7 @@ def _by_cni(pod: Pod) -> bool | None:
     """By the init containers that the injector says it added, where nobody knows better."""
     if pod.by_cni is not None:
         return pod.by_cni
-    try:
-        status = json.loads(pod.annotations.get(STATUS, ""))
-    except (ValueError, RecursionError):
-        return None
-    names = status.get("initContainers") if isinstance(status, dict) else None
-    if not isinstance(names, list):
-        return None
+    names = _init_containers(pod.annotations.get(STATUS, ""))
     return True if VALIDATION in names else False if INIT in names else None
 
 

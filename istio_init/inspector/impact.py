@@ -9,12 +9,14 @@ from istio_init.inspector.findings.evaluated import Evaluated
 from istio_init.inspector.findings.fate import MOST_MAPPED
 from istio_init.inspector.findings.listening import hears
 from istio_init.inspector.findings.model import View
+from istio_init.inspector.findings.namespace import loopback_fault
 from istio_init.inspector.findings.ordinary import ordinary
+from istio_init.inspector.findings.uplink import cut_off
 from istio_init.inspector.reader import proxy_ports
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.host import is_usable
-from istio_init.netfilter.intervals import difference, union
+from istio_init.netfilter.intervals import difference, intersection, union
 from istio_init.netfilter.names import number_of
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.protocols import TCP, UDP
@@ -45,6 +47,7 @@ SHOWN = 2
 LOOPBACK = {Family.IPV4: (127 << 24, (128 << 24) - 1), Family.IPV6: (1, 1)}
 LO = number_of("lo")
 NOT_LO = ((1, LO - 1), (LO + 1, (1 << 128) - 1))
+NO_ROUTE = "no route"
 REFUSED = "refused"
 """What becomes of a redirected connection where nothing listens; rules do not say so."""
 
@@ -70,6 +73,8 @@ class Part(Value):
     said: str
     by: str
     conditions: tuple[str, ...] = ()
+    is_misled: bool = False
+    """Whether the proxy gets it on the port of the other direction."""
 
     @property
     def is_proxied(self) -> bool:
@@ -118,6 +123,9 @@ class _Look:
         self.family = family
         self.evaluated = evaluated
         self.ports = proxy_ports(view)
+        config = view.inferred.config if view.inferred is not None else None
+        is_told = config is not None and config.proxy_port != config.inbound_capture_port
+        self._outbound_port = config.proxy_port if config is not None and is_told else None
         own = [each for each in self.evaluated.host.addresses if each.version == family.version and is_usable(each)]
         self.home = int(own[0]) if own else None
         self.space = Space(evaluated.live, evaluated.host, family)
@@ -147,19 +155,32 @@ class _Look:
             return self._parts(
                 self.space.map(Direction.INBOUND, only_expected=True, within=away, fixed=fixed), Direction.INBOUND
             )
-        fixed = {Field.PROTOCOL: TCP, **self._sender()}
-        return self._parts(
-            self.space.map(Direction.OUTBOUND, only_expected=True, within=self._outside(), fixed=fixed),
-            Direction.OUTBOUND,
-        )
+        return self._leaving({Field.PROTOCOL: TCP}, self._outside())
 
     def _queries(self, server: int | None) -> list[Part]:
-        fixed = {Field.PROTOCOL: UDP, Field.DPORT: DNS_PORT, **self._sender()}
+        fixed = {Field.PROTOCOL: UDP, Field.DPORT: DNS_PORT}
         if server is not None:
             fixed[Field.DESTINATION] = server
-        within = self._outside(queries=True)
-        found = self.space.map(Direction.OUTBOUND, only_expected=True, within=within, fixed=fixed)
-        return self._parts(found, Direction.OUTBOUND, protocol="udp")
+        return self._leaving(fixed, self._outside(queries=True), protocol="udp")
+
+    def _leaving(self, fixed: dict[Field, int], within: dict[Field, Intervals], protocol: str = "tcp") -> list[Part]:
+        """What is sent, that which no route leads to first: it is refused to its sender before any rule sees it."""
+        near = cut_off(self.evaluated.host, self.family)
+        refused = []
+        if near is not None:
+            reached = union([((int(each.network_address), int(each.broadcast_address)),) for each in near])
+            server = fixed.get(Field.DESTINATION)
+            if server is None or not any(low <= server <= high for low, high in reached):
+                refused = [Part(Word.DROPPED.value, Kind.DROP, None, "dropped", NO_ROUTE)]
+            if not reached or (refused and server is not None):
+                return refused
+            if server is None:
+                within = {**within, Field.DESTINATION: intersection(within[Field.DESTINATION], reached)}
+        found = self.space.map(Direction.OUTBOUND, only_expected=True, within=within, fixed={**fixed, **self._sender()})
+        parts = self._parts(found, Direction.OUTBOUND, protocol=protocol)
+        if refused and parts and near:
+            parts[0] = parts[0].replace(conditions=(f"to {' or '.join(map(str, near[:SHOWN]))}",))
+        return [*refused, *parts]
 
     def _servers(self) -> list[int | None]:
         """The name servers that are asked by way of the network; None for any where none is known."""
@@ -207,7 +228,8 @@ class _Look:
         """The classes by their outcomes, that with the largest part of all packets first."""
         groups: dict[tuple[Outcome, tuple[Cause, ...]], list[tuple[float, TrafficClass]]] = {}
         for share, each in found.by_share():
-            groups.setdefault((each.outcome, each.causes), []).append((share, each))
+            outcome = each.outcome.replace(address=None) if each.outcome.kind is Kind.REDIRECT else each.outcome
+            groups.setdefault((outcome, each.causes), []).append((share, each))
         ordered = sorted(groups.values(), key=lambda group: -sum(share for share, _ in group))
         return [
             self._of(found, [each for _, each in group], direction, protocol, is_rest=not number)
@@ -236,8 +258,14 @@ class _Look:
         said, name = outcome_words(outcome, self.ports), word(outcome, self.ports).value
         if name == Word.DIRECT.value and protocol == "tcp" and self.view.holdings:
             said = "direct, past the proxy"
+        fault = loopback_fault(self.view, self.family) if direction is Direction.OUTBOUND else None
+        if fault is not None and outcome.kind is Kind.REDIRECT:
+            return Part(Word.DROPPED.value, Kind.DROP, None, Word.DROPPED.value, f"{by}, as {fault}", told)
         if self._is_refused(outcome, direction, protocol):
             said, name = f"{said}, where nothing listens: {REFUSED}", REFUSED
+        elif direction is Direction.INBOUND and outcome.port is not None and outcome.port == self._outbound_port:
+            said = f"{said}, that of outbound connections"
+            return Part(name, outcome.kind, outcome.port, said, by, told, is_misled=True)
         return Part(name, outcome.kind, outcome.port, said, by, told)
 
     def _is_refused(self, outcome: Outcome, direction: Direction, protocol: str) -> bool:

@@ -43,12 +43,13 @@ class Inferred(Value):
     """The configuration behind live rules, and what the rules say of their surroundings.
 
     ``exact`` tells whether the policy gives just these rules for them; where not, the rules were made by another
-    release or by hand.
+    release or by hand. ``literal`` is a configuration that gives just these rules and is hardly ever meant.
     """
 
     config: Config
     around: Surroundings
     exact: bool
+    literal: Config | None = None
 
 
 def infer_native(found: Raised, routing: LiveRouting | None = None) -> Inferred | None:
@@ -71,11 +72,23 @@ def infer(
     readings = []
     for distance, reading in _readings(captured, captured, routing, policy):
         if not distance:
-            return reading.replace(exact=True)
+            return _as_meant(reading.replace(exact=True))
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    return min([*_readings(unrepeated, captured, routing, policy), *readings], key=_oddness)[1]
+    return _as_meant(min([*_readings(unrepeated, captured, routing, policy), *readings], key=_oddness)[1])
+
+
+def _as_meant(read: Inferred) -> Inferred:
+    """Where one family's traffic is all captured and nothing of the other's: with what the other has lost.
+
+    ``0.0.0.0/0`` alone as the included range gives the same rules.
+    """
+    ranges = read.config.outbound_ranges
+    if ranges is ALL or len(ranges) != 1 or len(read.around.families) < 2 or ranges[0] not in ANYWHERE.values():
+        return read
+    meant = read.config.replace(outbound_ranges=ALL)
+    return read.replace(config=meant, exact=False, literal=read.config if read.exact else None)
 
 
 def _oddness(found: tuple[int, Inferred]) -> tuple[int, int]:

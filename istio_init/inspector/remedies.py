@@ -85,6 +85,7 @@ class Remedies:
         self.pod = pod_of(view)
         self._special: dict[str, Callable[[str], Said]] = {
             catalogue.LOOPBACK_DOWN.code: self._loopback,
+            catalogue.NO_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
             catalogue.GUARDRAILS.code: self._guardrails,
             catalogue.IPV6_NOT_CAPTURED.code: self._dual_stack,
             catalogue.IPV6_NOT_READY.code: self._ipv6,
@@ -170,6 +171,9 @@ class Remedies:
         return (inside(self.target, *words),) if self.view.snapshot.is_live else ()
 
     def _loopback(self, fix: str) -> Said:
+        loopback = [each for each in self.view.snapshot.interfaces if each.name == "lo"]
+        if loopback and loopback[0].is_up:
+            return fix, self._inside("ip", "address", "add", "127.0.0.1/8", "dev", "lo")
         return fix, self._inside("ip", "link", "set", "lo", "up")
 
     def _guardrails(self, fix: str) -> Said:

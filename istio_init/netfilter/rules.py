@@ -199,6 +199,11 @@ class NatKind(Enum):
 
     __hash__ = object.__hash__
 
+    @property
+    def is_of_destination(self) -> bool:
+        """Whether it gives packets another destination, and not another source."""
+        return self in (NatKind.DNAT, NatKind.REDIRECT)
+
 
 class Nat(Value):
     """Translate the connection, once, and accept. No addresses: the old one stays (DNAT with a port alone).

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from istio_init.config.asked import Pod
+
 SCHEMA = 1
 KIND = "istio-init snapshot"
 FACTS, NATIVE = "snapshot.json", "nft.json"
@@ -36,8 +38,8 @@ EXTENSIONS = {f"extensions-{family.value}.save": family for family in Family}
 
 NAMES = frozenset([FACTS, NATIVE, *SAVES, *EXTENSIONS])
 
-MADE_AGAIN = frozenset(["rules", "reading", "registered", "ruleset", "raised", "taken", "said"])
-"""Fields of a snapshot that follow from the others, or are not its own, or may be secret: a pod's annotations."""
+MADE_AGAIN = frozenset(["rules", "reading", "registered", "ruleset", "raised", "taken"])
+"""Fields of a snapshot that follow from the others, or are not its own."""
 
 
 def files_of(snapshot: Snapshot, taken: Taken) -> dict[str, bytes]:
@@ -106,7 +108,13 @@ def _snapshot(files: Mapping[str, bytes], path: str) -> Snapshot:
         raised=natives,
         taken=_seen(decoded(Taken, facts["taken"], "taken", path=path)),
     )
-    return made.replace(label=visible(made.label))
+    return made.replace(label=visible(made.label), said=tuple(map(_said, made.said)))
+
+
+def _said(pod: Pod) -> Pod:
+    """Whose word it is, in a line; the word itself is judged as that of a live pod is."""
+    name = None if pod.name is None else visible(pod.name)
+    return pod.replace(source=visible(pod.source), name=name, notes=tuple(map(visible, pod.notes)))
 
 
 def _seen(taken: Taken) -> Taken:

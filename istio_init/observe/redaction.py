@@ -10,6 +10,7 @@ import json
 import re
 from ipaddress import ip_address, ip_network
 
+from istio_init.config import asked
 from istio_init.dialects.iptables.quoting import words
 from istio_init.dialects.iptables.render import rule_text
 from istio_init.dialects.role import Role
@@ -35,6 +36,11 @@ OURS = frozenset(role.value for role in Role)
 
 BIT_TESTS = re.compile(r"-m (?:u32|bpf|string) |-j (?:NETMAP|CLUSTERIP) ")
 """What looks at addresses as numbers, or changes them by their parts."""
+
+WORDS = frozenset(["*", "REDIRECT", "TPROXY", asked.NONE, *asked.TRUE, *asked.FALSE, "sidecar", "gateway"])
+STATUSES = frozenset(json.dumps({"initContainers": found}) for found in ([], [asked.INIT], [asked.VALIDATION]))
+NUMBERS = re.compile(r"|\d+([:-]\d+)?|[\da-fA-F.:]*[.:][\da-fA-F.:]*(/\d+)?")
+"""What of a pod's own word stays: what a rule can be made of."""
 
 FIX = "keep the addresses as they are, with --keep-addresses"
 
@@ -123,12 +129,25 @@ def _rename(facts: dict[str, Any], native: Any, names: _Names) -> None:
             each["name"] = names.of("process", each["name"])
         if isinstance(each.get("comment"), str) and each["comment"] not in OURS:
             each["comment"] = names.of("comment", each["comment"])
+    known = {each["name"] for each in snapshot["interfaces"]} | WORDS
+    for pod in snapshot["said"]:
+        pod["name"] = None if pod["name"] is None else names.of("pod", pod["name"])
+        for part in ("annotations", "variables"):
+            pod[part] = {name: _kept(value, known, names) for name, value in pod[part].items()}
     for _, found in (facts["known"]["sets"] or {}).items():
         for element in found["elements"]:
             element["extensions"] = [
                 [name, names.of("comment", value) if name == "comment" else value]
                 for name, value in element["extensions"]
             ]
+
+
+def _kept(value: str, known: set[str], names: _Names) -> str:
+    """What a pod asked for, without words that are neither numbers, addresses nor names that rules depend on."""
+    if value in STATUSES:
+        return value
+    items = (item.strip() for item in value.split(","))
+    return ",".join(item if item in known or NUMBERS.fullmatch(item) else names.of("word", item) for item in items)
 
 
 def _ranges(saves: Mapping[str, str], facts: Any, native: Any) -> list[Any]:

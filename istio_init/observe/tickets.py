@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from shlex import join
 
-from istio_init.dialects.iptables.pasted import Form, Pasted, PasteError, read_pasted
+from istio_init.dialects.iptables.pasted import Pasted, read_pasted
+from istio_init.dialects.iptables.pasted_table import Form, PasteError
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.tables import Table
 from istio_init.dialects.rule_store import RuleStore

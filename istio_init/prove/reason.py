@@ -34,6 +34,7 @@ MOST_LINKS = 8
 STRANGER = {4: 0xC6336401, 6: (0x20010DB8 << 96) | 1}
 """An address of nobody's, by version, for what comes by a default route (RFC 5737, 3849)."""
 
+STOPPED = frozenset([Kind.DROP, Kind.REJECT])
 DECIDING = frozenset([Part.NATIVE, Part.ROUTING, Part.ROUTING_RULES, Part.INTERFACES, Part.SETS])
 """Without these another thing may decide than what is known says."""
 
@@ -105,10 +106,13 @@ class Live:
         words = outcome_words(outcome, self.reader.proxy_ports)
         return f"{words}: {because(outcome, trace.delivered_by, self.reader).removesuffix('.')}"
 
-    def elsewhere(self, probes: Iterable[Probe], wanted: Netfilter) -> tuple[list[str], list[str]]:
+    def elsewhere(
+        self, probes: Iterable[Probe], wanted: Netfilter, *, only_stopped: bool
+    ) -> tuple[list[str], list[str]]:
         """Rules that decide otherwise via the namespace's own interfaces, and such as are undecidable there.
 
-        No probe comes or leaves by those. ``wanted`` are the rules that the configuration calls for.
+        No probe comes or leaves by those. ``wanted`` are the rules that the configuration calls for. With
+        ``only_stopped`` it is told of connections that are dropped or rejected alone.
         """
         ideal = Tracer(wanted, self.host)
         found: dict[str, None] = {}
@@ -124,6 +128,8 @@ class Live:
                 via = f"{packet.direction.value} via {visible(link)}: "
                 if is_same(trace.delivered, meant) or isinstance(trace.delivered_by, ReversePathDecider):
                     continue  # Where its source is not believed, nothing comes that a probe could stand for.
+                if only_stopped and trace.delivered.kind not in STOPPED:
+                    continue
                 if trace.delivered.kind is Kind.UNKNOWN:
                     doubts[via + undecidable(trace, self.reader)] = None
                 else:

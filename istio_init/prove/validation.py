@@ -15,6 +15,7 @@ from istio_init.netfilter.host import Host, Listener, is_usable
 from istio_init.netfilter.protocols import protocol_number
 from istio_init.observe.host import read_host
 from istio_init.observe.snapshot import Snapshot
+from istio_init.prove.astray import Astray
 from istio_init.prove.judge import verdict
 from istio_init.prove.model import Facts, Plan, Report, Skipped, Verdict
 from istio_init.prove.probes import PROBE_PORT, plan, spots
@@ -51,6 +52,7 @@ def validate(
     timeout: float,
     probe_port: int = PROBE_PORT,
     announce: Callable[[str], None],
+    others: Astray | None = None,
 ) -> Report:
     """Probe what a configuration has to bring about in the current network namespace.
 
@@ -61,6 +63,7 @@ def validate(
         timeout: seconds for each probe.
         probe_port: where the proxy connects to the passthrough address.
         announce: told, before anything is added to the namespace, what that is.
+        others: what of all connections goes astray, if that was looked at.
 
     Raises:
         BusyError: another run is at work in the namespace and does not end.
@@ -70,11 +73,11 @@ def validate(
         facts = _facts(snapshot)
         chosen = plan(subject, around, facts, probe_port)
         try:
-            return _carry_out(chosen, subject, facts, snapshot, timeout, announce)
+            return _carry_out(chosen, subject, facts, snapshot, timeout, announce, others)
         except NeighbourError as error:
             facts = facts.replace(no_neighbour=error.message)
             chosen = plan(subject, around, facts, probe_port)
-            return _carry_out(chosen, subject, facts, snapshot, timeout, announce)
+            return _carry_out(chosen, subject, facts, snapshot, timeout, announce, others)
     finally:
         os.close(turn)
 
@@ -105,6 +108,7 @@ def _carry_out(
     snapshot: Snapshot,
     timeout: float,
     announce: Callable[[str], None],
+    others: Astray | None,
 ) -> Report:
     with ExitStack() as stack:
         neighbour = _neighbour(chosen.ground, announce, stack)
@@ -125,8 +129,9 @@ def _carry_out(
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
-    problems, doubts = live.elsewhere(chosen.probes, subject.tracer().netfilter)
-    problems = [*problems, *_half_a_proxy(subject, run)]
+    problems, doubts = live.elsewhere(chosen.probes, subject.tracer().netfilter, only_stopped=others is not None)
+    problems = [*problems, *_half_a_proxy(subject, run), *(others.problems if others is not None else ())]
+    doubts = [*doubts, *(others.doubts if others is not None else ())]
     lacks = not facts.may.issuperset(ALL_NEEDED)
     return Report(
         tuple(verdicts),

@@ -60,6 +60,7 @@ def _which(part: Part) -> str:
 def _style(impact: Impact, *, is_captured: bool) -> str:
     words = {part.word for part in impact.parts}
     main = impact.parts[0]
-    if words & _BAD or (is_captured and impact.traffic.name != "DNS" and main.word == Word.DIRECT.value):
+    escapes = is_captured and impact.traffic.name != "DNS" and main.word == Word.DIRECT.value
+    if words & _BAD or escapes or any(part.is_misled for part in impact.parts):
         return BAD
     return DOUBTFUL if Word.UNDECIDABLE.value in words else GOOD if main.is_proxied else ""

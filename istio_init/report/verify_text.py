@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 
 from istio_init.inspector.arguments import arguments, command
+from istio_init.inspector.findings.model import Shown
 from istio_init.netfilter.protocols import TCP
 from istio_init.wording.outcomes import outcome_words
 from istio_init.wording.traces import endpoint
@@ -39,13 +40,20 @@ def verify_lines(label: str, intent: Intent, report: Report) -> list[Line]:
             lines += [("", None), (title, None)]
             lines += [line for each in verdicts for line in _verdict(each)]
     if report.problems:
-        lines += [("", None), ("Besides, whatever the probes say", None)]
-        lines += [(line, "red") for each in report.problems for line in _wrapped(each, "  FAIL  ", DEEP)]
+        lines += [("", None), ("Besides the probes, by the rules", None)]
+        lines += [(line, "red") for each in report.problems for line in _problem(each)]
     if report.skipped:
         lines += [("", None), ("Not probed", None)]
         for text in skipped_words(report):
             lines += [(line, None) for line in _wrapped(text, "  ", "    ")]
     return [*lines, ("", None), (result_line(report), "green" if report.is_proved else "red")]
+
+
+def _problem(text: str) -> list[str]:
+    """Its words, and in a line of its own the command that shows it."""
+    if isinstance(text, Shown):
+        return [*_wrapped(f"{text.said}:", "  FAIL  ", DEEP), DEEP + text.command]
+    return _wrapped(text, "  FAIL  ", DEEP)
 
 
 def result_line(report: Report) -> str:

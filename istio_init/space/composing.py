@@ -10,6 +10,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from istio_init.netfilter.rules import Cause
+from istio_init.space.bits import apart
 from istio_init.space.diagram import Moved, Substitute, TooManyPieces, Unknown, leaves
 from istio_init.space.ways import (
     ENDED,
@@ -20,6 +21,7 @@ from istio_init.space.ways import (
     Delivery,
     Doubt,
     Ends,
+    Parts,
     Stop,
     Way,
     doubts,
@@ -282,7 +284,7 @@ class Ways:
         passed, returned = (then.passed, then.returned) if way.delivery is None else (None, None)
         if delivery is not None and not (isinstance(delivery.address, int) and isinstance(delivery.port, int)):
             delivery = delivery.replace(
-                address=None if delivery.address is None else resolved(delivery.address, before),
+                address=resolved_parts(delivery.address, before),
                 port=None if delivery.port is None else resolved(delivery.port, before),
             )
         if way.delivery is not None and (
@@ -303,6 +305,20 @@ class Ways:
             return self.diagrams.leaf(Ends(changed, None if ends.main is None else ways[ends.main], kept))
 
         return self.diagrams.mapped(program, changed)
+
+
+def resolved_parts(value: int | Parts | None, before: dict[int, Substitute]) -> int | Parts | None:
+    """The same of a number in parts: one number where all of them are known."""
+    if not isinstance(value, Parts):
+        return value
+    return joint((mask, resolved(part, before)) for mask, part in value.values)
+
+
+def joint(parts: Iterable[tuple[int, Substitute]]) -> int | Parts:
+    """One number of its parts, if they are known."""
+    values = tuple(parts)
+    known = [apart(part, mask) for mask, part in values if isinstance(part, int)]
+    return sum(known) if len(known) == len(values) else Parts(values)
 
 
 def _resolved(change: tuple[int, Substitute], before: dict[int, Substitute]) -> tuple[int, Substitute]:

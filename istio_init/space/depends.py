@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from istio_init.netfilter.packet import Packet
     from istio_init.netfilter.rules import Condition, Rule, Statement
     from istio_init.netfilter.stages import Netfilter
-    from istio_init.space.layout import Layout, Region
+    from istio_init.space.boxes import Region
+    from istio_init.space.layout import Layout
 
 FIELDS = {
     "src": Field.SOURCE,

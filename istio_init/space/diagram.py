@@ -8,7 +8,7 @@ Strehl and Thiele's interval decision diagrams.)
 from __future__ import annotations
 
 from bisect import bisect_right
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from istio_init.space.nodes import END, Node, TooManyPieces, blocks, leaves, value_at
 from istio_init.space.rebuilding import (
@@ -216,6 +216,43 @@ class Diagrams:
             at = [child.children[bisect_right(child.cuts, low)] if child.dim == top else child for child in children]
             segments.append(self.chosen(dim, cuts, at))
         return self.node(top, starts, segments)
+
+    def at(self, dim: int, nodes: Mapping[int, Node], otherwise: Node) -> Node:
+        """Diagrams for some numbers of a dimension, in ascending order, and another one for all others."""
+        bounds = [(0, otherwise)]
+        for number, node in nodes.items():
+            if bounds[-1][0] == number:
+                bounds.pop()
+            bounds += [(number, node), (number + 1, otherwise)]
+        if bounds[-1][0] == self.sizes[dim]:
+            bounds.pop()
+        return self.chosen(dim, [start for start, _ in bounds[1:]], [node for _, node in bounds])
+
+    def stepped(self, digits: Sequence[tuple[int, int]], starts: Sequence[int], children: Sequence[Node]) -> Node:
+        """A child from each start on, the first of which is 0, for a number whose digits are dimensions.
+
+        Digits are given with how many bits are below them, the first ones first.
+        """
+        (dim, shift), *lower = digits
+        if not lower:
+            return self.chosen(dim, starts[1:], children)
+        bounds: list[int] = []
+        found: list[Node] = []
+        last = children[0]
+        for digit, group in groupby(zip(starts, children, strict=True), key=lambda each: each[0] >> shift):
+            if bounds and digit > bounds[-1] + 1:
+                bounds.append(bounds[-1] + 1)
+                found.append(last)
+            inside = [(start - (digit << shift), child) for start, child in group]
+            if inside[0][0]:
+                inside.insert(0, (0, last))
+            last = inside[-1][1]
+            bounds.append(digit)
+            found.append(self.stepped(lower, [start for start, _ in inside], [child for _, child in inside]))
+        if bounds[-1] + 1 < self.sizes[dim]:
+            bounds.append(bounds[-1] + 1)
+            found.append(last)
+        return self.chosen(dim, bounds[1:], found)
 
 
 _BEYOND = 1 << 200

@@ -14,8 +14,9 @@ from istio_init.netfilter.rules import (
     Untrack,
     Zone,
 )
+from istio_init.space.bits import together
 from istio_init.space.diagram import Moved, Unknown
-from istio_init.space.layout import NOT_YET, ORIGINAL, REPLY, TEMPLATE, TRACKED, UNTRACKED, together
+from istio_init.space.layout import NOT_YET, ORIGINAL, REPLY, TEMPLATE, TRACKED, UNTRACKED
 from istio_init.space.truth import TEMPLATE_READ
 from istio_init.space.ways import GOING, doubts
 from istio_init.trace.result import Kind
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from istio_init.netfilter.rules import Box, Effect, Hook, Key
+    from istio_init.space.boxes import Region
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node, Substitute
-    from istio_init.space.layout import Layout, Region
+    from istio_init.space.layout import Layout
     from istio_init.space.translation import Translation
     from istio_init.space.truth import Truths
     from istio_init.space.ways import RuleDecider
@@ -78,8 +80,8 @@ class Effects:
 
     def copied(self, field: Field, source: Field) -> dict[int, Substitute]:
         """A field's value in another field of the same size."""
-        pairs = zip(self.layout.groups[field], self.layout.groups[source], strict=True)
-        return {group.dim: Moved(other.dim) for group, other in pairs}
+        pairs = zip(self.layout.dims(field), self.layout.dims(source), strict=True)
+        return {dim: Moved(other) for dim, other in pairs}
 
     def _assigned(self, assign: Assign) -> Node:
         """Give a field another value. A connection that is missing counts as 0, and is not written to.

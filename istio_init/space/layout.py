@@ -1,27 +1,32 @@
 """Which dimensions packets have in diagrams, and what a test of a field is in them.
 
 Fields whose bits rules take apart (marks, TOS) are split into groups of bits, so that every mask that a rule uses is a
-union of groups. Each group is a dimension of its own, its bits pushed together.
+union of groups. Each group is a dimension of its own, its bits pushed together. Addresses are split only where rules
+have masks of them that leave out bits in between, or NETMAP exchanges the first ones: into groups of bits in a row.
 """
 
 from __future__ import annotations
 
+from itertools import islice
+
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field, bits_of
+from istio_init.netfilter.fields import ADDRESSES, AddressType, CtState, CtStatus, Field, bits_of
 from istio_init.netfilter.intervals import intersection, union
-from istio_init.space.diagram import blocks
+from istio_init.space.bits import MOST_SPREAD, edges_of, groups_of, is_prefix, shift_of, spread, together
+from istio_init.space.boxes import joined
+from istio_init.space.diagram import Moved
+from istio_init.space.nodes import blocks
 from istio_init.space.scan import SPLIT, Scan
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Cause, Rule
-
-Region = dict[int, "Intervals"]
-"""What lies within intervals in some dimensions; in others anywhere."""
+    from istio_init.space.boxes import Region
+    from istio_init.space.diagram import Substitute
 
 NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
 """Numbers of `Layout.track`: the connection is not looked up yet; a template stands in for it; it is; it never is."""
@@ -45,11 +50,20 @@ ADDRESSES_FIRST = (Field.DESTINATION, Field.SOURCE, Field.DPORT, Field.SPORT)
 ORIGINAL = (Field.CT_ORIG_DPORT, Field.CT_ORIG_DESTINATION, Field.CT_ORIG_SOURCE, Field.CT_ORIG_SPORT)
 REPLY = (Field.CT_REPLY_DPORT, Field.CT_REPLY_DESTINATION, Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
 
-SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.TOS, Field.PRIORITY, *ORIGINAL, *REPLY)
-"""Fields that the kernel sets for rules alone: where no rule looks at one, nothing is noted of it."""
+PRIORITY_OF_TOS = 0xF8
+"""A packet that is forwarded has a priority where any of these bits of its TOS is set (rt_tos2priority)."""
 
-MOST_SPREAD = 12
-"""A mask may leave so many bits open above those that it tests."""
+MOST_PARTS = 64
+"""An address whose parts leave more intervals is told part by part."""
+
+MOST_EDGES = 7
+"""In so many places an address is split at most; masks that would need more are not told apart."""
+
+UNSAID = (Field.TTL, Field.LENGTH, Field.ICMP_TYPE, Field.ICMP_CODE)
+"""Facts of a packet of which the map says nothing (`istio_init.space.unsaid`)."""
+
+SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.TOS, Field.PRIORITY, Field.TTL, *ORIGINAL, *REPLY)
+"""Fields that the kernel sets for rules alone: where no rule looks at one, nothing is noted of it."""
 
 
 class Group(Value):
@@ -78,27 +92,34 @@ class Layout:
         marks: Iterable[int] = (),
         *,
         ports_first: bool = True,
-        routes_by_tos: bool = False,
+        tos_masks: Iterable[int] = (),
         answers: Sequence[Cause] = (),
     ) -> None:
-        """``answers`` are undecidable tests, to be taken to answer alike wherever they are asked."""
+        """Masks are those of routing; ``answers`` are undecidable tests that answer alike wherever they are asked."""
         self.family = family
         scan = Scan(rules)
         masks = scan.masks
         masks[Field.MARK] |= masks[Field.CT_MARK] | set(marks)
         masks[Field.CT_MARK] = masks[Field.MARK]
+        masks[Field.TOS] |= set(tos_masks)
+        if Field.PRIORITY in scan.fields:
+            masks[Field.TOS].add(PRIORITY_OF_TOS)
+        masks.update(dict.fromkeys(ADDRESSES, self._edges(scan)))
         self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3]
         self.fields: list[Field | None] = [None] * len(self.sizes)
+        self.masks = [0] * len(self.sizes)
+        """Of which bits of its field each dimension is."""
         self.groups: dict[Field, tuple[Group, ...]] = {}
         middle = PORTS_FIRST if ports_first else ADDRESSES_FIRST
-        for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT):
-            self._add(field, _groups(self.width(field), (*masks.get(field, ()), *BITS_APART.get(field, ()))))
+        for field in (*FIRST, *middle, Field.UID, Field.GID, *ORIGINAL, *REPLY, *SPLIT, *UNSAID):
+            self._add(field, groups_of(self.width(field), (*masks.get(field, ()), *BITS_APART.get(field, ()))))
         self.sizes[self.dim(Field.GID)] = NO_SOCKET
         self.answers = {cause: len(self.sizes) + number for number, cause in enumerate(answers)}
         """The dimension of each answer: 1 is yes."""
         self.sizes += [2] * len(answers)
         self.fields += [None] * len(answers)
-        seen = scan.fields | scan.assigned | ({Field.TOS} if routes_by_tos or Field.PRIORITY in scan.fields else set())
+        self.masks += [1] * len(answers)
+        seen = scan.fields | scan.assigned | ({Field.TOS} if tos_masks or Field.PRIORITY in scan.fields else set())
         self.has_templates = scan.has_templates
         """Whether connections may have a template before they are looked up."""
         self.assigned = frozenset(scan.assigned)
@@ -107,7 +128,7 @@ class Layout:
         """Whether rules give packets destinations, which nat does not know of."""
         if self.translates_otherwise:
             seen |= {Field.CT_STATUS, *REPLY}
-        self.unseen = frozenset([group.dim for field in SELDOM if field not in seen for group in self.groups[field]])
+        self.unseen = frozenset([dim for field in SELDOM if field not in seen for dim in self.dims(field)])
         """Dimensions that nothing asks for."""
 
     def width(self, field: Field) -> int:
@@ -118,6 +139,18 @@ class Layout:
         """The dimension of a field that is not split."""
         [group] = self.groups[field]
         return group.dim
+
+    def dims(self, field: Field) -> tuple[int, ...]:
+        """The dimensions of a field."""
+        return tuple([group.dim for group in self.groups[field]])
+
+    def digits(self, field: Field) -> list[tuple[int, int]]:
+        """The dimensions of a field whose groups are of bits in a row, and how many bits are below each."""
+        return [(group.dim, shift_of(group.mask)) for group in self.groups[field]]
+
+    def kept(self, field: Field) -> dict[int, Substitute]:
+        """A field's dimensions as they are."""
+        return {dim: Moved(dim) for dim in self.dims(field)}
 
     def numbers(self, field: Field, value: int) -> dict[int, int]:
         """The numbers of a field's value, in its dimensions."""
@@ -135,11 +168,12 @@ class Layout:
         regions = []
         for start, size in (block for low, high in within for block in blocks(low, high + 1)):
             tested = mask & -size
-            if any(group.mask & tested not in (0, group.mask) for group in groups):
-                return None
             if start & ~tested == 0:
-                regions.append(self._having(field, start, tested))
-        return _merged(regions)
+                region = self._having(field, start, tested)
+                if region is None:
+                    return None
+                regions.append(region)
+        return joined(regions)
 
     def hull(self, field: Field, mask: int, within: Intervals) -> Intervals:
         """Outside of which a field's bits under a mask never lie within intervals: as far as its first bits count."""
@@ -147,14 +181,42 @@ class Layout:
         last = (1 << (whole & ~mask).bit_length()) - 1
         return union(((low & ~last & whole, (high & whole) | last),) for low, high in within if low <= whole)
 
-    def _having(self, field: Field, value: int, mask: int) -> Region:
-        """Where a field has a value under a mask that is a union of groups."""
+    def whole(self, field: Field, region: Region) -> Intervals | None:
+        """The numbers of a field in a region; None where they are too many intervals, or its bits are not in order."""
+        found: Intervals = ((0, 0),)
+        for group in self.groups[field]:
+            size = self.sizes[group.dim]
+            part = region.get(group.dim, ((0, size - 1),))
+            if part == ((0, size - 1),):
+                found = tuple([(low * size, high * size + size - 1) for low, high in found])
+            elif all(low == high for low, high in found) and len(found) * len(part) <= MOST_PARTS:
+                found = tuple([(first * size + low, first * size + high) for first, _ in found for low, high in part])
+            else:
+                return None
+        return union([found])
+
+    def _having(self, field: Field, value: int, mask: int) -> Region | None:
+        """Where a field has a value under a mask; None where that has other bits of a group than the first."""
         region: Region = {}
         for group in self.groups[field]:
             if group.mask & mask:
-                number = together(value, group.mask)
-                region[group.dim] = ((number, number),)
+                number, tested = together(value, group.mask), together(mask, group.mask)
+                whole = self.sizes[group.dim] - 1
+                if not is_prefix(tested, whole):
+                    return None
+                region[group.dim] = ((number, number | whole & ~tested),)
         return region
+
+    def _edges(self, scan: Scan) -> set[int]:
+        """Where addresses have to be split."""
+        whole = (1 << self.family.bits) - 1
+        masks = [mask & whole for mask in scan.exchanged]
+        for mask in (mask & whole for mask in scan.tested):
+            open_bits = whole & -(mask & -mask) & ~mask
+            if open_bits.bit_count() > MOST_SPREAD:
+                masks.append(mask)
+        edges = dict.fromkeys(edge for mask in masks for edge in edges_of(mask, whole))
+        return set(islice(edges, MOST_EDGES))
 
     def _add(self, field: Field, masks: list[int]) -> None:
         groups = []
@@ -162,80 +224,5 @@ class Layout:
             groups.append(Group(len(self.sizes), mask))
             self.sizes.append(1 << mask.bit_count())
             self.fields.append(field)
+            self.masks.append(mask)
         self.groups[field] = tuple(groups)
-
-
-def _merged(regions: list[Region]) -> list[Region]:
-    """The same with fewer regions: those of one dimension together."""
-    if len(regions) < 2 or any(region.keys() != regions[0].keys() or len(region) != 1 for region in regions):
-        return regions
-    [dim] = regions[0]
-    return [{dim: union(region[dim] for region in regions)}]
-
-
-def together(value: int, mask: int) -> int:
-    """The bits of a value that a mask selects, pushed together."""
-    if mask & (mask + 1) == 0:
-        return value & mask
-    found = place = 0
-    while mask:
-        low = mask & -mask
-        if value & low:
-            found |= 1 << place
-        place += 1
-        mask ^= low
-    return found
-
-
-def apart(number: int, mask: int) -> int:
-    """The value whose bits under a mask are those of a number: the opposite of `together`."""
-    value = 0
-    while mask:
-        low = mask & -mask
-        if number & 1:
-            value |= low
-        number >>= 1
-        mask ^= low
-    return value
-
-
-def spread(within: Intervals, mask: int, whole: int) -> Intervals | None:
-    """The numbers whose bits under a mask lie within intervals; None where they would be too many intervals."""
-    if not mask:
-        return ((0, whole),) if within and within[0][0] == 0 else ()
-    step = mask & -mask
-    upper = whole & -step
-    open_bits = upper & ~mask
-    if open_bits.bit_count() > MOST_SPREAD:
-        return None
-    found: list[tuple[int, int]] = []
-    for low, high in within:
-        for start, size in blocks(low, high + 1):
-            tested = mask & -size
-            if start & ~tested == 0:
-                found += _under(start, tested, whole)
-                if len(found) > 1 << MOST_SPREAD:
-                    return None
-    return union([tuple(found)])
-
-
-def _under(value: int, mask: int, whole: int) -> Iterator[tuple[int, int]]:
-    """Intervals of the numbers that have a value under a mask."""
-    step = mask & -mask if mask else whole + 1
-    free = whole & -step & ~mask
-    if free.bit_count() > MOST_SPREAD:
-        return
-    part = 0
-    while True:
-        yield value | part, value | part | (step - 1)
-        part = (part - free) & free
-        if not part:
-            return
-
-
-def _groups(width: int, masks: Iterable[int]) -> list[int]:
-    """The bits in groups, so that every mask has all of a group or nothing of it; the highest first."""
-    groups = [(1 << width) - 1]
-    for mask in masks:
-        groups = [part for group in groups for part in (group & mask, group & ~mask) if part]
-    return sorted(groups, reverse=True)

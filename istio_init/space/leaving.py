@@ -8,7 +8,7 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.intervals import union
 from istio_init.netfilter.names import number_of
-from istio_init.netfilter.rules import Cause, Openness
+from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.diagram import Moved, Unknown, leaves
 from istio_init.space.layout import ELSEWHERE, SOMEWHERE, STAYS
 from istio_init.space.ways import ENDED, GOING, doubts
@@ -97,22 +97,20 @@ class Leaving:
         truths = self.truths
         found = []
         for dim in dims:
-            old, new = before.get(dim, Moved(dim)), after.get(dim, Moved(dim))
-            if old == new:
-                continue
-            unknown = [each for each in (old, new) if isinstance(each, Unknown)]
-            if unknown:
-                cause = unknown[0].why
-                assert isinstance(cause, Cause)
-                found.append(truths.maybe(cause))
-            elif isinstance(old, int) and isinstance(new, int):
-                return truths.yes
-            else:
-                found.append(self._unequal(old, new))
+            found.append(self.unequal(before.get(dim, Moved(dim)), after.get(dim, Moved(dim))))
         return truths.any_of(found)
 
-    def _unequal(self, one: Substitute, other: Substitute) -> Node:
+    def unequal(self, one: Substitute, other: Substitute) -> Node:
+        """Where two numbers are not the same, in terms of what packets began as."""
         truths = self.truths
+        if one == other:
+            return truths.no
+        for each in (one, other):
+            if isinstance(each, Unknown):
+                assert isinstance(each.why, Cause)
+                return truths.maybe(each.why)
+        if isinstance(one, int) and isinstance(other, int):
+            return truths.yes
         if isinstance(one, int):
             one, other = other, one
         if isinstance(one, Moved) and isinstance(other, int):
@@ -134,10 +132,11 @@ class Leaving:
 
     def _route(self, way: Way) -> Node:
         """Ask for the route of packets that take a way."""
-        destination = dict(way.changes).get(self.layout.dim(Field.DESTINATION))
-        if isinstance(destination, Unknown):
-            assert isinstance(destination.why, Cause)
-            return self.ways.stopped(Kind.UNKNOWN, UNTOLD, destination.why)
+        changes = dict(way.changes)
+        for destination in map(changes.get, self.layout.dims(Field.DESTINATION)):
+            if isinstance(destination, Unknown):
+                assert isinstance(destination.why, Cause)
+                return self.ways.stopped(Kind.UNKNOWN, UNTOLD, destination.why)
         return self._program(is_translated=way.delivery is not None and way.delivery.kind is Kind.DNAT)
 
     def _program(self, *, is_translated: bool) -> Node:
@@ -154,7 +153,7 @@ class Leaving:
         if self.family is Family.IPV4:
             return anywhere
         near = self.surroundings.by_interface(self.layout.route, lambda name: routes.program("lo", name or "?"))
-        where = self.truths.within({self.layout.dim(Field.DESTINATION): LINK_LOCAL})
+        where = self.truths.node(Test(Field.DESTINATION, LINK_LOCAL))
         return self.ways.where(where, near, anywhere)
 
     def _assumed(self, *, is_translated: bool) -> Node:
@@ -165,7 +164,7 @@ class Leaving:
             for mark in sorted(self.namespace.host.local_marks.get(self.family, ()))
             for region in layout.regions(Field.MARK, None, ((mark, mark),)) or []
         ]
-        here = truths.any_of([truths.within({layout.dim(Field.DESTINATION): self.local()}), *marks])
+        here = truths.any_of([truths.node(Test(Field.DESTINATION, self.local())), *marks])
         stays = ways.end(GOING, {layout.route_type: AddressType.UNICAST.value})
         by_lo = truths.within({layout.route: ((LO, LO),)})
         elsewhere = ways.where(by_lo, self.astray() if is_translated else self.here(), stays)
@@ -186,6 +185,6 @@ class Leaving:
             is_forbidden = name is not None and allowed.get(name) is False
             return forbidden if is_forbidden else ways.either(ways.going, forbidden, doubts([LOCALNET]))
 
-        from_loopback = truths.within({self.layout.dim(Field.SOURCE): LOOPBACK[self.family]})
+        from_loopback = truths.node(Test(Field.SOURCE, LOOPBACK[self.family]))
         checked = ways.where(from_loopback, self.surroundings.by_interface(self.layout.route, by), ways.going)
         return ways.then(routed, checked)

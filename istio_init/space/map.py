@@ -7,20 +7,22 @@ from itertools import islice
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
-from istio_init.netfilter.rules import Cause, Undecided
+from istio_init.netfilter.rules import Cause, Test, Undecided
 from istio_init.netfilter.stages import NFT_FAMILIES
+from istio_init.space.bits import apart
 from istio_init.space.collecting import Uncollected
 from istio_init.space.covering import Cover, Told
 from istio_init.space.diagram import Diagrams, Node, TooManyPieces, value_at
 from istio_init.space.expected import NOWHERE, expected, only
-from istio_init.space.layout import Layout, apart
+from istio_init.space.layout import Layout
 from istio_init.space.namespace import Namespace
-from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of
+from istio_init.space.outcomes import UNKNOWN, Verdict, decider_of, outcome_of, rank, verdict_of, verdicts
 from istio_init.space.regions import Packets, Region, count, paths
 from istio_init.space.shares import shares
 from istio_init.space.walk import Walk
 from istio_init.space.ways import Decider, Ends, Way
 from istio_init.trace.result import Kind, Outcome
+from istio_init.trace.routing import tos_mask
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -197,13 +199,12 @@ class Space:
             packets = Packets(layout, direction, self._host)
             if (namespace, direction) not in self._ends:
                 ends = Walk(namespace, direction).run()
-                verdicts = diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends)))
+                every = verdicts(diagrams, ends)
                 there = expected(diagrams, layout, self._host, direction, packets)
-                self._ends[namespace, direction] = verdicts, only(diagrams, verdicts, there)
+                self._ends[namespace, direction] = every, only(diagrams, every, there)
             top = self._ends[namespace, direction][int(only_expected)]
-            yes, no = diagrams.leaf(True), diagrams.leaf(False)
             for field, values in (within or {}).items():
-                top = only(diagrams, top, diagrams.test(layout.dim(field), values, yes, no))
+                top = only(diagrams, top, namespace.truths.node(Test(field, values)))
             numbers = {field: layout.numbers(field, value) for field, value in (fixed or {}).items()}
             values_at = {dim: number for each in numbers.values() for dim, number in each.items()}
             if values_at:
@@ -286,8 +287,8 @@ def layout_of(family: Family, sides: Sequence[Side], answers: tuple[Cause, ...] 
     rules = [rule for netfilter, _ in sides for rule in _rules(netfilter, family)]
     routing = [each for _, host in sides for each in (host.rules or {}).get(family, ())]
     marks = {each.mask for each in routing if each.mark is not None}
-    by_tos = any(each.tos is not None for each in routing)
-    return Layout(family, rules, marks, routes_by_tos=by_tos, ports_first=ports_first, answers=answers)
+    tos_masks = {tos_mask(each.tos) for each in routing if each.tos is not None}
+    return Layout(family, rules, marks, tos_masks=tos_masks, ports_first=ports_first, answers=answers)
 
 
 def in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout], Made]) -> Made:
@@ -314,7 +315,7 @@ def possible(diagrams: Diagrams, top: Node, packets: Packets) -> Node:
 
 def outcomes_of(diagrams: Diagrams, ends: Node) -> Node:
     """What becomes of packets, whatever decides it: UNKNOWN where that cannot be told."""
-    return diagrams.mapped(ends, lambda ends: diagrams.leaf(verdict_of(ends).outcome))
+    return diagrams.mapped(verdicts(diagrams, ends), lambda verdict: diagrams.leaf(verdict.outcome))
 
 
 _Fates = tuple[frozenset[Fate], tuple[Cause, ...]]
@@ -350,24 +351,13 @@ def _with_fates(diagrams: Diagrams, layout: Layout, ends: Node) -> Node:
         def below(dims: list[int], kept: frozenset[tuple[int, int]]) -> Node:
             if not dims:
                 return leaf(found, kept)
-            node = below(dims[1:], kept)
-            cuts: list[int] = []
-            children = [node]
-            for value in sorted(set_to[dims[0]]):
-                cuts += [value, value + 1]
-                children += [below(dims[1:], kept | {(dims[0], value)}), node]
-            return diagrams.node(dims[0], *_trimmed(cuts, children, layout.sizes[dims[0]]))
+            dim, *others = dims
+            there = {value: below(others, kept | {(dim, value)}) for value in sorted(set_to[dim])}
+            return diagrams.at(dim, there, below(others, kept))
 
         return below(sorted(set_to), frozenset())
 
     return diagrams.grafted(ends, change)
-
-
-def _trimmed(cuts: list[int], children: list[Node], size: int) -> tuple[list[int], list[Node]]:
-    """Without intervals in which there is no number."""
-    bounds = [0, *cuts, size]
-    kept = [place for place in range(len(children)) if bounds[place] < bounds[place + 1]]
-    return [bounds[place] for place in kept[1:]], [children[place] for place in kept]
 
 
 def _marks(

@@ -25,10 +25,10 @@ from istio_init.netfilter.rules import (
     Unknowable,
     Verdict,
 )
+from istio_init.space.boxes import joined, meeting, narrowed
 from istio_init.space.callers import Callers
 from istio_init.space.effects import Effects
-from istio_init.space.runs import conditions_of, joined, narrowed, runs
-from istio_init.space.truth import meeting
+from istio_init.space.runs import conditions_of, runs
 from istio_init.space.ways import ACCEPTED, GOING, RETURNED, RuleDecider
 from istio_init.trace.result import Kind
 from istio_init.value import Value
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from istio_init.netfilter.rules import Condition, Statement, Table
+    from istio_init.space.boxes import Region
     from istio_init.space.composing import Ways
     from istio_init.space.diagram import Node
-    from istio_init.space.layout import Region
     from istio_init.space.runs import Run
     from istio_init.space.truth import Truths
 
@@ -85,7 +85,7 @@ class Programs:
         self.truths = truths
         self.effects = effects
         layout = truths.layout
-        self._lasting = frozenset([layout.dim(field) for field in LASTING - layout.assigned])
+        self._lasting = frozenset([dim for field in LASTING - layout.assigned for dim in layout.dims(field)])
         self._chains: dict[tuple[object, ...], Node] = {}
         self._callers = Callers()
 

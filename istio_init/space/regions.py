@@ -6,14 +6,15 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import Field
+from istio_init.netfilter.fields import ADDRESSES, Field
 from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.intervals import contains, intersection
 from istio_init.netfilter.names import SIZE, name_of, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import AnyOf, Test, Undecided
+from istio_init.space.bits import apart, together
 from istio_init.space.diagram import END, Node
-from istio_init.space.layout import NO_SOCKET, apart
+from istio_init.space.layout import NO_SOCKET
 from istio_init.space.truth import PORTED
 
 TYPE_CHECKING = False
@@ -42,7 +43,7 @@ USUAL: dict[Field, tuple[int, ...]] = {
     Field.GID: (1000, 1001),
     Field.MARK: (0,),
 }
-ADDRESSES = {
+USUAL_ADDRESSES = {
     (Family.IPV4, Field.DESTINATION): (0x0A000005, 0xC6336401),
     (Family.IPV4, Field.SOURCE): (0x0A000001, 0xC6336402),
     (Family.IPV6, Field.DESTINATION): ((0xFD00 << 112) | 5,),
@@ -67,8 +68,8 @@ class Packets:
         mine, others = (Field.SOURCE, Field.DESTINATION)
         if direction is Direction.INBOUND:
             mine, others = others, mine
-        self.usual[mine] = (*map(int, own), *ADDRESSES[layout.family, mine])
-        self.usual[others] = ADDRESSES[layout.family, others]
+        self.usual[mine] = (*map(int, own), *USUAL_ADDRESSES[layout.family, mine])
+        self.usual[others] = USUAL_ADDRESSES[layout.family, others]
 
     def place(self, packet: Packet) -> dict[int, int]:
         """Where a packet lies."""
@@ -100,7 +101,10 @@ class Packets:
                 yes = Undecided(cause)
                 tests.append(yes if within == ((1, 1),) else AnyOf(((yes,),), negated=True))
                 continue
-            [mask] = [group.mask for group in self.layout.groups[field] if group.dim == dim]
+            mask = self.layout.masks[dim]
+            if field in ADDRESSES:
+                tests += self._address_tests(field, dim, path)
+                continue
             if field is Field.UID and within == ((NO_SOCKET, NO_SOCKET),):
                 tests.append(Test(Field.SOCKET, ((0, 0),)))
             elif field is Field.UID:
@@ -111,6 +115,15 @@ class Packets:
             else:
                 tests.append(Test(field, tuple([(apart(low, mask), apart(high, mask)) for low, high in within]), mask))
         return tuple(tests)
+
+    def _address_tests(self, field: Field, dim: int, path: dict[int, Intervals]) -> list[Test]:
+        """The test of an address, at the first of its dimensions; of each dimension, where they make no intervals."""
+        dims = self.layout.dims(field)
+        whole = self.layout.whole(field, path)
+        if whole is not None:
+            return [Test(field, whole)] if dim == next(each for each in dims if each in path) else []
+        mask = self.layout.masks[dim]
+        return [Test(field, tuple([(apart(low, mask), apart(high, mask)) for low, high in path[dim]]), mask)]
 
     def packet(self, chosen: dict[int, int]) -> Packet:
         """A packet with some numbers, as ordinary as they allow."""
@@ -165,6 +178,7 @@ class Packets:
         if field is Field.MARK:
             return (0, 0) if within[0][0] == 0 else (ODD_DIMENSIONS[field], within[0][0])
         for place, number in enumerate(self.usual.get(field, ())):
+            number = together(number, self.layout.masks[dim])
             if contains(within, number):
                 return min(place, 1), number
         odd = ODD_DIMENSIONS.get(field, 1)

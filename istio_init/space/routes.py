@@ -7,7 +7,7 @@ from istio_init.netfilter.names import exactly, number_of
 from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.ways import ACCEPTED, GOING, doubts
 from istio_init.trace.result import Kind, RoutingDecider
-from istio_init.trace.routing import FAILURES, NO_ROUTE, Found, Query, Tables
+from istio_init.trace.routing import FAILURES, NO_ROUTE, Found, Query, Tables, tos_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Routes:
             for end in ends[1:]:
                 node = self.ways.either(node, end, doubts(causes))
             children.append(node)
-        return self.ways.diagrams.node(self.layout.dim(Field.DESTINATION), ordered[1:], children)
+        return self.truths.stepped(Field.DESTINATION, ordered, children)
 
     def _end(self, found: Found) -> Node:
         """A route is taken."""
@@ -126,7 +126,7 @@ class Routes:
         if rule.protocol is not None:
             yield truths.node(Test(Field.PROTOCOL, ((rule.protocol, rule.protocol),)))
         if rule.tos is not None:
-            yield truths.node(Test(Field.TOS, ((rule.tos, rule.tos),), 0xFC if rule.tos & 0xE0 else 0x1C))
+            yield truths.node(Test(Field.TOS, ((rule.tos, rule.tos),), tos_mask(rule.tos)))
         for field, ports in ((Field.SPORT, rule.sports), (Field.DPORT, rule.dports)):
             if ports is not None:
                 yield truths.node(Test(field, (ports,)))

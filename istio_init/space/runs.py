@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from istio_init.netfilter.intervals import intersection, union
 from istio_init.netfilter.rules import AnyOf, End, Lookup, Nat, Never, Note, Test, Tproxy, Undecided, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.netfilter.rules import Chain, Condition, Rule, Statement
-    from istio_init.space.layout import Region
 
 LONG = 100
 """Chains of more rules are made by programs."""
@@ -54,8 +52,13 @@ def _tested(rule: Rule) -> list[object]:
 
 
 def _is_final(tail: tuple[Statement, ...]) -> bool:
-    """Whether nothing but one decision follows the conditions: the order of such rules does not matter."""
+    """Whether nothing but one decision follows the conditions: the order of such rules does not matter.
+
+    What NETMAP does depends on the conditions, which may say which bits it exchanges.
+    """
     [first, *more] = tail
+    if isinstance(first, Nat) and first.netmap:
+        return False
     return not more and (isinstance(first, Nat | Tproxy) or (isinstance(first, End) and first.verdict in DECISIVE))
 
 
@@ -79,36 +82,3 @@ def _tail(rule: Rule) -> tuple[Statement, ...]:
                 tail.pop()
             return tuple(tail)
     return ()
-
-
-def narrowed(region: Region, given: Region) -> Region:
-    """A region for packets that are all in another one: what those pass anyhow is left out."""
-    found: Region = {}
-    for dim, within in region.items():
-        if dim in given:
-            both = intersection(within, given[dim])
-            if both == given[dim]:
-                continue
-            within = both
-        found[dim] = within
-    return found
-
-
-def joined(regions: list[Region]) -> list[Region]:
-    """The same places in fewer regions: those that differ in one dimension alone are put together."""
-    if len(regions) < 2:
-        return regions
-    shapes: dict[tuple[int, ...], list[Region]] = {}
-    for region in regions:
-        shapes.setdefault(tuple(sorted(region)), []).append(region)
-    found: list[Region] = []
-    for shape, alike in shapes.items():
-        if len(alike) == 1 or not shape:
-            found.append(alike[0])
-            continue
-        varying = max(shape, key=lambda dim: len({region[dim] for region in alike}))
-        groups: dict[tuple[object, ...], list[Region]] = {}
-        for region in alike:
-            groups.setdefault(tuple([region[dim] for dim in shape if dim != varying]), []).append(region)
-        found += [{**group[0], varying: union([region[varying] for region in group])} for group in groups.values()]
-    return found

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from istio_init.netfilter.family import MAX_MARK
-from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Forget, Lookup, Test, Tproxy, Zone
-from istio_init.space.diagram import blocks
+from istio_init.netfilter.fields import ADDRESSES, Field
+from istio_init.netfilter.rules import AnyOf, Assign, AssignFrom, Dispatch, Forget, Lookup, Nat, Test, Tproxy, Zone
+from istio_init.space.nodes import blocks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from istio_init.netfilter.intervals import Intervals
-    from istio_init.netfilter.rules import Key, Rule, Statement
+    from istio_init.netfilter.rules import Key, NatKind, Rule, Statement
 
 SPLIT = (Field.MARK, Field.CT_MARK, Field.TOS, Field.PRIORITY, Field.CT_STATE, Field.CT_STATUS)
 """Fields of groups of bits. Both marks have the same groups, as rules copy one into the other."""
@@ -26,9 +26,15 @@ class Scan:
         self.assigned: set[Field] = set()
         self.has_templates = False
         self.masks: dict[Field, set[int]] = {field: set() for field in SPLIT}
+        self.tested: dict[int, None] = {}
+        """The masks under which addresses are tested."""
+        self.exchanged: dict[int, None] = {}
+        """The masks of what rules keep of addresses."""
         for rule in rules:
             for statement in rule.body:
                 self._take(statement)
+                if isinstance(statement, Nat) and statement.netmap and statement.addresses is not None:
+                    self._take_netmap(rule, statement.kind, *statement.addresses)
 
     def _take(self, statement: Statement) -> None:
         match statement:
@@ -36,6 +42,8 @@ class Scan:
                 self.fields.add(field)
                 if field in self.masks:
                     self.masks[field].update(tested(within, mask))
+                if field in ADDRESSES and mask is not None:
+                    self.tested[mask] = None
             case AnyOf(options):
                 for condition in (each for option in options for each in option):
                     self._take(condition)
@@ -52,6 +60,8 @@ class Scan:
                 for source, mask in parts:
                     if source in self.masks or field in self.masks:
                         self.masks[source if source in self.masks else field].add(mask & MAX_MARK)
+                    if field in ADDRESSES:
+                        self.exchanged[mask] = None
             case Forget(field):
                 self.assigned.add(field)
                 self.has_templates |= field is Field.CT_ZONE
@@ -67,6 +77,19 @@ class Scan:
         for place, key in enumerate(keys):
             if key.field in self.masks:
                 self.masks[key.field].update(mask for box in boxes for mask in tested(box[place], key.mask))
+            if key.field in ADDRESSES and key.mask is not None:
+                self.tested[key.mask] = None
+
+    def _take_netmap(self, rule: Rule, kind: NatKind, low: int, high: int) -> None:
+        """What NETMAP keeps, unless the rule is for packets of one such network: then the others' bits are known."""
+        field = Field.DESTINATION if kind.is_of_destination else Field.SOURCE
+        network = ~(high - low)
+        for statement in rule.body:
+            match statement:
+                case Test(tested, within, None, False) if tested is field and within:
+                    if within[0][0] & network == within[-1][1] & network:
+                        return
+        self.exchanged[high - low] = None
 
 
 def tested(within: Intervals, mask: int | None) -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import NO_INTERFACE
-from istio_init.netfilter.rules import Cause, Openness
+from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.layout import NO_SOCKET
 from istio_init.space.truth import PORTED, Maybe
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from istio_init.netfilter.host import Listener
     from istio_init.netfilter.rules import Tproxy
+    from istio_init.space.boxes import Region
     from istio_init.space.diagram import Node
-    from istio_init.space.layout import Region
     from istio_init.space.surroundings import Surroundings
 
 PROXIED = ((6, 6), (17, 17))
@@ -99,7 +99,7 @@ class Sockets:
                 continue
             for within, sample in bound:
                 answer = self._answer(protocol, sample, each, transparent=transparent, wildcards=wildcards)
-                nodes.append(truths.all_of([truths.within({**here, layout.dim(Field.DESTINATION): within}), answer]))
+                nodes.append(truths.all_of([truths.within(here), truths.node(Test(Field.DESTINATION, within)), answer]))
         return truths.any_of(nodes)
 
     def _bound(self, protocol: int, port: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from istio_init.netfilter.fields import CtState, CtStatus, Field
 from istio_init.netfilter.rules import Cause, ChainType, Hook, Openness
 from istio_init.netfilter.stages import CONNTRACK_PRIORITY, Call, Core, NatCalls
+from istio_init.space.bits import together
 from istio_init.space.diagram import END
-from istio_init.space.layout import NOT_YET, TEMPLATE, TRACKED, together
+from istio_init.space.layout import NOT_YET, TEMPLATE, TRACKED
 from istio_init.space.programs import Context
 from istio_init.space.ways import ACCEPTED, GOING, doubts
 from istio_init.trace.result import Kind, PolicyDecider
@@ -14,8 +15,8 @@ from istio_init.trace.result import Kind, PolicyDecider
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.netfilter.stages import Stage
+    from istio_init.space.boxes import Region
     from istio_init.space.diagram import Node, Substitute
-    from istio_init.space.layout import Region
     from istio_init.space.leaving import Leaving
     from istio_init.space.namespace import Namespace
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.names import NO_INTERFACE, number_of
+from istio_init.netfilter.rules import Test
 from istio_init.space.diagram import Moved
 from istio_init.space.layout import ORIGINAL
 from istio_init.space.routes import Routes
@@ -85,14 +86,8 @@ class Surroundings:
 
     def by_interface(self, dim: int, of: Callable[[str | None], Node]) -> Node:
         """A diagram for each interface: those that are known by their names, None for all others."""
-        others = of(None)
         names = sorted({link.name for link in self.host.links} | {LOOPBACK}, key=number_of)
-        cuts: list[int] = []
-        children = [others]
-        for name in names:
-            cuts += [number_of(name), number_of(name) + 1]
-            children += [of(name), others]
-        return self.diagrams.chosen(dim, cuts, children)
+        return self.diagrams.at(dim, {number_of(name): of(name) for name in names}, of(None))
 
     def _types(self, field: Field, interface: Field | None) -> Node:
         if interface is None:
@@ -116,7 +111,7 @@ class Surroundings:
         for start in ordered:
             found = self.facts.type_of(start, device)
             children.append(self.diagrams.leaf(ROUTING if found is None else found.value))
-        return self.diagrams.node(self.layout.dim(field), ordered[1:], children)
+        return self.truths.stepped(field, ordered, children)
 
     def _starts(self) -> Iterator[int]:
         yield 0
@@ -151,11 +146,10 @@ class Surroundings:
         """The route of an answer, from the packet's destination to its source; as nobody's, and of no protocol."""
         assert self.routes is not None
         dim = self.layout.dim
-        values: dict[int, Substitute] = {
-            dim(Field.DESTINATION): Moved(dim(Field.SOURCE)),
-            dim(Field.SOURCE): Moved(dim(Field.DESTINATION)),
-            dim(Field.UID): 0,
-        }
+        values: dict[int, Substitute] = {dim(Field.UID): 0}
+        ends = (Field.SOURCE, Field.DESTINATION)
+        for one, other in zip(*map(self.layout.dims, ends), strict=True):
+            values[one], values[other] = Moved(other), Moved(one)
         if with_ports:
             values[dim(Field.SPORT)], values[dim(Field.DPORT)] = Moved(dim(Field.DPORT)), Moved(dim(Field.SPORT))
         else:
@@ -178,7 +172,7 @@ class Surroundings:
         anywhere = self._device(device, None, with_mark=with_mark)
         if self.family is Family.IPV4:
             return anywhere
-        near = self.truths.within({self.layout.dim(Field.SOURCE): ((0xFE80 << 112, (0xFEC0 << 112) - 1),)})
+        near = self.truths.node(Test(Field.SOURCE, ((0xFE80 << 112, (0xFEC0 << 112) - 1),)))
         return self.choice(near, self._device(name or "?", name or "?", with_mark=with_mark), anywhere)
 
     def _device(self, device: str | None, out_interface: str | None, *, with_mark: bool) -> Node:

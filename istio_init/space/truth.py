@@ -8,15 +8,17 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import contains, difference, intersection, union
 from istio_init.netfilter.rules import AnyOf, Cause, Lookup, Never, Openness, Test, Undecided
-from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TEMPLATE, TRACKED, Layout, Region
+from istio_init.space.boxes import meeting
+from istio_init.space.layout import NO_SOCKET, ORIGINAL, REPLY, TEMPLATE, TRACKED, Layout
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Box, Condition, Key
+    from istio_init.space.boxes import Region
     from istio_init.space.diagram import Diagrams, Node
 
     Derived = Callable[[Field], "Node"]
@@ -33,9 +35,6 @@ OF_CONNECTIONS = frozenset(
 WITH_PORTS = frozenset(
     [Field.SPORT, Field.DPORT, Field.CT_ORIG_SPORT, Field.CT_ORIG_DPORT, Field.CT_REPLY_SPORT, Field.CT_REPLY_DPORT]
 )
-NOT_SAID = frozenset([Field.LENGTH, Field.TTL, Field.ICMP_TYPE, Field.ICMP_CODE])
-"""Facts of a packet of which the map says nothing."""
-
 
 TEMPLATE_READ = Cause(Openness.NOT_MODELLED, "what rules see of a connection before it is looked up")
 """x_tables reads a template's fields, which are what the last packet left there; for nft it has none but the state."""
@@ -103,6 +102,10 @@ class Truths:
         for dim in sorted(region, reverse=True):
             yes = self.diagrams.test(dim, region[dim], yes, no)
         return yes
+
+    def stepped(self, field: Field, starts: Sequence[int], children: Sequence[Node]) -> Node:
+        """One diagram from each start on, up to the next: by the number of a field that is not split, or in order."""
+        return self.diagrams.stepped(self.layout.digits(field), starts, children)
 
     def maybe(self, *causes: Cause) -> Node:
         """Nobody can tell."""
@@ -230,8 +233,6 @@ class Truths:
         regions = self._values(field, within, mask)
         if regions is not None:
             return self.any_of([self.within(region) for region in regions])
-        if field in NOT_SAID:
-            return self.maybe(Cause(Openness.NOT_GIVEN, field.value))
         if field in self.layout.groups:
             return self._masked(field, within, mask)
 
@@ -305,12 +306,3 @@ class Truths:
 
 _NOWHERE: Region = {Layout.track: ()}
 _SEVERAL: Region = {}
-
-
-def meeting(*regions: Region) -> Region:
-    """What regions have in common."""
-    found: Region = {}
-    for region in regions:
-        for dim, within in region.items():
-            found[dim] = intersection(found[dim], within) if dim in found else within
-    return found

@@ -5,6 +5,8 @@ It says what packets become of what they began as; at each stage, what the stage
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState, CtStatus, Field
 from istio_init.netfilter.intervals import union
@@ -16,6 +18,7 @@ from istio_init.space.diagram import Moved, Unknown, leaves
 from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY, STAYS
 from istio_init.space.leaving import LO, Leaving
 from istio_init.space.stages import Line, Stages
+from istio_init.space.unsaid import for_any
 from istio_init.space.ways import ENDED, GOING, Delivery, Way, doubts
 from istio_init.trace.facts import ROUTING
 from istio_init.trace.result import Kind, RoutingDecider
@@ -24,8 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.space.boxes import Region
     from istio_init.space.diagram import Node, Substitute
-    from istio_init.space.layout import Region
     from istio_init.space.namespace import Namespace
     from istio_init.space.ways import Ends
 
@@ -33,6 +36,21 @@ HERE = (AddressType.LOCAL, AddressType.ANYCAST)
 BROADCAST = ((0xFFFFFFFF, 0xFFFFFFFF),)
 TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it different destinations")
 """Nat translates anew what comes back by lo, which then may have to be routed again."""
+
+
+LEAST_TTL = 2
+"""What comes in with less is not forwarded (ip_forward, ip6_forward)."""
+
+
+class Came(NamedTuple):
+    """What decides about what has come in besides its numbers."""
+
+    kind: Kind | None
+    """How it was translated."""
+    unknown: Unknown | None
+    """An address that is not known."""
+    ttl: Substitute | None
+    """What a rule has made of it, if any has."""
 
 
 class Walk:
@@ -54,8 +72,10 @@ class Walk:
     def run(self) -> Node:
         """What becomes of every packet."""
         if self.direction is Direction.OUTBOUND:
-            return self._outbound(self._begin(Field.OUT_INTERFACE, Field.IN_INTERFACE))
-        return self._inbound(self._to_many(self._begin(Field.IN_INTERFACE, Field.OUT_INTERFACE)))
+            found = self._outbound(self._begin(Field.OUT_INTERFACE, Field.IN_INTERFACE))
+        else:
+            found = self._inbound(self._to_many(self._begin(Field.IN_INTERFACE, Field.OUT_INTERFACE)))
+        return for_any(self.ways, self.layout, found)
 
     def _begin(self, interface: Field, other: Field) -> Node:
         layout = self.layout
@@ -78,7 +98,7 @@ class Walk:
             kinds.append((1, BROADCAST))
         for number, within in kinds:
             changed = ways.then(begin, ways.end(GOING, {layout.dim(Field.PKTTYPE): number}))
-            begin = ways.where(self.truths.within({layout.dim(Field.DESTINATION): within}), changed, begin)
+            begin = ways.where(self.truths.node(Test(Field.DESTINATION, within)), changed, begin)
         return begin
 
     def _outbound(self, begin: Node) -> Node:
@@ -91,7 +111,7 @@ class Walk:
         by_lo = self.truths.within({layout.route: ((LO, LO),)})
         if layout.translates_otherwise:
             came = ways.then(line.program(), ways.where(by_lo, self._coming_back(), ways.going))
-            line.become(ways.diagrams.mapped(came, self._turned_away))
+            line.become(ways.diagrams.grafted(came, self._turned_away))
             line.put(ways.where(by_lo, self._delivered(), ways.going))
         else:
             line.put(ways.where(by_lo, ways.then(self._coming_back(), self._delivered()), ways.going))
@@ -127,18 +147,21 @@ class Walk:
         found = self.ways.nothing
         stopped = self.ways.stopped(Kind.UNKNOWN, RoutingDecider(TURNED_AWAY.words), TURNED_AWAY)
         for way in sorted(ends.ways, key=lambda way: way is not ends.main):
-            node = stopped if self._is_turned_away(way) else self.ways.alone(way)
+            node = self.ways.where(self._is_turned_away(way), stopped, self.ways.alone(way))
             found = node if found is self.ways.nothing else self.ways.either(found, node, ends.doubts)
         return found
 
-    def _is_turned_away(self, way: Way) -> bool:
+    def _is_turned_away(self, way: Way) -> Node:
         layout, changes = self.layout, dict(way.changes)
         status = [group.dim for group in layout.groups[Field.CT_STATUS] if group.mask == int(CtStatus.DNAT)]
-        if way.flow == ENDED or not any(changes.get(dim) for dim in status) or changes.get(layout.route) != LO:
-            return False
+        has_returned = changes.get(layout.dim(Field.IN_INTERFACE)) == LO
+        if way.flow == ENDED or not any(changes.get(dim) for dim in status) or not has_returned:
+            return self.truths.no
         pairs = ((Field.DESTINATION, Field.CT_REPLY_SOURCE), (Field.DPORT, Field.CT_REPLY_SPORT))
-        dims = [(layout.dim(one), layout.dim(other)) for one, other in pairs]
-        return any(changes.get(one, Moved(one)) != changes.get(other) for one, other in dims)
+        dims = [each for one, other in pairs for each in zip(layout.dims(one), layout.dims(other), strict=True)]
+        return self.truths.any_of(
+            [self.leaving.unequal(changes.get(one, Moved(one)), changes[other]) for one, other in dims]
+        )
 
     def _met(self, chains: Mapping[str, str], interface: int, program: Node) -> Node:
         """The program, but for packets at interfaces whose chains are not modelled."""
@@ -153,7 +176,7 @@ class Walk:
         ways, layout = self.ways, self.layout
         begin = self._met(self.netfilter.ingress, layout.dim(Field.IN_INTERFACE), begin)
         if self.family is Family.IPV6:  # ip6_rcv_core drops them before any hook.
-            loopback = [self.truths.within({layout.dim(each): ((1, 1),)}) for each in (Field.SOURCE, Field.DESTINATION)]
+            loopback = [self.truths.node(Test(each, ((1, 1),))) for each in (Field.SOURCE, Field.DESTINATION)]
             dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface but lo takes packets of ::1"))
             begin = ways.where(self.truths.any_of(loopback), dropped, begin)
         for link in self.namespace.host.links:
@@ -163,33 +186,38 @@ class Walk:
         line = Line(self.namespace, begin)
         self.stages.hook(line, Hook.PREROUTING, known=self.known)
         came = line.program()
-        groups: dict[tuple[Kind | None, Unknown | None], set[Way]] = {}
+        groups: dict[Came, set[Way]] = {}
         for ends in leaves(came):
             for way in ends.ways:
                 groups.setdefault(self._arrival_key(way), set()).add(way)
         inside = Line(self.namespace)
         self.stages.hook(inside, Hook.INPUT)
-        taken = ways.where(self._is_here(), inside.program(), self._forwarded())
+        taken = {
+            ttl: ways.where(self._is_here(), inside.program(), self._forwarded(ttl))
+            for ttl in dict.fromkeys(came.ttl for came in groups)
+        }
         routes = self.namespace.surroundings.routes
         arriving = Arriving(self.namespace.surroundings).program() if routes is not None else None
         parts = []
         for key, found in groups.items():
             line = Line(self.namespace, ways.part(came, found))
-            line.put(self._arrived(*key, arriving))
-            line.put(taken)
+            line.put(self._arrived(key, arriving))
+            line.put(taken[key.ttl])
             parts.append(line.program())
         return ways.apart(parts)
 
-    def _arrival_key(self, way: Way) -> tuple[Kind | None, Unknown | None]:
-        """What decides about a way besides its numbers: how it was translated, and an address that is not known."""
+    def _arrival_key(self, way: Way) -> Came:
+        """What decides about a way besides its numbers."""
         changes = dict(way.changes)
-        addresses = [changes.get(self.layout.dim(field)) for field in (Field.SOURCE, Field.DESTINATION)]
-        unknown = next((each for each in addresses if isinstance(each, Unknown)), None)
-        return way.delivery.kind if way.delivery is not None else None, unknown
+        dims = [*self.layout.dims(Field.SOURCE), *self.layout.dims(Field.DESTINATION)]
+        unknown = next((each for dim in dims if isinstance(each := changes.get(dim), Unknown)), None)
+        kind = way.delivery.kind if way.delivery is not None else None
+        return Came(kind, unknown, changes.get(self.layout.dim(Field.TTL)))
 
-    def _arrived(self, kind: Kind | None, unknown: Unknown | None, arriving: Node | None) -> Node:
+    def _arrived(self, came: Came, arriving: Node | None) -> Node:
         """Where routing sends it; where that is unknown, it is delivered here unless it was translated."""
         ways, here = self.ways, self.leaving.here()
+        kind, unknown, _ = came
         if unknown is not None and kind is Kind.REDIRECT:
             return here
         if unknown is not None and arriving is not None:
@@ -201,17 +229,23 @@ class Walk:
         if kind is not Kind.DNAT:
             return here
         either = ways.either(self.leaving.astray(), here, doubts([ROUTING]))
-        local = self.truths.within({self.layout.dim(Field.DESTINATION): self.leaving.local()})
+        local = self.truths.node(Test(Field.DESTINATION, self.leaving.local()))
         return ways.where(local, here, either)
 
-    def _forwarded(self) -> Node:
-        """FORWARD and POSTROUTING; of IPv4, the priority is that of the TOS (rt_tos2priority)."""
+    def _forwarded(self, ttl: Substitute | None) -> Node:
+        """FORWARD and POSTROUTING; of IPv4, the priority is that of the TOS (rt_tos2priority).
+
+        A TTL that no rule has set is taken to be enough.
+        """
         layout, ways = self.layout, self.ways
+        if isinstance(ttl, int) and ttl < LEAST_TTL:
+            return ways.stopped(Kind.DROP, RoutingDecider("its TTL ends here"))
+        left: dict[int, Substitute] = {layout.dim(Field.TTL): ttl - 1} if isinstance(ttl, int) else {}
         alone = self.truths.node(Test(Field.PKTTYPE, ((0, 0),)))
         words = "only packets addressed to this host alone are forwarded"
         begin = self.namespace.surroundings.by_interface(layout.route, self._sent_on)
         line = Line(self.namespace, ways.where(alone, begin, ways.stopped(Kind.DROP, RoutingDecider(words))))
-        line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route)}))
+        line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route), **left}))
         if self.family is Family.IPV4:
             cause = Cause(Openness.NOT_MODELLED, "the priority of what is forwarded")
             unknown: dict[int, Substitute] = {group.dim: Unknown(cause) for group in layout.groups[Field.PRIORITY]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from istio_init.netfilter.rules import Cause, Rule
-from istio_init.space.diagram import Moved, Substitute, Unknown
+from istio_init.space.diagram import Substitute
 from istio_init.trace.result import Kind, PolicyDecider, ReversePathDecider, RoutingDecider
 from istio_init.value import Value
 
@@ -38,13 +38,19 @@ class RuleDecider(Value):
 Decider = RuleDecider | PolicyDecider | RoutingDecider | ReversePathDecider
 
 
+class Parts(NamedTuple):
+    """A number whose groups of bits, by their masks, each have become something."""
+
+    values: tuple[tuple[int, Substitute], ...]
+
+
 class Delivery(Value):
     """Where packets were sent, and what decided that. What has a socket keeps it, whatever else translates it."""
 
     kind: Kind
     decider: Decider
-    address: int | Moved | Unknown | None = None
-    port: int | Moved | Unknown | None = None
+    address: int | Parts | None = None
+    port: Substitute | None = None
 
 
 class Stop(Value):

@@ -36,8 +36,7 @@ class Nftables:
             NoBackendError: there are some, and nft is not installed.
             ToolError: they cannot be read.
         """
-        of_inet = [each.name for each in netlink.all_nft_tables() or () if each.family == INET]
-        names = [name for name in of_inet if name in TABLES]
+        of_inet, names = _names()
         if not names:
             return ()
         if process.find_binary(PROGRAM) is None:
@@ -45,6 +44,19 @@ class Nftables:
         # Of several tables in one command line, nft 1.0.6 finds only the last.
         lists = [f"table {FAMILY} {name}" for name in names] if len(names) < len(of_inet) else [f"ruleset {FAMILY}"]
         return tuple([table for each in lists for table in _listed(each)])
+
+    def outline(self) -> tuple[Table, ...]:
+        """As much of the tables as tells which they are, from the kernel, without a program.
+
+        Raises:
+            ToolError: it does not tell, and nft cannot read them either.
+        """
+        from istio_init.system.nft_outline import outlines
+
+        try:
+            return outlines(_names()[1])
+        except OSError:
+            return self.read()
 
     def commit(self, script: str) -> None:
         """Carry out a script: all of it, or nothing.
@@ -56,6 +68,12 @@ class Nftables:
         completed = process.run([PROGRAM, "-f", "-"], stdin=script, timeout=TIMEOUT + self.wait, writing=True)
         if completed.status != 0:
             raise failure(completed)
+
+
+def _names() -> tuple[list[str], list[str]]:
+    """All tables of the family, and those of them that have Istio's names."""
+    of_inet = [each.name for each in netlink.all_nft_tables() or () if each.family == INET]
+    return of_inet, [name for name in of_inet if name in TABLES]
 
 
 def _listed(what: str) -> tuple[Table, ...]:

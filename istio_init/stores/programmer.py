@@ -149,9 +149,11 @@ def _write(session: Session, plan: Plan) -> None:
             session.commit(plan, live)
         except ToolError as error:
             failure = error
-        after = session.read()
+        after = session.read(outlined=True)
         if session.holds_wanted(after):
             return
+        if after.native:
+            after = session.read()
         remaining = session.plan(after)
         if remaining.is_empty:
             return

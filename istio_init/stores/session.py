@@ -96,11 +96,14 @@ class Session:
             for each in allowed.beside:
                 warn(f"{each.finding} They stay, and one of the two redirections never sees what the other takes")
 
-    def read(self) -> Live:
-        """What is live by now; what was foreign at the beginning counts as foreign still."""
-        return self._read(self.before)
+    def read(self, *, outlined: bool = False) -> Live:
+        """What is live by now; what was foreign at the beginning counts as foreign still.
 
-    def _read(self, before: Live | None) -> Live:
+        ``outlined`` reads of native tables what `holds_wanted` looks at and no more, which no plan can be made from.
+        """
+        return self._read(self.before, outlined=outlined)
+
+    def _read(self, before: Live | None, *, outlined: bool = False) -> Live:
         """What is live in all backends and the routing; tables that do not exist are not looked into."""
         rules: dict[tuple[str, Family], RuleSet] = {}
         for backend in self.by_name.values():
@@ -113,7 +116,8 @@ class Session:
                     if self.manner.backend != NATIVE:
                         raise
         tables = frozenset(route.table for route in self.wanted.routing.mark_routes)
-        return Live(rules, routing.read(tables), before, self.native.read(), is_written=self.has_written_tables)
+        native = self.native.outline() if outlined else self.native.read()
+        return Live(rules, routing.read(tables), before, native, is_written=self.has_written_tables)
 
     def holds_wanted(self, live: Live) -> bool:
         """Whether the live state is, to the letter, the wanted one and nothing else: the usual end of a run."""

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from istio_init.errors import PrivilegeError
 from istio_init.system.places import RUN_NETNS
-from istio_init.system.pod_names import claims
+from istio_init.system.pod_names import answers
 from istio_init.system.pods import addresses_of, containers_of, hidden, pod_namespaces
 from istio_init.system.privileges import capabilities
 from istio_init.value import Value
@@ -51,11 +51,15 @@ class Match(Value):
 
 
 class Lookup(Value):
-    """What a word names, and what kept it from being found: ``unseen`` says what may not be looked at, and why."""
+    """What a word names, and what kept it from being found: ``unseen`` says what may not be looked at, and why.
+
+    ``silent`` namespaces did not say in time what their pods are called.
+    """
 
     matches: tuple[Match, ...]
     unseen: str | None = None
     near: tuple[str, ...] = ()
+    silent: int = 0
 
 
 def look_up(word: str, *, files: bool) -> Lookup:
@@ -67,12 +71,13 @@ def look_up(word: str, *, files: bool) -> Lookup:
     denied: list[PrivilegeError] = []
     found += [match for pod in pods for match in _containers(word, pod)]
     found += _addresses(word, pods, denied)
-    named = list(zip(pods, claims(pods), strict=True))
+    named = list(zip(pods, answers(pods), strict=True))
     found += _pods(word, named)
     distinct = tuple(_distinct(found))
     if distinct:
         return Lookup(distinct)
-    return Lookup((), None if word.isdecimal() else _unseen(denied), _near(word, named))
+    silent = sum(its is None for _, its in named)
+    return Lookup((), None if word.isdecimal() else _unseen(denied), _near(word, named), silent)
 
 
 def _distinct(found: Iterable[Match]) -> Iterator[Match]:
@@ -144,27 +149,35 @@ def _addresses(word: str, pods: list[PodNamespace], denied: list[PrivilegeError]
             denied.append(error)
 
 
-Named = list[tuple["PodNamespace", tuple["Claim", ...]]]
+Named = list[tuple["PodNamespace", "tuple[Claim, ...] | None"]]
 
 
 def _pods(word: str, named: Named) -> Iterator[Match]:
-    """Pods by name: exact matches first, then prefixes."""
+    """Pods by name: those that have it, and those of the workload that has it; else those whose names begin so.
+
+    A name is but what a pod says of itself, so none hides another that could be meant; nor does it hide one that did
+    not say its own.
+    """
     space, slash, name = word.rpartition("/")
     name = name.removesuffix("…").removesuffix("...")
     if not name:
         return
-    claimed = [(pod, each) for pod, its in named for each in its if not slash or each.namespace in (space, None)]
-    exact = [(pod, each) for pod, each in claimed if each.name == name]
+    claimed = [(pod, each) for pod, its in named for each in its or () if not slash or each.namespace in (space, None)]
+    exact = [(pod, each) for pod, each in claimed if each.name == name or each.name.startswith(f"{name}-")]
     begun = [(pod, each) for pod, each in claimed if len(name) >= SHORTEST_NAME and each.name.startswith(name)]
-    for pod, each in exact or begun:
+    meant = exact if any(each.name == name for _, each in exact) else begun
+    for pod, each in meant:
         yield Match(f"pod {each}", "--pid", str(pod.pid), pod.inode, str(each))
+    for pod, its in named if meant else ():
+        if its is None:
+            yield Match("a namespace that did not say in time what its pod is called", "--pid", str(pod.pid), pod.inode)
 
 
 def _near(word: str, named: Named) -> tuple[str, ...]:
     """Names that are much like it."""
     if len(word) > LONGEST:
         return ()
-    known = {form: str(each) for _, its in named for each in its for form in (each.name, str(each))}
+    known = {form: str(each) for _, its in named for each in its or () for form in (each.name, str(each))}
     known |= {name: name for name in netns_names()}
     return tuple(dict.fromkeys(known[form] for form in get_close_matches(word, known, 3)))
 

@@ -331,5 +331,11 @@ def text_of(packed: bytes) -> str:
     return packed.rstrip(b"\0").decode(errors="surrogateescape")
 
 
+def text_attribute(kind: int, value: str) -> bytes:
+    """The attribute of a kind with a text."""
+    packed = value.encode(errors="surrogateescape") + b"\0"
+    return struct.pack("=HH", 4 + len(packed), kind) + packed + bytes(-len(packed) % 4)
+
+
 def _number(packed: bytes) -> int:
     return int(struct.unpack("=I", packed)[0])

@@ -6,7 +6,15 @@ import errno
 import struct
 
 from istio_init.dialects.nft.misprints import Told
-from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
+from istio_init.system.netlink import (
+    NETLINK_NETFILTER,
+    dump,
+    elements,
+    parse_attributes,
+    text_attribute,
+    text_of,
+    understood,
+)
 from istio_init.system.ruleset import FAMILIES
 
 TYPE_CHECKING = False
@@ -106,7 +114,7 @@ def garbled_sets() -> list[Set]:
     if len(sets) > MOST_SETS:
         raise OSError(errno.E2BIG, f"more than {MOST_SETS} sets of interfaces, and nft may not print all of each")
     for family, place, offsets in sets:
-        asked = struct.pack("=BBH", family, 0, 0) + _text(TABLE, place[1]) + _text(SET_NAME, place[2])
+        asked = struct.pack("=BBH", family, 0, 0) + text_attribute(TABLE, place[1]) + text_attribute(SET_NAME, place[2])
         if offsets is None or is_garbled(_elements(asked), offsets):
             found.append(place)
     return found
@@ -156,8 +164,3 @@ def is_garbled(found: Iterable[bytes], offsets: list[int]) -> bool:
             except UnicodeDecodeError:
                 return True
     return False
-
-
-def _text(kind: int, value: str) -> bytes:
-    packed = value.encode(errors="surrogateescape") + b"\0"
-    return struct.pack("=HH", 4 + len(packed), kind) + packed + bytes(-len(packed) % 4)

@@ -62,13 +62,18 @@ class Claim(Value):
 
 def claims(pods: list[PodNamespace]) -> list[tuple[Claim, ...]]:
     """The names that the processes of each namespace claim, the most likely first."""
+    return [each or () for each in answers(pods)]
+
+
+def answers(pods: list[PodNamespace]) -> list[tuple[Claim, ...] | None]:
+    """The same; None where it could not be found out in time, which anybody in there can bring about."""
     until = time.monotonic() + IN_ALL
 
-    def one(number: int) -> tuple[Claim, ...]:
-        return claims_of(pods[number]) if time.monotonic() < until else ()
+    def one(number: int) -> tuple[Claim, ...] | None:
+        return claims_of(pods[number]) if time.monotonic() < until else None
 
     found = spread(len(pods), one, workers=len(os.sched_getaffinity(0)), seconds=PATIENCE)
-    return [() if isinstance(each, IstioInitError) else each for each in found]
+    return [None if isinstance(each, IstioInitError) else each for each in found]
 
 
 def claims_of(pod: PodNamespace) -> tuple[Claim, ...]:

@@ -70,15 +70,11 @@ def _said(process: Process) -> Pod | None:
     return Pod(
         source=f"annotations in the proxy's /etc/istio/pod, and its environment (pid {process.pid})",
         name="/".join(filter(None, [space, own])) or None,
-        annotations={
-            name: value
-            for name, value in downward.parse(annotations.decode(errors="replace")).items()
-            if name in asked.READ
-        },
+        annotations=asked.needed(downward.parse(annotations.decode(errors="replace"))),
         variables=found,
         uid=process.uid,
         gid=process.gid,
-        command=tuple(command.decode(errors="replace").split("\0")),
+        command=asked.telling(tuple(command.decode(errors="replace").split("\0"))),
     )
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 CUT_OFF = 15
 """Bytes of a process's name that the kernel keeps; the command line tells the rest of a longer one."""
 LONGEST = 4096
-"""Bytes of a command line that are read: a process can have two megabytes of it."""
+"""Bytes of a command line that are read; a process can have two megabytes of it."""
+
+PATIENCE = 2.0
+"""Seconds for all command lines."""
 
 
 class Running(Value):
@@ -30,11 +33,17 @@ class Running(Value):
 
 def running() -> Iterator[Running]:
     """All processes that /proc shows, by number, with the ids that they act with, but for those that end meanwhile."""
+    found = []
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
-            yield _running(pid)
+            found.append(_running(pid))
         except (OSError, LookupError, ValueError):
             continue
+    programs = _programs([each.pid for each in found if len(os.fsencode(each.process.name)) >= CUT_OFF])
+    for each in found:
+        program, name = programs.get(each.pid, ""), each.process.name
+        whole = program.startswith(name) and program != name
+        yield each.replace(process=each.process.replace(name=program)) if whole else each
 
 
 def _running(pid: int) -> Running:
@@ -44,17 +53,31 @@ def _running(pid: int) -> Running:
     started = int(text[text.rindex(")") + 2 :].split()[19])
     lines = dict(line.partition(":\t")[::2] for line in _start_of(f"/proc/{pid}/status").split("\n"))
     uid, gid = (int(lines[key].split()[1]) for key in ("Uid", "Gid"))
-    return Running(Process(pid, _whole(pid, name), uid, gid), started)
+    return Running(Process(pid, name, uid, gid), started)
 
 
-def _whole(pid: int, name: str) -> str:
-    if len(os.fsencode(name)) < CUT_OFF:
-        return name
+def _programs(pids: list[int]) -> dict[int, str]:
+    """The programs of processes by their command lines; none where these cannot be read in time.
+
+    A command line is memory of the process, which it can keep locked for as long as it likes: a child reads.
+    """
+    if not pids:
+        return {}
+    from istio_init.system.workers import bytes_within
+
+    def read() -> bytes:
+        return b"\0".join([f"{pid}/{_program(pid)}".encode(errors="surrogateescape") for pid in pids])
+
+    told = bytes_within(PATIENCE, read, most=len(pids) * (LONGEST + 32)) or b""
+    lines = [os.fsdecode(each).partition("/") for each in told.split(b"\0") if each]
+    return {int(pid): program for pid, _, program in lines}
+
+
+def _program(pid: int) -> str:
     try:
-        program = os.path.basename(_start_of(f"/proc/{pid}/cmdline").partition("\0")[0])
+        return os.path.basename(_start_of(f"/proc/{pid}/cmdline").partition("\0")[0])
     except OSError:
-        return name
-    return program if program.startswith(name) else name
+        return ""
 
 
 def _start_of(path: str) -> str:

@@ -19,7 +19,7 @@ from istio_init.netfilter.rules import (
     Zone,
 )
 from istio_init.trace.connection import do_not_track, put_template
-from istio_init.trace.effects import DESTINATION_KINDS, Translation, assign, forget
+from istio_init.trace.effects import Translation, assign, forget
 from istio_init.trace.evaluate import few_values, narrow, points
 from istio_init.trace.packet_fields import CT_MARK, DESTINATION, DPORT
 from istio_init.trace.proxy import hand_over, socket_for, target_of
@@ -159,7 +159,7 @@ class Body:
         if not Translation(nat, chains.call.hook, chains.facts).apply(state):
             chains.finish(state, DROP, here, None)
             return
-        if nat.kind not in DESTINATION_KINDS:
+        if not nat.kind.is_of_destination:
             exits.append((True, state))
             return
         for each in self._chosen(state, rule, nat):

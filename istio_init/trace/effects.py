@@ -35,8 +35,6 @@ LOOPBACK = {32: 0x7F000001, 128: 1}
 IPV4_LINK_LOCAL = 0xA9FE
 """The first half of IPv4's link-local addresses."""
 
-DESTINATION_KINDS = frozenset([NatKind.DNAT, NatKind.REDIRECT])
-
 
 def assign(values: Values, statement: Assign, facts: Facts) -> None:
     """Give a field its new value. What a packet without a connection, or without ports, lacks stays absent."""
@@ -76,7 +74,7 @@ class Translation:
         self.hook = hook
         self.facts = facts
         self.bits = facts.family.bits
-        self.is_destination = nat.kind in DESTINATION_KINDS
+        self.is_destination = nat.kind.is_of_destination
 
     def apply(self, state: State) -> bool:
         """Translate; false where the kernel drops the packet instead: there is no address to give it."""

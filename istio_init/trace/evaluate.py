@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from istio_init.netfilter.intervals import contains, difference, intersection, size, union
 from istio_init.netfilter.rules import AnyOf, Cause, Lookup, Never, Test, Undecided
+from istio_init.trace.packet_fields import TTL
 from istio_init.trace.sets import Index, Members
 from istio_init.trace.state import Unsure, not_given
 
@@ -214,7 +215,7 @@ def narrow(values: Values, condition: Statement, *, holds: bool) -> None:
         return
     left = _parts(condition, value)[0 if holds else 1]
     if left:
-        is_one = len(left) == 1 and left[0][0] == left[0][1]
+        is_one = len(left) == 1 and left[0][0] == left[0][1] and condition.field is not TTL  # Not as if it were given.
         values[condition.field] = left[0][0] if is_one else Unsure(left, value.cause)
 
 

@@ -192,10 +192,15 @@ def _selectors(rule: RoutingRule, query: Query) -> Iterable[bool | Cause]:
     if rule.protocol is not None:
         yield rule.protocol == query.protocol
     if rule.tos is not None:
-        yield _equal(query.tos, rule.tos, 0xFC if rule.tos & 0xE0 else 0x1C)
+        yield _equal(query.tos, rule.tos, tos_mask(rule.tos))
     for wanted, port in ((rule.sports, query.sport), (rule.dports, query.dport)):
         if wanted is not None:
             yield port.cause if isinstance(port, Unsure) else port is not None and wanted[0] <= port <= wanted[1]
+
+
+def tos_mask(tos: int) -> int:
+    """The bits of a packet's TOS that a routing rule for a TOS looks at: those of the old meaning, or DSCP."""
+    return 0xFC if tos & 0xE0 else 0x1C
 
 
 def _equal(number: Number, wanted: int, mask: int) -> bool | Cause:

@@ -209,7 +209,7 @@ class Walk:
                 self.finish(state, state.outcome, state.decided_by, None)
 
     def _forward(self, states: list[State]) -> None:
-        """Go through FORWARD, one hop nearer to the end, and out."""
+        """Go through FORWARD, one hop nearer to the end, and out. A TTL that is not known is taken to be enough."""
         going = []
         for state in states:
             values = state.values

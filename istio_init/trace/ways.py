@@ -63,20 +63,30 @@ def resolved(conditions: Iterable[Because]) -> set[Because]:
     if len(found) > MOST_RESOLVED:
         return found
     while True:
-        shorter = next(filter(None, (_shorter(condition, found) for condition in found)), None)
+        holding: dict[Decision, list[Because]] = {}
+        for condition in found:
+            for decision in condition:
+                holding.setdefault(decision, []).append(condition)
+        shorter = next(filter(None, (_shorter(condition, found, holding) for condition in found)), None)
         if shorter is None:
             return {each for each in found if not any(other < each for other in found)}
         rest, replaced = shorter
         found = (found - replaced) | {rest}
 
 
-def _shorter(condition: Because, found: set[Because]) -> tuple[Because, set[Because]] | None:
+def _shorter(
+    condition: Because, found: set[Because], holding: dict[Decision, list[Because]]
+) -> tuple[Because, set[Because]] | None:
+    smaller = [each for each in found if each < condition]
     for decision in condition:
         place, _, ways = decision
         rest = condition - {decision}
-        siblings = {rest | {(place, way, ways)} for way in range(ways)}
-        if all(any(each <= sibling for each in found) for sibling in siblings):
-            return rest, siblings
+        siblings = {way: rest | {way} for way in ((place, number, ways) for number in range(ways))}
+        # What holds along a way names that way, or holds along all of them.
+        if any(each <= rest for each in smaller) or all(
+            any(each <= sibling for each in holding.get(way, ())) for way, sibling in siblings.items()
+        ):
+            return rest, set(siblings.values())
     return None
 
 

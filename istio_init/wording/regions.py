@@ -118,8 +118,13 @@ def _test(test: Test | Undecided | AnyOf, *, is_ipv6: bool) -> str:
     more = f" and {left} more" if left > 0 else ""
     if is_negated and len(texts) == 2 and not more:
         return f"{head(field)}neither {texts[0]} nor {texts[1]}"
-    listed = " or ".join(texts) if len(texts) == 2 else ", ".join(texts)
+    listed = ", ".join(texts) if more else _either(texts)
     return f"{'not ' if is_negated else ''}{head(field)}{listed}{more}"
+
+
+def _either(texts: list[str]) -> str:
+    """A list of which one holds, for example ``80, 443 or 8080``."""
+    return " or ".join([*([", ".join(texts[:-1])] if texts[1:] else []), *texts[-1:]])
 
 
 def _length(found: Intervals) -> int:

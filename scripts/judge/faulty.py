@@ -17,8 +17,11 @@ from typing import NamedTuple
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 
+from .begun import Begun, Done
+
 ERRORS = ("ENOMEM", "EMFILE", "ENOSPC", "EINTR", "EIO")
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL")
+PROGRAM = (sys.executable, "-m", "istio_init")
 COMMANDS = ("apply", "clean")
 STORES = ("nft", "legacy", "native")
 HANGS = 240.0
@@ -71,12 +74,17 @@ class Verdict(NamedTuple):
 
 
 class Bench:
-    """A pod in one store's state before, and the states that a command may leave."""
+    """A pod in one store's state before, and the states that a command may leave.
 
-    def __init__(self, pod: Pod, store: str, command: str) -> None:
-        self.pod, self.store, self.command = pod, store, command
+    With ``cold`` runs start from nothing, else where the interpreter is up and all modules are loaded.
+    """
+
+    def __init__(self, pod: Pod, store: str, command: str, *, cold: bool = False) -> None:
+        self.pod, self.store, self.command, self.cold = pod, store, command, cold
+        before = self._argv("apply", BEFORE)
+        self.begun = Begun(before, self._argv("apply", AFTER), *((self.argv, before) if command == "clean" else ()))
         self.old = self.new = ""
-        self.run(*self._argv("apply", BEFORE))
+        self.reset()
         self.old = self.state()
         self.run(*self.argv)
         self.new = self.state()
@@ -86,16 +94,17 @@ class Bench:
     def _argv(self, command: str, more: tuple[str, ...]) -> tuple[str, ...]:
         store = ("--native-nftables",) if self.store == "native" else ("--force-iptables-binary", self.store)
         chosen = store if command == "apply" or self.store != "native" else ()
-        return (sys.executable, "-m", "istio_init", command, "--netns", self.pod.name, *chosen, *more)
+        return (command, "--netns", self.pod.name, *chosen, *more)
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The command under test."""
+        """The arguments of the command under test."""
         return self._argv(self.command, AFTER if self.command == "apply" else ())
 
-    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str) -> None:
         """Run to the end, and well."""
-        return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=HANGS)
+        done = self.begun.run(argv, HANGS)
+        assert done.status == 0, done.said
 
     def reset(self) -> None:
         """Return to the state before."""
@@ -105,10 +114,29 @@ class Bench:
         """Everything that a run may change, without counters and times."""
         return state(self.pod.inside)
 
+    def traced(self, *tracing: str) -> Done:
+        """Run the command under test beneath strace."""
+        if not self.cold:
+            return self.begun.run(self.argv, HANGS, tracing)
+        with subprocess.Popen(
+            ("strace", *tracing, "-qq", *PROGRAM, *self.argv),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=HANGS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return Done(None, process.communicate()[0])
+        return Done(process.returncode, said)
+
     def counts(self) -> dict[str, tuple[int, int]]:
         """How often each call is made: by us, and most often by one of our children."""
         with tempfile.TemporaryDirectory() as folder:
-            self.run("strace", "-f", "-qq", "-ff", "-o", f"{folder}/of", *self.argv)
+            done = self.traced("-f", "-ff", "-o", f"{folder}/of")
+            assert done.status == 0, done.said
             files = sorted(Path(folder).iterdir(), key=lambda each: int(each.suffix[1:]))
             found = [Counter(re.findall(r"^(\w+)\(", each.read_text(errors="replace"), re.MULTILINE)) for each in files]
         self.reset()
@@ -118,38 +146,28 @@ class Bench:
     def judge(self, fault: Fault) -> Verdict:
         """Run with a fault, see what it left, and return to the state before."""
         case = Case(self.store, self.command, fault)
-        tracing = ("strace", *(("-f",) if fault.children else ()), "-qq", "-o", "/dev/null")
-        process = subprocess.Popen(
-            (*tracing, "-e", f"trace={fault.call}", "-e", f"inject={fault.injection}", *self.argv),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            out, err = process.communicate(timeout=HANGS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        family = ("-f",) if fault.children else ()
+        done = self.traced(*family, "-o", "/dev/null", "-e", f"trace={fault.call}", "-e", f"inject={fault.injection}")
+        if done.status is None:
             self.reset()
-            return Verdict(case, "hung", -1, "")
+            return Verdict(case, "hung", -1, done.said)
         found = self.state()
         name = "new" if found == self.new else "old" if found == self.old else "mixed"
-        if process.returncode == 0 and name != "new":
+        if done.status == 0 and name != "new":
             name = "wrong"
         if fault.what == "SIGKILL" and name == "mixed":
             self.run(*self.argv)  # It may leave a table of each; the next run has to end what it began.
             name = "converged" if self.state() == self.new else "stuck"
-        elif "Traceback" in err and "istio_init" in err and fault.what != "SIGKILL":
-            name = "traceback" if name in ("old", "new") and not _is_start(err) else name
-        said = (out + err)[-2000:]
+        elif "Traceback" in done.said and "istio_init" in done.said and fault.what != "SIGKILL":
+            name = "traceback" if name in ("old", "new") and not _is_start(done.said) else name
+        said = done.said[-2000:]
         if name == "mixed" and fault.children and "could not be put back" in said:
             name = "said"  # The same fails in every program that is started: nothing can be put back, and that is said.
         elif name == "mixed":
             said += "\n".join(difflib.unified_diff(self.old.splitlines(), found.splitlines(), lineterm="", n=0))
         if name != "old":
             self.reset()
-        return Verdict(case, name, process.returncode, said)
+        return Verdict(case, name, done.status, said)
 
 
 def _is_start(err: str) -> bool:
@@ -198,14 +216,23 @@ def numbers(count: int) -> Iterator[int]:
         yield count
 
 
-def faults(counts: dict[str, tuple[int, int]], *, every: bool = True) -> Iterator[Fault]:
-    """Every fault of a run whose calls were counted; with ``every`` errors in each child, too."""
-    for call, (ours, childrens) in counts.items():
-        for what in (*ERRORS, *SIGNALS):
-            for number in numbers(ours):
-                yield Fault(call, what, number, False)
-            for number in numbers(childrens) if every and not what.startswith("SIG") else ():
-                yield Fault(call, what, number, True)
+def faults(counts: dict[str, tuple[int, int]]) -> Iterator[Fault]:
+    """Every fault of a run whose calls were counted: at each point one error and one signal, then the next ones.
+
+    So each part of them from the first on has been everywhere.
+    """
+    points = [
+        (call, number, children)
+        for call, each in counts.items()
+        for children, count in enumerate(each)
+        for number in numbers(count)
+    ]
+    for turn in range(max(len(ERRORS), len(SIGNALS))):
+        for at, (call, number, children) in enumerate(points):
+            if turn < len(ERRORS):
+                yield Fault(call, ERRORS[(at + turn) % len(ERRORS)], number, bool(children))
+            if turn < len(SIGNALS) and not children:
+                yield Fault(call, SIGNALS[(at + turn) % len(SIGNALS)], number, False)
 
 
 def table(verdicts: list[Verdict]) -> str:

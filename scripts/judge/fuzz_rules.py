@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import ip_address
 
 from istio_init.config.model import ALL, Config, Surroundings
 from istio_init.dialects.iptables.ipset import IpSetError, parse_ipset_save
 from istio_init.dialects.iptables.parse import parse_rule
 from istio_init.dialects.iptables.render import rule_text
-from istio_init.dialects.iptables.rules import RuleSet
+from istio_init.dialects.iptables.rules import Rule, RuleSet
 from istio_init.dialects.iptables.save import SaveError, entry_text, parse_save, render_save
 from istio_init.dialects.iptables.sections import sections
 from istio_init.dialects.nft.render import render
@@ -36,7 +38,7 @@ from istio_init.system.process import Completed
 from istio_init.trace.tracer import Tracer
 from istio_init.value import Value
 
-from .fuzzing import Parser
+from .fuzzing import CORPUS, Parser
 from .mutating import Form
 
 PACKETS = tuple(
@@ -52,6 +54,14 @@ WANTED = {
     for config in (Config(outbound_ranges=ALL, inbound_ports=ALL),)
     for family, each in sidecar.rules(config, Surroundings(ipv6=True)).items()
 }
+
+
+@cache
+def _known() -> dict[str, Rule]:
+    """The rules of the corpus, whose parsing is tried elsewhere."""
+    seeds = [json.loads(line) for line in (CORPUS / "plan.jsonl").read_text().splitlines()]
+    read = [parse_save(each, Family.IPV4).rules for each in seeds]
+    return {entry_text(entry): entry.rule for rules in read for *_, entry in rules.entries()}
 
 
 def save(text: str) -> None:
@@ -75,7 +85,7 @@ def rule(text: str) -> None:
 
 def plan(text: str) -> None:
     """What apply and clean would write leaves the rules of others to the letter, one command a line and no other."""
-    live = recognise(parse_save(text, Family.IPV4).rules)
+    live = recognise(parse_save(text, Family.IPV4, _known()).rules)
     for wanted in (RuleSet(Family.IPV4), WANTED[Family.IPV4]):
         edits = diff(live, wanted).edits
         try:
@@ -104,7 +114,7 @@ def _others(rules: RuleSet) -> dict[tuple[str, str], list[str]]:
 
 def followed(text: str) -> None:
     """Whatever rules there are, packets are followed through them in a bounded time."""
-    rules = {(RuleStore.NFT, Family.IPV4): parse_save(text, Family.IPV4).rules}
+    rules = {(RuleStore.NFT, Family.IPV4): parse_save(text, Family.IPV4, _known()).rules}
     _follow(rules, None)
 
 

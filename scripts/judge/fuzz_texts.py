@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import lru_cache
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from istio_init.cli.packet import PACKET_OPTIONS, described
 from istio_init.cli.pflag import UsageError, parse_flags
 from istio_init.cli.source import Source
 from istio_init.config import values
-from istio_init.config.model import Surroundings
+from istio_init.config.model import Config, Surroundings
 from istio_init.config.parse import Names, gather, parse
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.errors import ConfigError
@@ -75,7 +76,12 @@ def environment(text: str) -> None:
 
 
 def _configured(given: Any) -> None:
-    config, _ = parse(given, NAMES, lenient_mode=True)
+    _meant(parse(given, NAMES, lenient_mode=True)[0])
+
+
+@lru_cache(maxsize=4096)
+def _meant(config: Config) -> None:
+    """What holds for each configuration, and so need not be looked at again."""
     for family, rules in sidecar.rules(config, Surroundings(ipv6=True)).items():
         edits = diff(RuleSet(family), rules).edits
         lines = render_restore(edits).split("\n")[:-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import signal
@@ -118,6 +119,7 @@ def fuzz(parser: Parser, seed: str, numbers: range, until: float = float("inf"))
     seeds = parser.seeds()
     found: dict[str, Failure] = {}
     done = 0
+    gc.freeze()  # What was imported stays, and need not be looked at again and again.
     with timed():
         for number in [*range(-len(seeds), 0), *numbers] if numbers.start == 0 else numbers:
             if number >= 0 and number % 256 == 0 and time.monotonic() > until:

@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 LONGEST = 4096
@@ -42,8 +43,8 @@ _WORD = re.compile(r"[^\s\",:{}\[\]]+")
 
 
 def mutated(chance: random.Random, seeds: Sequence[str], tokens: Sequence[str], form: Form, header: int) -> str:
-    """A new input out of one seed or several. A netlink message's ``header`` is so long."""
-    text = chance.choice(seeds)
+    """A new input out of one seed or several, mostly of short ones. A netlink message's ``header`` is so long."""
+    text = min(chance.choice(seeds), chance.choice(seeds), key=len)
     packed = form in (Form.BYTES, Form.NETLINK)
     if form is Form.JSON and chance.random() < 0.7:
         text = _tree_of_json(chance, text, seeds, tokens)
@@ -146,19 +147,26 @@ def _word(chance: random.Random, text: str, seeds: Sequence[str], tokens: Sequen
 _WAYS = (_splice, _cut, _remove, _repeat, _move, _flip, _character, _character, _number, _number, _token, _word, _word)
 
 
+@lru_cache(maxsize=256)
+def _values_of(text: str) -> tuple[str, ...]:
+    """Every value within a seed, as JSON."""
+    top = json.loads(text)
+    return tuple([json.dumps(holder[key]) for holder, key in _places(top)])
+
+
 def _tree_of_json(chance: random.Random, text: str, seeds: Sequence[str], tokens: Sequence[str]) -> str:
     """The same with some of its values replaced, moved, left out or repeated."""
     try:
-        top, other = json.loads(text), json.loads(chance.choice(seeds))
+        top, donors = json.loads(text), _values_of(chance.choice(seeds))
     except ValueError:
         return text
-    for _ in range(chance.choice((1, 1, 2, 3, 5))):
-        places = list(_places(top))
-        if places:
-            holder, key = chance.choice(places)
-            donors = list(_places(chance.choice((top, other))))
-            new = donors and (donor := chance.choice(donors))[0][donor[1]]
-            _change(chance, holder, key, json.loads(json.dumps(new)), tokens)
+    places = _places(top)
+    for _ in range(min(len(places), chance.choice((1, 1, 2, 3, 5)))):
+        holder, key = chance.choice(places)
+        # What was left out or moved meanwhile is changed where nobody sees it, or has gone.
+        if key in holder if isinstance(holder, dict) else key < len(holder):
+            new = json.loads(chance.choice(donors)) if donors else None
+            _change(chance, holder, key, new, tokens)
     try:
         return json.dumps(top)
     except RecursionError:
@@ -189,11 +197,17 @@ def _change(chance: random.Random, holder: Any, key: Any, new: Any, tokens: Sequ
             holder[key] = new
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _places(value: Any) -> list[tuple[Any, Any]]:
     """Every value within, by what holds it and where."""
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
-        yield value, key
-        yield from _places(value[key])
+    found: list[tuple[Any, Any]] = []
+    holders = [value] if isinstance(value, (dict, list)) else []
+    for each in holders:
+        inside = each.items() if isinstance(each, dict) else enumerate(each)
+        for key, inner in inside:
+            found.append((each, key))
+            if isinstance(inner, (dict, list)):
+                holders.append(inner)
+    return found
 
 
 _Attributes = list[tuple[int, "bytes | _Attributes"]]

@@ -18,12 +18,17 @@ from support.processes import sleeping
 from istio_init.system import places, rooted
 from istio_init.system.names import FileNames
 from istio_init.system.resolv import MOST, name_servers, parse_resolv_conf
+from istio_init.system.rooted import read_text
 from istio_init.testing.entering import Entrance
 from istio_init.testing.pods import Pod
 from istio_init.testing.processes import run
 
+from .served import served
+
 SERVER = "192.0.2.53"
 SECRET = "192.0.2.99"
+LINE = f"nameserver {SERVER}\n"
+"""A line of a resolv.conf."""
 
 
 def process_with_root(root: Path, namespace: str | None = None) -> contextlib.AbstractContextManager[int]:
@@ -236,6 +241,19 @@ def test_what_is_no_number_is_no_user(number: str, root: Path) -> None:
 )
 def test_only_ascii_separates_and_numbers(line: str) -> None:
     assert parse_resolv_conf(line) == ()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="the kernel has no fuse")
+@pytest.mark.parametrize("silent", [None, "lookup", "open", "read"])
+def test_a_file_system_that_the_pod_serves_itself_holds_nobody_up(
+    silent: str | None, root: Path, real_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a file without end, or does not answer, and then not even SIGKILL ends who waits."""
+    monkeypatch.setattr(rooted, "PATIENCE", 0.5 if silent else 20.0)
+    with served(root / "etc", LINE.encode(), silent):
+        text = read_text(str(root), "/etc/resolv.conf")
+
+    assert text == (None if silent else LINE * (rooted.LONGEST // len(LINE)))
 
 
 def test_a_file_system_that_does_not_answer_is_given_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

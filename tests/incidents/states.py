@@ -27,6 +27,14 @@ LINKERD = (
     "iptables -t nat -A PROXY_INIT_OUTPUT -p tcp -j REDIRECT --to-ports 4140; "
     "iptables -t nat -A OUTPUT -j PROXY_INIT_OUTPUT"
 )
+NET1 = (
+    "ip link add net1 type veth peer name far0; ip addr add 10.9.0.2/24 dev net1; ip link set net1 up; "
+    "ip link set far0 up; ip route replace default via 10.9.0.1"
+)
+FIREWALL = (
+    "iptables -P INPUT DROP; iptables -A INPUT -i lo -j ACCEPT; "
+    "iptables -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; "
+)
 FORWARDS = "sysctl -qw net.ipv4.ip_forward=1"
 
 
@@ -89,6 +97,17 @@ def ambient_without_routing(ward: Ward) -> None:
 def docker_in_ambient(ward: Ward) -> None:
     of_ztunnel(ward)
     ward.run(bridge("br-12ab"))
+
+
+def by_ztunnel(*scripts: str) -> Callable[[Ward], None]:
+    """In a pod of an ambient mesh, in which shells do this."""
+
+    def damage(ward: Ward) -> None:
+        of_ztunnel(ward)
+        for script in scripts:
+            ward.run(script)
+
+    return damage
 
 
 def half_ambient(ward: Ward) -> None:

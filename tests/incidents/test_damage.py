@@ -13,23 +13,12 @@ from istio_init.testing.entering import ROOT
 from istio_init.testing.pods import APP, HOSTS, PROXY
 from istio_init.testing.traffic import Endpoint, connect
 
-from .states import AMBIENT, EVERYWHERE, TPROXY, V4, State, check, make, natively, of_ztunnel, proxy
+from .states import AMBIENT, EVERYWHERE, TPROXY, V4, State, by_ztunnel, check, make, natively, of_ztunnel, proxy
 from .ward import INJECTED, Ward
 
 NAT = "iptables -t nat"
 IPV4_ALONE = INJECTED.replace(" --dual-stack", "")
 PR_SET_NAME = 15
-
-
-def by_ztunnel(*scripts: str) -> Callable[[Ward], None]:
-    """In a pod of an ambient mesh."""
-
-    def damage(ward: Ward) -> None:
-        of_ztunnel(ward)
-        for script in scripts:
-            ward.run(script)
-
-    return damage
 
 
 def sidecar_too(ward: Ward) -> None:

@@ -20,7 +20,7 @@ from istio_init.testing.traffic import Endpoint
 from .ward import INJECTED, Ward
 
 OUT, IN, DNS = "Outbound TCP: proxied to port 15001", "Inbound TCP: proxied to port 15006", "DNS: direct"
-PORTS = "port 15008, 15020-15021, 15090: direct, past the proxy (nat ISTIO_INBOUND 1-4)"
+PORTS = "port 15008, 15020-15021 or 15090: direct, past the proxy (nat ISTIO_INBOUND 1-4)"
 OPEN_TO_TPROXY = "port 15020-15021 or 15090: direct, past the proxy (mangle ISTIO_INBOUND 4-6)"
 HEALTHY = (OUT, f"{IN}, but {PORTS}", DNS)
 REFUSED = "where nothing listens: refused"

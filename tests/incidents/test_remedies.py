@@ -86,6 +86,8 @@ CASES = {
     "no rules": Case("mesh-bypassed", NO_RULES, "true", cured=True),
     "no rules, ambient": Case("mesh-bypassed", NO_RULES, _by_ztunnel, expect=None),
     "lo is down": Case("loopback-down", INJECTED, "ip link set lo down", cured=True, without=True),
+    "lo has no address": Case("loopback-down", INJECTED, "ip addr del 127.0.0.1/8 dev lo", cured=True, without=True),
+    "no way out": Case("no-route", INJECTED, "ip route del default"),
     "proxy is dead": Case("no-listener", INJECTED, _no_proxy),
     "a chain was flushed": Case("half-applied", INJECTED, "iptables -t nat -F ISTIO_INBOUND", cured=True),
     "a jump was lost": Case("half-applied", INJECTED, "ip6tables -t nat -F PREROUTING", cured=True),
@@ -230,6 +232,7 @@ def test_every_kind_that_can_be_built_is_built() -> None:
         "unfaithful-reader": "needs an old reader",
         "zero-counters": "has a command that never ends",
         **dict.fromkeys(("not-transparent", "not-the-proxy", "ports-swapped"), "has no command"),
+        **dict.fromkeys(("virtual-uplink", "proxy-redirected"), "has no command"),
         **dict.fromkeys(("accept-queue-full", "some-dropped", "open-bypass", "owner-groups"), "has no command"),
         **dict.fromkeys(("uncaptured-port", "no-such-interface", "bridged-containers"), "has no command"),
     }

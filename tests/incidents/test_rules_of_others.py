@@ -9,7 +9,7 @@ import pytest
 from istio_init.testing.pods import HOSTS, PROXY
 from istio_init.testing.traffic import Endpoint
 
-from .states import AMBIENT, FORWARDS, TPROXY, V4, State, bridge, check, docker, make, natively, of_ztunnel
+from .states import AMBIENT, FORWARDS, TPROXY, V4, State, bridge, by_ztunnel, check, docker, make, natively
 from .ward import INJECTED, Ward
 
 NAT = "iptables -t nat"
@@ -53,16 +53,6 @@ LETS_PASS = (
     "$t -A INPUT -p tcp -m multiport --dports 15006,15008,15020,15021,15090 -j ACCEPT; done; "
     "ip6tables -A INPUT -p ipv6-icmp -j ACCEPT"
 )
-
-
-def by_ztunnel(script: str) -> Callable[[Ward], None]:
-    """In a pod of an ambient mesh."""
-
-    def damage(ward: Ward) -> None:
-        of_ztunnel(ward)
-        ward.run(script)
-
-    return damage
 
 
 def in_native(script: str) -> Callable[[Ward], None]:

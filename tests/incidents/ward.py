@@ -40,6 +40,12 @@ class Ward:
         self.inside = pod.inside
         self.guests: list[Inhabitant] = []
         self.closing = contextlib.ExitStack()
+        self.routes = "".join(
+            f"ip {family} route replace {line}; "
+            for family in ("-4", "-6")
+            for line in sorted(self.run(f"ip {family} route").splitlines(), key=lambda line: line.startswith("default"))
+            if not line.startswith("fe80")
+        )
 
     @classmethod
     @contextlib.contextmanager
@@ -70,8 +76,11 @@ class Ward:
             "ip $f route flush table 51820 2>/dev/null; "
             "ip $f route flush table 133 2>/dev/null; ip $f route flush table 100 2>/dev/null; done; "
             "for i in docker0 br-12ab net1; do ip link del $i 2>/dev/null; done; "
-            "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.lo.disable_ipv6=0; true"
+            "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.lo.disable_ipv6=0 net.ipv4.conf.eth0.rp_filter=0; "
+            "ip addr replace 127.0.0.1/8 dev lo; ip link set eth0 up; ip addr del 10.77.0.99/24 dev eth0 2>/dev/null; "
+            "ip -6 addr replace fd00:77::2/64 dev eth0 nodad; true"
         )
+        self.run(f"ip route flush table main; {self.routes}true")
         self.flush_legacy()
 
     def flush_legacy(self) -> None:

@@ -231,6 +231,24 @@ class TestDeception:
         assert len(done.stdout) < 40_000
 
 
+def test_a_snapshot_holds_what_was_asked_for(sidecar: Sidecar, tmp_path: Path) -> None:
+    program(sidecar, *arguments({}))
+    annotations = {**INIT, f"{TRAFFIC}excludeOutboundPorts": "3306", "vault.example/token": "secret"}
+    taken = str(tmp_path / "pod.tar")
+    with proxy_that_says(sidecar.inside, annotations, {**NAMED, "PASSWORD": "secret"}):
+        live = istio_init("explain", "--netns", sidecar.inside.name).ok().stdout
+        istio_init("snapshot", "--netns", sidecar.inside.name, "-o", taken).ok()
+        istio_init("snapshot", "--redact", "--netns", sidecar.inside.name, "-o", f"{taken}.redacted").ok()
+
+    found = istio_init("explain", "--file", taken).ok().stdout
+    hidden = istio_init("explain", "--file", f"{taken}.redacted").ok().stdout
+
+    asked, again = (text[text.index("Asked for by:") : text.index("This makes")] for text in (live, found))
+    assert asked == again and "--dport 3306" in again and "calls itself shop/payment-7f9c" in " ".join(again.split())
+    assert "payment" not in hidden and "--dport 3306" in hidden
+    assert b"secret" not in Path(taken).read_bytes()
+
+
 class TestManifests:
     def test_a_pod_that_is_not_here_is_not_found(self, tmp_path: Path) -> None:
         (tmp_path / "pod.json").write_text(json.dumps(by_cni({})))

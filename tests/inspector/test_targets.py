@@ -16,6 +16,7 @@ from typing import TypeVar
 import pytest
 from support.command import PROGRAM, Result, execute, istio_init
 
+from istio_init.system import pod_names
 from istio_init.system.lookup import look_up
 from istio_init.system.pod_names import NAME, Claim, claims_of
 from istio_init.system.pods import PodNamespace, pod_namespaces
@@ -73,7 +74,6 @@ class TestPods:
             ("PAYMENT-7", "payment"),
             ("SHOP/PAYMENT-8", "other"),
             ("PAYMENT-8c…", "other"),
-            ("web-UNIQUE", "web"),
             ("web-UNIQUE-", "web-2"),
             ("other-UNIQUE/web", "web-2"),
         ],
@@ -95,6 +95,31 @@ class TestPods:
         for each in ("payment", "other"):
             pid = node[each][1]
             assert f"  --pid {pid}: pod {SHOP}/{PAYMENT}-" in said
+
+    def test_a_name_does_not_hide_the_pods_of_a_workload_that_is_called_so(
+        self, node: dict[str, tuple[Namespace, int]]
+    ) -> None:
+        """Anybody can name a pod as a workload of others is called."""
+        said = failed(f"web-{UNIQUE}")
+
+        assert f"  --pid {node['web'][1]}: pod {SHOP}/web-{UNIQUE}" in said
+        assert f"  --pid {node['web-2'][1]}: pod other-{UNIQUE}/web-{UNIQUE}-2" in said
+
+    def test_a_namespace_that_does_not_say_in_time_what_it_is_called_may_be_the_one_that_is_meant(
+        self, node: dict[str, tuple[Namespace, int]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        silent = os.stat(f"/proc/{node['other'][1]}/ns/net").st_ino
+        asked = pod_names.claims_of
+        monkeypatch.setattr(pod_names, "PATIENCE", 1)
+        monkeypatch.setattr(pod_names, "claims_of", lambda of: time.sleep(60) if of.inode == silent else asked(of))
+
+        found = {match.value: match.what for match in look_up(f"{SHOP}/{PAYMENT}-7f9c", files=True).matches}
+
+        assert found == {
+            str(node["payment"][1]): f"pod {SHOP}/{PAYMENT}-7f9c",
+            str(node["other"][1]): "a namespace that did not say in time what its pod is called",
+        }
+        assert look_up(f"{SHOP}/no-such-pod-{UNIQUE}", files=True).silent == 1
 
     def test_a_slip_is_answered_with_the_name(self, node: dict[str, tuple[Namespace, int]]) -> None:
         said = failed(f"{SHOP}/{PAYMENT}-7f9d")

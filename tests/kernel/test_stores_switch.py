@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from support.command import INJECTED, drop_in, istio_init
 from support.rules import everything, has_rules_of_ours, nft_generation, routing
 
+from istio_init.errors import ToolError
 from istio_init.netfilter.family import Family
 from istio_init.stores import session
 from istio_init.stores.legacy import IptablesLegacy
 from istio_init.stores.nft import IptablesNft
+from istio_init.system import process
 from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import HOSTS, Pod
 
@@ -149,6 +151,42 @@ def test_no_connection_is_refused_and_none_escapes_when_stores_are_switched(
     for met in traffic:
         assert set(met) == {CAPTURED.decode()}, met
         assert met.total() > MINIMUM
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("before", "after"), [("nft", "native"), ("native", "nft")])
+def test_whichever_of_its_transactions_fails_a_switch_of_stores_is_put_back(
+    pod: Pod, both_backends: None, before: str, after: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switch = Switch(pod, before, (MODES[mode],), dual_stack=True)
+    switch.in_store(before, 0)
+    was = state(pod.inside)
+    run, put_back, allowed, written = process.run, session.Session.put_back, 0, 0
+
+    def refusing(argv: Sequence[str], *, writing: bool = False, **more: Any) -> process.Completed:
+        nonlocal written
+        written += writing
+        if writing and written > allowed:
+            raise ToolError("it shall not be")
+        return run(argv, writing=writing, **more)
+
+    def putting_back(self: session.Session) -> None:
+        nonlocal allowed
+        allowed = 1000
+        put_back(self)
+
+    monkeypatch.setattr(process, "run", refusing)
+    monkeypatch.setattr(session.Session, "put_back", putting_back)
+    for number in range(100):
+        written, allowed = 0, number
+        try:
+            switch.in_store(after, 0)
+        except ToolError:
+            assert state(pod.inside) == was, f"after {number} transactions"
+        else:
+            break
+    assert number >= 2  # One for the store that takes over, at least one for the other.
+    assert state(pod.inside) != was
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

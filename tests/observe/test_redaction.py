@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
+from istio_init.config import asked
+from istio_init.config.asked import Pod
 from istio_init.errors import InputError
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.observe.bundle import MADE_AGAIN, files_of, snapshot_of
@@ -118,6 +120,13 @@ def test_what_rules_do_stays_and_names_go(real_kernel: None) -> None:
         for rule in RULES:
             namespace.run("iptables-nft", *rule)
         live = namespace.call(lambda: observe(HERE))
+    said = Pod(
+        "annotations in the proxy's /etc/istio/pod",
+        "secret/secret-7f9c",
+        {asked.EXCLUDE_RANGES: "93.184.216.0/24, 10.0.0.0/8", asked.EXCLUDE_INTERFACES: "lo,secret0"},
+        {"ISTIO_META_DNS_CAPTURE": "true", "ISTIO_OUTBOUND_OWNER_GROUPS": "secret,1000"},
+    )
+    live = live.replace(said=(said,))
     known = Process(7, "secret-program", 1, 1), Process(8, "envoy", 1337, 1337)
     live = live.replace(label="netns secret", target=("--netns", "secret"), processes=known)
     files = redacted(files_of(without_comments(live), TAKEN), SECRET, addresses=True)
@@ -128,6 +137,11 @@ def test_what_rules_do_stays_and_names_go(real_kernel: None) -> None:
         assert gone not in whole
     assert [each.name for each in again.processes] == ["process-1", "envoy"]
     assert again.taken is not None and again.taken.is_redacted and again.target == ("--netns", "pod-1")
+    [told] = again.said
+    assert told.name == "pod-2" and told.variables["ISTIO_META_DNS_CAPTURE"] == "true"
+    assert told.variables["ISTIO_OUTBOUND_OWNER_GROUPS"] == "word-2,1000"
+    assert told.annotations[asked.EXCLUDE_INTERFACES] == "lo,word-1"
+    assert told.annotations[asked.EXCLUDE_RANGES].endswith(".0/24,10.0.0.0/8")
     assert_same_fates(live, again)
 
 
@@ -169,12 +183,16 @@ def test_addresses_are_not_half_replaced(real_kernel: None, rule: tuple[str, ...
     assert snapshot_of(redacted(files, SECRET, addresses=False), "pod.tar").netfilter.tables == live.netfilter.tables
 
 
-REPLACED = "Process.name Snapshot.label Snapshot.target Taken.host Element.extensions Element.parts"
+REPLACED = """
+Process.name Snapshot.label Snapshot.target Taken.host Element.extensions Element.parts Pod.name Pod.annotations
+Pod.variables
+"""
 KEPT = """
 Host.accept_local Host.forwards_from Host.reverse_path_filter Host.route_localnet Host.src_valid_mark Link.kind
 Link.name Route.device RoutingRule.in_interface RoutingRule.out_interface Interface.name Listener.protocol
 IpSet.name IpSet.options IpSet.type Known.devices Known.dormant Known.sets Known.told Snapshot.programs
 Snapshot.sysctls Taken.date Taken.kernel Taken.version Taken.path Unread.file Unread.reason
+Pod.source Pod.labels Pod.command Pod.arguments Pod.initial Pod.notes
 """
 """Names that rules and findings depend on, and what is of no pod; docs/tickets.md tells of them."""
 

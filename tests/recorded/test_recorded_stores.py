@@ -39,6 +39,6 @@ def test_native_nftables_and_iptables_rules_are_equal_in_behaviour(
 
     assert status == 0, said.out + said.err
     assert said.out == "equal: every new connection has the same outcome\n"
-    assert [each["drift"] for each in told] == [{"equal": True, "note": None, "changes": []}] * 2
+    assert [each["drift"] for each in told] == [{"equal": True, "note": None, "changes": [], "command": None}] * 2
     assert [each["exact"] for each in told] == [True, True]
     assert [each["backend"] for each in told] == ["nft", "native"]

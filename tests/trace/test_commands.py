@@ -163,7 +163,7 @@ class TestMap:
             "  direct: no rule matches",
             "    not tcp",
             "  direct: nat ISTIO_INBOUND 1-4",
-            "    tcp, port 15008, 15020-15021, 15090",
+            "    tcp, port 15008, 15020-15021 or 15090",
         ]
 
     def test_json_keeps_to_its_schema_and_tells_the_deciding_rules(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from istio_init.dialects.nft import statements
 from istio_init.dialects.nft.names import PRIORITIES
-from istio_init.dialects.nft.ruleset import uncollected
+from istio_init.dialects.nft.ruleset import Uncollected
 from istio_init.dialects.nft.scope import Body, Scope
 from istio_init.dialects.nft.text import rule_text
 from istio_init.dialects.nft.xtables import is_written_by_iptables
@@ -79,7 +79,7 @@ def lower(
     (`ruleset.Table.is_dormant`). ``misprinted`` are rules of which nft does not tell all (`misprints`). ``texts`` are
     what iptables prints of all rules of a chain, by family, table and chain: what is shown of those that it wrote.
     """
-    with uncollected():
+    with Uncollected():
         return tuple(
             [
                 _table(

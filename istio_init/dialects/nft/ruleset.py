@@ -7,8 +7,6 @@ here trusts them to have any shape.
 from __future__ import annotations
 
 import gc
-import json
-from contextlib import contextmanager
 
 from istio_init.value import Value
 
@@ -99,7 +97,9 @@ def parse(text: str) -> Ruleset:
     Raises:
         RulesetError: it is not that.
     """
-    with uncollected():
+    import json  # Which what only writes rules has no use for.
+
+    with Uncollected():
         try:
             loaded = json.loads(text)
         except RecursionError:
@@ -112,15 +112,15 @@ def parse(text: str) -> Ruleset:
         return _Reading().read(items)
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
+class Uncollected:
     """Have no garbage collected: of a hundred thousand objects none is, and looking for it takes most of the time."""
-    is_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_enabled:
+
+    def __enter__(self) -> None:
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_enabled:
             gc.enable()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 
 from istio_init.dialects.nft.text_values import (
     MOST_DEPTH,
     OPERATORS,
     Style,
+    as_json,
     operand,
     pairs_text,
     style_of,
@@ -39,7 +39,7 @@ def rule_text(expressions: Iterable[Expression], comment: str | None = None) -> 
 def expression_text(expression: Expression, depth: int = 0) -> str:
     """One expression: a match or a statement."""
     if depth > MOST_DEPTH or not (isinstance(expression, dict) and len(expression) == 1):
-        return json.dumps(expression) if depth <= MOST_DEPTH else "…"
+        return as_json(expression) if depth <= MOST_DEPTH else "…"
     [(kind, body)] = expression.items()
     if body is None or kind in VERDICTS:
         return kind
@@ -113,7 +113,7 @@ def _vmap(body: Mapping[str, Json], depth: int) -> str:
     shown = []
     for pair in pairs:
         if not (isinstance(pair, list) and len(pair) == 2):
-            return f"{operand(key)} vmap {json.dumps(data)}"
+            return f"{operand(key)} vmap {as_json(data)}"
         shown.append(f"{value_text(pair[0], style_of(key))} : {expression_text(pair[1], depth + 1)}")
     return f"{operand(key)} vmap {{ {', '.join(shown)} }}"
 

@@ -6,7 +6,6 @@ style.
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 
 from istio_init.dialects.nft.names import ICMP_TYPES, ICMPV6_TYPES
@@ -164,7 +163,7 @@ def _load(kind: str, body: dict[str, Json], depth: int) -> str:
         case "exthdr" | "tcp option" | "ip option" | "sctp chunk":
             words = _header_option(kind, body)
         case _:
-            return f"{kind} {json.dumps(body)}"
+            return f"{kind} {as_json(body)}"
     return " ".join([str(word) for word in words if word is not None])
 
 
@@ -198,6 +197,13 @@ def value_text(value: Json, style: Style | tuple[Style, ...], depth: int = 0, se
     if isinstance(value, str):
         is_name = not value.isdecimal() and not value.startswith("@") and value != "*"
         return f'"{value}"' if style is Style.QUOTED and is_name else value
+    return as_json(value)
+
+
+def as_json(value: Json) -> str:
+    """What there is no better way to show."""
+    import json  # Which what only writes rules of ours has no use for.
+
     return json.dumps(value)
 
 

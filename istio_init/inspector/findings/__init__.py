@@ -13,12 +13,15 @@ from istio_init.inspector.findings import (
     partly,
     rules,
     stores,
+    uplink,
 )
 from istio_init.inspector.findings.model import Finding, Severity, View
 
 CHECKS = (
     namespace.mesh_bypassed,
     namespace.loopback_down,
+    uplink.no_route,
+    uplink.virtual_uplink,
     listening.no_listener,
     listening.not_transparent,
     connections.accept_queue_full,
@@ -29,6 +32,7 @@ CHECKS = (
     stores.both_modes,
     rules.duplicates,
     fate.captured_otherwise,
+    uplink.proxy_redirected,
     dropped.captured_dropped,
     dropped.all_excluded,
     partly.some_dropped,

@@ -20,9 +20,26 @@ MESH_BYPASSED = FindingKind(
     f"{_AGAIN}",
 )
 LOOPBACK_DOWN = FindingKind(
-    "loopback-down", _ERROR, "The loopback interface is down",
+    "loopback-down", _ERROR, "The loopback interface is down, or has no address",
     "What is redirected outbound goes over lo, and so does the proxy's way to the application: neither arrives.",
-    "Set it up; explain prints the command.",
+    "Set it up again; explain prints the command.",
+)
+NO_ROUTE = FindingKind(
+    "no-route", _ERROR, "No route leads out of the pod",
+    "Connections to anywhere but its own networks fail at once, the proxy's included.",
+    "See what set up the pod's network: the log of the CNI plugin on its node. Restart the pod.",
+)
+VIRTUAL_UPLINK = FindingKind(
+    "virtual-uplink", _ERROR, "The pod's own uplink is named as a virtual interface",
+    "What comes in by it counts as outbound: connections to the pod go to the proxy's outbound listener, which sends "
+    "them on as if the pod had made them, without mutual TLS and inbound policy.",
+    "Take it off the annotation istio.io/reroute-virtual-interfaces or traffic.sidecar.istio.io/kubevirtInterfaces "
+    "(-k, --kube-virt-interfaces), and restart the pod. Only bridges of virtual machines or containers belong there.",
+)
+PROXY_REDIRECTED = FindingKind(
+    "proxy-redirected", _ERROR, "The proxy's own connections are redirected by rules of others",
+    "The proxy reaches neither its control plane nor any other service: whatever it sends comes back into the pod.",
+    "Find out who added the rule, and have it leave the proxy's user alone, or removed. A pod can be in only one mesh.",
 )
 NO_LISTENER = FindingKind(
     "no-listener", _ERROR, "Traffic is redirected to a port where nothing listens",

@@ -61,8 +61,10 @@ def captured_dropped(view: View) -> Iterator[Finding]:
 def all_excluded(view: View) -> Iterator[Finding]:
     """Ordinary connections of a direction all of which the configuration itself leaves to go past the proxy."""
     config = view.inferred.config if view.inferred is not None else None
-    if config is None or view.is_older or config.outbound_ports or config.owner_groups is not ALL:
+    if config is None or view.is_older or config.outbound_ports:
         return
+    if config.owner_groups is not ALL or config.owner_groups_exclude:
+        return  # For which there is a finding of their own.
     if view.expected is not None and view.expected == config:
         return
     evaluated = Evaluated(view)
@@ -70,7 +72,7 @@ def all_excluded(view: View) -> Iterator[Finding]:
     meant, found = Tracer(evaluated.meant, evaluated.host), []
     for family in view.meant:
         for group in ordinary(view, family, evaluated.host):
-            traces = [meant.trace(packet) for packet in group.packets] if captures.get(group.name) else []
+            traces = [meant.trace(packet) for packet in group.afar] if captures.get(group.name) else []
             if traces and all(each.delivered.kind is Kind.DIRECT for each in traces):
                 shown = trace_command(traces[0].packet, view.snapshot.look)
                 where = evaluated.where(traces[0].delivered_by, family)

@@ -159,11 +159,12 @@ def _is_native(table: str) -> bool:
 
 def _meant(view: View) -> Netfilter:
     tables = [table for rules in view.meant.values() for table in lower(as_in_kernel(rules), Store.NFT)]
-    return Netfilter(map(_as_native, tables) if view.backend is RuleStore.NATIVE else tables)
+    is_istios = view.backend is RuleStore.NATIVE and not any(each.is_ours for each in view.snapshot.raised)
+    return Netfilter(map(_as_native, tables) if is_istios else tables)
 
 
 def _as_native(table: ModelTable) -> ModelTable:
-    """Where iptables' owner match says no, a packet without a socket passes; nft's ``skuid !=`` it does not."""
+    """As Istio writes it: to ``skuid !=`` a packet without a socket says no, to iptables' owner match it says yes."""
     chains = {
         name: chain.replace(rules=tuple([rule.replace(body=tuple(map(_owner, rule.body))) for rule in chain.rules]))
         for name, chain in table.chains.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.ahead import ENTRIES, Aimed, ahead, count, is_behind
 from istio_init.inspector.findings.evaluated import Evaluated
@@ -42,6 +44,9 @@ MOST_AIMED = 50
 
 MOST_OF_A_KIND = 100
 """So many differences of a map that change the same into the same are looked at; evidence lists fewer."""
+
+METADATA = IPv4Network("169.254.0.0/16")
+"""Where agents of the node or the cloud answer."""
 
 CAPTURED = frozenset([Kind.REDIRECT, Kind.TPROXY])
 STOPPED = frozenset([Kind.DROP, Kind.REJECT])
@@ -113,7 +118,13 @@ def _oddness(stray: Stray) -> tuple[int, ...]:
     """How little one would expect such a connection; the first example of a rule is the one that is shown."""
     packet = stray.trace.packet
     no_socket = packet.uid is None and packet.direction is Direction.OUTBOUND
-    return (int(no_socket), int(packet.mark != 0), int(packet.protocol != TCP), int(packet.interface == "lo"))
+    return (
+        int(no_socket),
+        int(packet.mark != 0),
+        int(packet.protocol != TCP),
+        int(packet.interface == "lo"),
+        int(packet.uid != packet.gid),
+    )
 
 
 class _Search:
@@ -195,6 +206,8 @@ class _Search:
             return None
         if expected.outcome.kind is Kind.DIRECT and self._is_sent_elsewhere(trace):
             return None  # A neighbour's doing, also where what comes back by lo would have been captured.
+        if packet.destination in METADATA and trace.delivered.kind is Kind.DIRECT:
+            return None  # Credentials and the like, which come from the node, and not from the mesh.
         decider = trace.delivered_by
         is_foreign = _is_same(self.alone.trace(packet).delivered, meant)
         if is_foreign and trace.delivered.kind is not Kind.UNKNOWN and not self._is_others(decider):

@@ -152,7 +152,10 @@ class View:
     @property
     def inferred(self) -> Inferred | None:
         """The sidecar's configuration behind the rules; None where there is none, or it cannot be told."""
-        return self.main.sidecar if self.main is not None else None
+        found = self.main.sidecar if self.main is not None else None
+        if found is None or found.literal is None or found.literal not in (self.expected, self.asked):
+            return found
+        return found.replace(config=found.literal, exact=True, literal=None)
 
     @property
     def ambient(self) -> InferredAmbient | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import RuleStore
@@ -9,6 +11,7 @@ from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.listening import hears, tcp_on
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
+from istio_init.mesh.native import AMBIENT, SIDECAR
 from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
@@ -30,6 +33,7 @@ PROXY_ID = 1337
 RESERVED = range(15000, 15091)
 NEARLY_FULL = 0.9
 MANY_INVALID = 20
+LOOPBACK_NETWORK = IPv4Network("127.0.0.0/8")
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
@@ -39,13 +43,31 @@ def mesh_bypassed(view: View) -> Iterator[Finding]:
     listeners = tcp_on(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
     if both or any(each.uid == PROXY_ID or (each.process and each.process.name in PROXY_NAMES) for each in listeners):
-        yield Finding(catalogue.MESH_BYPASSED, limited(list(map(str, listeners))))
+        asleep = [
+            f"{table.family} {table.name} is dormant: its rules are not evaluated"
+            for table in view.snapshot.netfilter.tables
+            if table.is_dormant and table.name.startswith((SIDECAR, AMBIENT))
+        ]
+        yield Finding(catalogue.MESH_BYPASSED, limited([*asleep, *map(str, listeners)]))
 
 
 def loopback_down(view: View) -> Iterator[Finding]:
     """The interface over which whatever is redirected outbound goes."""
-    if view.captures and any(each.name == "lo" and not each.is_up for each in view.snapshot.interfaces):
-        yield Finding(catalogue.LOOPBACK_DOWN, ("lo is down",))
+    faults = [fault for family in view.families if (fault := loopback_fault(view, family)) is not None]
+    if view.captures and faults:
+        yield Finding(catalogue.LOOPBACK_DOWN, limited(faults))
+
+
+def loopback_fault(view: View, family: Family) -> str | None:
+    """Why nothing that is redirected outbound arrives: it goes to the loopback address (nf_nat_redirect)."""
+    loopback = next((each for each in view.snapshot.interfaces if each.name == "lo"), None)
+    if loopback is None or not view.snapshot.is_live:
+        return None
+    if not loopback.is_up:
+        return "lo is down"
+    # Without ::1 there is a finding of its own.
+    is_lost = family is Family.IPV4 and not any(each in LOOPBACK_NETWORK for each in loopback.addresses)
+    return "lo has no address 127.0.0.1" if is_lost else None
 
 
 def exempt_process(view: View) -> Iterator[Finding]:

@@ -9,6 +9,8 @@ from istio_init.mesh.policy.ambient import PROXY_MARK
 from istio_init.mesh.policy.builder import PASSTHROUGH
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.host import is_usable
+from istio_init.netfilter.packet import Direction
+from istio_init.netfilter.protocols import TCP
 from istio_init.trace.describe import APP_ID, filled
 from istio_init.value import Value
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from istio_init.config.ambient import AmbientConfig
     from istio_init.config.model import Config
     from istio_init.inspector.findings.model import View
     from istio_init.netfilter.host import Host
@@ -41,6 +44,9 @@ PORTS = (8080, 9090, 28080)
 HEALTH = 15021
 """Where the kubelet asks a sidecar whether it is ready."""
 
+RESERVED = range(15000, 15091)
+"""Ports that Istio keeps for itself."""
+
 TUNNEL = 15008
 """Where ztunnel has what comes from the mesh (HBONE)."""
 
@@ -59,6 +65,15 @@ class Group(Value):
     is_wanted: bool = False
     is_for_proxy: bool = False
 
+    @property
+    def afar(self) -> tuple[Packet, ...]:
+        """Without those that leave for addresses beside the pod's, where there are others."""
+        beside = {each.source + step for each in self.packets for step in (1, -1)}
+        found = tuple(
+            each for each in self.packets if each.direction is Direction.INBOUND or each.destination not in beside
+        )
+        return found or self.packets
+
 
 def ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
     """The ordinary connections of a family in a pod of the configuration behind its rules."""
@@ -67,9 +82,7 @@ def ordinary(view: View, family: Family, host: Host) -> Iterator[Group]:
         asked = view.snapshot.dns_servers if view.snapshot.knows_servers else ()
         yield from _Ordinary(family, host).of_sidecar(view.inferred.config, servers, asked)
     elif view.ambient is not None:
-        yield from _Ordinary(family, host).of_ambient(
-            redirects_dns=view.ambient.config.redirect_dns, is_older=view.is_older
-        )
+        yield from _Ordinary(family, host).of_ambient(view.ambient.config, is_older=view.is_older)
 
 
 class _Ordinary:
@@ -104,7 +117,7 @@ class _Ordinary:
         passing = [(str(PASSTHROUGH[self.family].network_address), home, port)]
         yield Group("the proxy passing connections on", self._made("outbound", "tcp", passing, **proxy, **inside))
 
-    def of_ambient(self, *, redirects_dns: bool, is_older: bool) -> Iterator[Group]:
+    def of_ambient(self, config: AmbientConfig, *, is_older: bool) -> Iterator[Group]:
         """Those of a pod in an ambient mesh, for which ztunnel's sockets wait in it."""
         world, app = self._world(), self.app
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
@@ -115,9 +128,21 @@ class _Ordinary:
         tunnel = self._made("inbound", "tcp", self._strangers(TUNNEL))
         if not is_older:  # Which took them by TPROXY.
             yield Group(f"connections of the mesh on port {TUNNEL}", tunnel, True)
-        if redirects_dns:
+            probe = str(config.probe_ipv4 if self.family is Family.IPV4 else config.probe_ipv6)
+            probes = self._made("inbound", "tcp", [(probe, self.home, port) for port in self._served()])
+            yield Group("the kubelet's probes", probes, True)
+        if config.redirect_dns:
             yield self._queries(())
         yield from self._within(PORTS[0])
+
+    def _served(self) -> tuple[int, ...]:
+        """Ports of applications that others can reach; such as are usual where none is known."""
+        known = [
+            each.port
+            for each in self.host.listeners or ()
+            if each.protocol == TCP and each.port not in RESERVED and not each.address.is_loopback
+        ]
+        return tuple(dict.fromkeys(known))[:MOST_RANGES] or PORTS[:2]
 
     def _is_heard(self, port: int) -> bool:
         """Whether somebody listens there, or may: of files nothing is known of that."""

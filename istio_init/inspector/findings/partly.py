@@ -22,6 +22,7 @@ from istio_init.netfilter.protocols import TCP
 from istio_init.netfilter.rules import End, Verdict
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import Space
+from istio_init.space.ways import RuleDecider
 from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.result import Hop, Kind
 from istio_init.trace.tracer import Tracer
@@ -134,12 +135,20 @@ def _of(evaluated: Evaluated, family: Family) -> Iterator[tuple[str, Loss]]:
                 continue
             if meant.trace(packet).delivered.kind in STOPPED:
                 continue
-            where = evaluated.where(decider, family)
+            where = _where(evaluated, each, decider, family)
             said = f"{where}: {side.name}{_which(found, each, family)} {word(each.outcome).value}"
             shown = Shown(said, trace_command(packet, evaluated.view.snapshot.target))
             # Whom a pod lets in is often a firewall's business; what it may not reach, somebody misses.
             lost = Severity.WARNING if packet.direction is Direction.OUTBOUND else Severity.INFO
             yield where, Loss(shown, Severity.ERROR if side.is_vital else lost)
+
+
+def _where(evaluated: Evaluated, stopped: TrafficClass, decider: Hop, family: Family) -> str:
+    """The rule, and how many follow it that stop what is told of as well."""
+    where, rules = evaluated.where(decider, family), stopped.decider
+    if not isinstance(rules, RuleDecider) or rules.rule.origin != decider.rule.origin or rules.last == rules.first:
+        return where
+    return f"{where} and those behind it up to {rules.last}"
 
 
 def _which(found: Map, stopped: TrafficClass, family: Family) -> str:

@@ -56,6 +56,9 @@ def half_applied(view: View) -> Iterator[Finding]:
     found = [*_lost_family(view), *_chains_without_jump(view)]
     if not view.inferred.exact:
         found += _empty_chains(view) if view.is_older else missing(view) or _empty_chains(view)
+    if found and view.inferred.literal is not None and view.inferred.literal.outbound_ranges is not ALL:
+        [only] = view.inferred.literal.outbound_ranges
+        found[-1] += f" (unless only {only} was included, which does the same)"
     if found:
         yield Finding(catalogue.HALF_APPLIED, limited(found))
 
