@@ -167,8 +167,8 @@ def test_a_file_that_cannot_be_written_is_named(real_kernel: None) -> None:
     with plain() as namespace:
         done = istio_init("snapshot", "--netns", namespace.name, "-o", "/nowhere/pod.tar")
 
-    assert done.status == 1
-    assert "istio-init: /nowhere/pod.tar: it cannot be written: No such file or directory" in done.stderr
+    assert done.status == 2
+    assert "/nowhere/pod.tar: it cannot be written: No such file or directory" in done.stderr
 
 
 def test_a_terminal_gets_no_tar() -> None:
