@@ -8,6 +8,7 @@ import signal
 from collections.abc import Generator, Iterator
 
 import pytest
+from support.built import Built, built_in
 from support.rules import BACKENDS, program
 
 from istio_init.netfilter.family import Family
@@ -108,6 +109,13 @@ def pod(real_kernel: None) -> Iterator[Pod]:
     """A dual-stack pod that nothing was applied to."""
     with Pod.create() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """What is handed out, made once in all processes."""
+    own = tmp_path_factory.getbasetemp()
+    return built_in(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import sys
+import signal
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -17,6 +16,7 @@ from istio_init.cli import DROPIN
 from istio_init.cli.examples import with_examples
 from istio_init.cli.lines import say, write_any_text
 from istio_init.cli.output import asks_for_json
+from istio_init.cli.streams import output_lost
 from istio_init.errors import IstioInitError, error_json
 
 COMMANDS = {
@@ -114,6 +114,7 @@ def run(argv: list[str]) -> int:
     try:
         result: Any = cli.main(argv, prog_name="istio-init", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # It is heeded, however often it comes.
         say("interrupted", err=True)
         return INTERRUPTED
     except click.exceptions.Exit as leave:
@@ -129,13 +130,8 @@ def run(argv: list[str]) -> int:
     except IstioInitError as error:
         say(f"istio-init: {error}", err=True)
         return _failed(argv, error, error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
     except OSError as error:
-        why = f"the output cannot be written: {error.strerror}" if error.errno == errno.ENOSPC else str(error)
-        say(f"istio-init: {why}", err=True)
-        return 1
+        return output_lost(error)
     return result if isinstance(result, int) else 0
 
 

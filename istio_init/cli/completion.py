@@ -10,7 +10,7 @@ from click.shell_completion import get_completion_class
 from istio_init.options import DROPIN_OPTIONS, OPTIONS
 
 
-@click.command()
+@click.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import sys
 
 import click
@@ -13,7 +14,15 @@ from istio_init.visible import visible_lines
 
 def say(text: str, *, fg: str | None = None, bold: bool = False, err: bool = False, nl: bool = True) -> None:
     """Print lines of text."""
-    click.secho(visible_lines(text), fg=fg, bold=bold or None, err=err, nl=nl)
+    shown = visible_lines(text)
+    if (fg or bold) and not is_plain():
+        shown = click.style(shown, fg=fg, bold=bold or None)
+    click.echo(shown, err=err, nl=nl)
+
+
+def is_plain() -> bool:
+    """Whether whoever reads wants no colours (https://no-color.org), or has a terminal without any."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def hand_over(data: str) -> None:

@@ -42,7 +42,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return found if before else [*found, *complete_target(files=True)(ctx, param, incomplete)]
 
 
-@click.command("trace")
+@click.command("trace", short_help="Follow a connection's first packet, without sending it.")
 @click.argument("words", nargs=-1, metavar="[TARGET] [DIRECTION PROTOCOL DST[:PORT]]", shell_complete=_complete)
 @with_options(NAMESPACE_OPTIONS)
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -11,12 +12,11 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
+from support.built import EPOCH, ROOT, Built
 from support.command import INJECTED, Result, environment
 
 from istio_init import __version__
 from istio_init.testing import Pod
-
-from .conftest import EPOCH, ROOT, Built
 
 SYSTEM_ONLY = (sys.executable, "-I", "-S")
 """An interpreter that finds what it brings itself, and nothing that was installed for it."""
@@ -111,3 +111,18 @@ class TestContents:
         with zipfile.ZipFile(built.wheel) as wheel:
             pages = {name.rpartition("/")[2] for name in wheel.namelist() if "/share/man/man1/" in name}
         assert pages == {"istio-init.1", "istio-iptables.1"}
+
+
+def test_links_and_pictures_lead_somewhere_on_an_index_page() -> None:
+    build = runpy.run_path(str(ROOT / "scripts" / "build"))
+    home = "https://git.example.com/mesh/istio-init"
+    page = build["at_home"]((ROOT / "README.md").read_text(encoding="utf-8"), home, "1.2.3")
+
+    targets = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(targets) > 15
+    assert all(target.startswith(("https://", "#")) for target in targets)
+    assert f"]({home}/raw/v1.2.3/docs/explain.svg)" in page
+    assert f"]({home}/blob/v1.2.3/docs/kubernetes.md)" in page
+    for kind in re.findall(rf"{home}/(?:raw|blob)/v1.2.3/([^)#]+)", page):
+        assert (ROOT / kind).exists()
+    assert f"url = {home}\n" in build["with_urls"]((ROOT / "setup.cfg").read_text(), home)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from support.command import PROGRAM, environment, execute, istio_init
+from support.processes import wait_until
 from support.rules import Tables, routing, tables
 
 from istio_init.netfilter.family import Family
@@ -127,13 +128,10 @@ class Watch:
             close_without_trace(client, accepted)
 
 
-def wait_for_stragglers(namespace: Namespace, timeout: float = 30) -> None:
+def wait_for_stragglers(namespace: Namespace) -> None:
     """Wait until no process is left in a namespace: what a killed run had started may go on to its end."""
     own = namespace.path.stat()
-    deadline = time.monotonic() + timeout
-    while any(_is_in(process, own) for process in Path("/proc").glob("[0-9]*")):
-        assert time.monotonic() < deadline, "a program that was started by a killed run does not end"
-        time.sleep(0.002)
+    wait_until(lambda: not any(_is_in(process, own) for process in Path("/proc").glob("[0-9]*")))
 
 
 def _is_in(process: Path, namespace: os.stat_result) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from support.built import Built
+
 from istio_init import testing
 
-from .project import CHECKOUT, PAGE, example, run_pytest
+from .project import PAGE, example, run_pytest
 from .unprivileged import RANGE, run_unprivileged
 
 TESTS = example().count("\ndef test_")
@@ -27,16 +28,10 @@ def test_of_rules(istio_pod):
 """
 
 
-def test_the_example_runs_from_a_wheel_in_an_environment_of_its_own(project: Path) -> None:
-    source = project / "source"
-    shutil.copytree(CHECKOUT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "tests"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(project), str(source)], check=True, timeout=120)
-    shutil.rmtree(source)
+def test_the_example_runs_from_a_wheel_in_an_environment_of_its_own(project: Path, built: Built) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(project / "venv")], check=True, timeout=60)
-    [wheel] = project.glob("*.whl")
     python = project / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install", str(wheel), "pytest"]
+    install = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install", str(built.wheel), "pytest"]
     subprocess.run(install, check=True, timeout=240)
 
     tests = project / "tests"

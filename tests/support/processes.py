@@ -8,6 +8,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -40,13 +43,19 @@ def own_children() -> list[int]:
     return sorted(int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split())
 
 
+def wait_until_reading(pid: int) -> None:
+    """Wait until a process sleeps in a read of its standard input."""
+    wait_until(lambda: Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 "))
+
+
 PATIENCE = 60
 """Seconds that something may take on a busy machine."""
 
 
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for what has to happen soon."""
+def wait_until(condition: Callable[[], T], seconds: float = PATIENCE) -> T:
+    """Wait for what has to happen soon; what was seen then."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
+    while not (seen := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+    return seen

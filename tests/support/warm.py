@@ -164,7 +164,7 @@ def _become(argv: list[str], env: dict[str, str], cwd: str) -> NoReturn:
         os._exit(status if isinstance(status, int) else 0)
 
 
-def _import_everything() -> None:
+def import_everything() -> None:
     """Import all that a command could, but not what is made for tests."""
     package = import_module("istio_init")
     for found in walk_packages(package.__path__, "istio_init."):
@@ -173,6 +173,6 @@ def _import_everything() -> None:
 
 
 if __name__ == "__main__":
-    _import_everything()
+    import_everything()
     gc.freeze()
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -93,7 +93,11 @@ class TestFamilies:
         self, tmp_path: Path, given: str, goal: str, missing: str, option: str
     ) -> None:
         path, packets = tmp_path / "save", tmp_path / "packets"
-        path.write_text(render_save(sidecar_rules("-b *")))
+        rules = render_save(sidecar_rules("-b *"))
+        is_ipv6 = given == "--file6"
+        path.write_text(
+            rules.replace("127.0.0.6/32", "::6/128").replace("127.0.0.1/32", "::1/128") if is_ipv6 else rules
+        )
         host = goal.removesuffix(":443").strip("[]")
         packets.write_text(json.dumps({"direction": "outbound", "proto": "tcp", "dst": host}))
 

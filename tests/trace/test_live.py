@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from support.command import PROGRAM, environment, execute, istio_init
+from support.processes import wait_until
 from support.rules import everything, program
 
 import istio_init as package
@@ -136,9 +136,7 @@ def test_the_table_goes_with_a_run_that_is_ended(real_kernel: None, number: sign
         child.send_signal(number)
         child.wait(timeout=60)
 
-        deadline = time.monotonic() + 60
-        while "istio-init-trace" in pod.inside.run("nft", "list", "tables"):
-            assert time.monotonic() < deadline, "the table is still there"
+        wait_until(lambda: "istio-init-trace" not in pod.inside.run("nft", "list", "tables"))
 
 
 @pytest.mark.parametrize(

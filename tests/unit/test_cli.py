@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from importlib import resources
 from pathlib import Path
 
 import pytest
 from referencing import Registry, Resource
 from support.command import PROGRAM, environment, execute
+from support.processes import wait_until_reading
 
 import istio_init
 from istio_init.cli.app import COMMANDS, run
@@ -339,11 +339,3 @@ def test_an_interruption_has_an_exit_status_of_its_own() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read().strip() == "interrupted"
-
-
-def wait_until_reading(pid: int) -> None:
-    """Wait until a process sleeps in a read of its standard input."""
-    deadline = time.monotonic() + 60
-    while not Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 "):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -11,6 +11,8 @@ from machines.releases import RELEASES
 from machines.steps import checks, recorded, whole
 from support.command import execute
 
+from istio_init import __version__
+
 GENERATOR = Path(__file__).parents[2] / "scripts" / "docs.py"
 
 
@@ -42,3 +44,10 @@ def test_what_is_recorded_of_other_kernels_is_what_is_run_in_them() -> None:
         more = [step.what for make in (whole, recorded) for step in make(xtables=each["x_tables"])]
         assert set(each["checks"]) <= {*names, *more}
         assert [name for name in each["checks"] if name in names] == names
+
+
+def test_the_changes_begin_with_the_version_that_this_is() -> None:
+    headings = re.findall(r"^## (.+)$", (GENERATOR.parents[1] / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert re.fullmatch(rf"{re.escape(__version__)} \((unreleased|\d{{4}}-\d\d-\d\d)\)", headings[0])
+    assert f"VERSION={__version__}" in (GENERATOR.parents[1] / "Containerfile").read_text()
