@@ -78,7 +78,8 @@ def infer(
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    return _as_meant(min([*_readings(unrepeated, captured, routing, policy), *readings], key=_oddness)[1])
+    nearest = min([*_readings(unrepeated, captured, routing, policy), *readings], key=_oddness)[1]
+    return _with_lost_loopback(_as_meant(nearest), captured, policy)
 
 
 def _as_meant(read: Inferred) -> Inferred:
@@ -91,6 +92,18 @@ def _as_meant(read: Inferred) -> Inferred:
         return read
     meant = read.config.replace(outbound_ranges=ALL)
     return read.replace(config=meant, exact=False, literal=read.config if read.exact else None)
+
+
+def _with_lost_loopback(read: Inferred, live: Mapping[Family, RuleSet], policy: Policy) -> Inferred:
+    """Where all is captured, and the rules that leave an application's loopback alone are lost.
+
+    All addresses as a range, beside a loopback range of a family that is not captured, gives the same rules.
+    """
+    if read.exact or read.config.outbound_ranges is not ALL:
+        return read
+    ranges = (*(ANYWHERE[family] for family in read.around.families), IPv6Network("::1/128"))
+    literal = read.config.replace(outbound_ranges=ranges)
+    return read if _distance(live, read.replace(config=literal), policy) else read.replace(literal=literal)
 
 
 def _oddness(found: tuple[int, Inferred]) -> tuple[int, int]:
