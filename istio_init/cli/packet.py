@@ -36,6 +36,7 @@ PACKET_OPTIONS = [
     click.option(
         "--ctstate",
         type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"], case_sensitive=False),
+        metavar="NEW|ESTABLISHED|RELATED|INVALID",
         help="Assumed: NEW.",
     ),
     click.option("--tcp-flags", "flags", metavar="FLAG,...", help="Such as SYN,ACK. Assumed of a first packet: SYN."),

@@ -106,13 +106,11 @@ class Live:
         words = outcome_words(outcome, self.reader.proxy_ports)
         return f"{words}: {because(outcome, trace.delivered_by, self.reader).removesuffix('.')}"
 
-    def elsewhere(
-        self, probes: Iterable[Probe], wanted: Netfilter, *, only_stopped: bool
-    ) -> tuple[list[str], list[str]]:
+    def elsewhere(self, probes: Iterable[Probe], wanted: Netfilter, *, is_told: bool) -> tuple[list[str], list[str]]:
         """Rules that decide otherwise via the namespace's own interfaces, and such as are undecidable there.
 
         No probe comes or leaves by those. ``wanted`` are the rules that the configuration calls for. With
-        ``only_stopped`` it is told of connections that are dropped or rejected alone.
+        ``is_told`` what goes astray is told already, and only what is dropped or rejected remains.
         """
         ideal = Tracer(wanted, self.host)
         found: dict[str, None] = {}
@@ -128,7 +126,7 @@ class Live:
                 via = f"{packet.direction.value} via {visible(link)}: "
                 if is_same(trace.delivered, meant) or isinstance(trace.delivered_by, ReversePathDecider):
                     continue  # Where its source is not believed, nothing comes that a probe could stand for.
-                if only_stopped and trace.delivered.kind not in STOPPED:
+                if is_told and trace.delivered.kind not in STOPPED:
                     continue
                 if trace.delivered.kind is Kind.UNKNOWN:
                     doubts[via + undecidable(trace, self.reader)] = None

@@ -129,7 +129,9 @@ def _carry_out(
             skipped.append(Skipped(f"{probe.who} to port {probe.packet.destination_port}", why, probe.family))
         else:
             verdicts.append(verdict(probe, each, live, occupant))
-    problems, doubts = live.elsewhere(chosen.probes, subject.tracer().netfilter, only_stopped=others is not None)
+    problems, doubts = live.elsewhere(
+        chosen.probes, subject.tracer().netfilter, is_told=others is not None and bool(others.problems)
+    )
     problems = [*problems, *_half_a_proxy(subject, run), *(others.problems if others is not None else ())]
     doubts = [*doubts, *(others.doubts if others is not None else ())]
     lacks = not facts.may.issuperset(ALL_NEEDED)

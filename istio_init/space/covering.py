@@ -105,7 +105,7 @@ class Cover:
             widened = self._widened(path, found)
             if widened not in wide:
                 wide.append(widened)
-        wide = _needed(sorted(wide, key=len))
+        wide = _enough(sorted(wide, key=len), found)
         return _needed([self._told_shortly(path) for path in _joined(wide)])[:most]
 
     def _told(self, path: Path) -> Path:
@@ -185,6 +185,15 @@ def _reached(node: Node, within: Intervals | None) -> Iterator[Node]:
         return
     for low, high in within:
         yield from node.children[bisect_right(node.cuts, low) : bisect_right(node.cuts, high) + 1]
+
+
+def _enough(wide: list[Path], found: list[Path]) -> list[Path]:
+    """As few of some regions, which hold more than there is, as hold all that was found."""
+    for path in reversed(wide[:]):
+        others = [each for each in wide if each is not path]
+        if others and all(_is_within(each, others) for each in found):
+            wide = others
+    return wide
 
 
 def _needed(every: list[Path]) -> list[Path]:

@@ -40,7 +40,7 @@ def rendered(columns: int, row: PsRow = ROW, *, wide: bool = False) -> str:
 def test_what_one_needs_to_go_on_is_there(columns: int) -> None:
     shown = rendered(columns)
 
-    for word in ("redirect", "legacy", "not captured", "STATE", "OUTBOUND", "INBOUND", "FINDING"):
+    for word in ("redirect", "not captured", "STATE", "OUTBOUND", "INBOUND", "FINDING"):
         assert word in shown, shown
     heading, *lines = shown.splitlines()
     pod = "".join(line[: heading.index("STATE")].strip() for line in lines)

@@ -359,12 +359,12 @@ class TestDropped:
 
         assert healthy.findings() == {}
 
-    def test_a_pod_without_a_default_route_is_no_problem(self, healthy: Sidecar) -> None:
+    def test_of_a_pod_without_a_default_route_that_alone_is_told(self, healthy: Sidecar) -> None:
         for family in ("-4", "-6"):
             healthy.inside.run("ip", family, "route", "del", "default")
         healthy.iptables(*"-t nat -A OUTPUT -p tcp -j ACCEPT".split())
 
-        assert healthy.findings() == {}
+        assert list(healthy.findings()) == ["no-route"]
 
 
 class TestAmbient:

@@ -284,7 +284,7 @@ class TestInference:
 
         assert found is not None
         wanted = config if config.mode is InterceptionMode.REDIRECT else config.replace(tproxy_table=133)
-        assert sidecar.rules(found.config, found.around) == sidecar.rules(wanted, around)
+        assert sidecar.rules(found.literal or found.config, found.around) == sidecar.rules(wanted, around)
 
     @law
     @given(configs, surroundings)

@@ -147,7 +147,8 @@ def test_a_snapshot_is_a_tar_of_texts(real_kernel: None, tmp_path: Path) -> None
 
 def test_a_redacted_snapshot_answers_too(real_kernel: None, tmp_path: Path) -> None:
     taken = tmp_path / "pod.tar"
-    with plain(("iptables-nft", "-A", "OUTPUT", "-d", "93.184.216.34/32", "-j", "DROP")) as namespace:
+    route = tuple("ip route add default dev lo".split())  # Without one no rule ever sees a packet.
+    with plain(route, ("iptables-nft", "-A", "OUTPUT", "-d", "93.184.216.34/32", "-j", "DROP")) as namespace:
         istio_init("snapshot", "--redact", "--netns", namespace.name, "-o", str(taken)).ok()
     done = istio_init("map", "--file", str(taken)).ok()
 

@@ -271,7 +271,7 @@ def test_a_rule_for_an_interface_that_no_probe_passes_is_found_by_tracing(pod: P
     proof = verify(pod)
 
     assert (proof.status, proof.failed) == (NOT_PROVED, [])
-    assert any(each.startswith("inbound via eth0: direct: rule 1 of nat PREROUTING") for each in proof.said["problems"])
+    assert any("PREROUTING 1: -i eth0 -j ACCEPT" in each for each in proof.said["problems"])
 
 
 def test_what_enters_by_virtual_interfaces_is_listed_as_not_probed_and_traced(pod: Pod) -> None:

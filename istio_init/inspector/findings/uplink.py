@@ -31,6 +31,10 @@ OWN = ("the proxy's own connections", "ztunnel's own connections")
 """Names of the groups of ordinary connections that nothing may redirect."""
 
 
+SERVICES = (80, 443, 15012)
+"""Ports that a proxy connects to, istiod's among them: a rule for one of them alone is a detour of its own."""
+
+
 def no_route(view: View) -> Iterator[Finding]:
     """A family in which the pod has an address, and from which nothing leads to others."""
     if not view.meant or not view.snapshot.is_live:
@@ -128,7 +132,7 @@ def proxy_redirected(view: View) -> Iterator[Finding]:
             is_let_out = all(meant.trace(each).delivered.kind is Kind.DIRECT for each in group.packets)
             if group.name not in OWN or not is_let_out:
                 continue
-            traces = [live.trace(packet) for packet in group.packets]
+            traces = [live.trace(each.replace(destination_port=port)) for each in group.packets for port in SERVICES]
             if traces and all(each.delivered.kind is Kind.REDIRECT for each in traces):
                 decider = traces[0].delivered_by
                 if isinstance(decider, Hop) and evaluated.is_ours(decider.rule):
