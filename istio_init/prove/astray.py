@@ -23,6 +23,9 @@ class Astray(Value):
     doubts: tuple[str, ...] = ()
 
 
+NOT_LOOKED_AT = Astray()
+
+
 def astray(snapshot: Snapshot, intent: Intent) -> Astray:
     """Compare all connections, of which probes are but a few, under the live rules and under what has to be.
 

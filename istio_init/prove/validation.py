@@ -15,7 +15,7 @@ from istio_init.netfilter.host import Host, Listener, is_usable
 from istio_init.netfilter.protocols import protocol_number
 from istio_init.observe.host import read_host
 from istio_init.observe.snapshot import Snapshot
-from istio_init.prove.astray import Astray
+from istio_init.prove.astray import NOT_LOOKED_AT, Astray
 from istio_init.prove.judge import verdict
 from istio_init.prove.model import Facts, Plan, Report, Skipped, Verdict
 from istio_init.prove.probes import PROBE_PORT, plan, spots
@@ -52,7 +52,7 @@ def validate(
     timeout: float,
     probe_port: int = PROBE_PORT,
     announce: Callable[[str], None],
-    others: Astray | None = None,
+    others: Astray = NOT_LOOKED_AT,
 ) -> Report:
     """Probe what a configuration has to bring about in the current network namespace.
 
@@ -108,7 +108,7 @@ def _carry_out(
     snapshot: Snapshot,
     timeout: float,
     announce: Callable[[str], None],
-    others: Astray | None,
+    others: Astray,
 ) -> Report:
     with ExitStack() as stack:
         neighbour = _neighbour(chosen.ground, announce, stack)

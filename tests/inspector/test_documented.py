@@ -59,9 +59,9 @@ def assert_shown(page: str, pod: Sidecar, first: str, last: str | None = None) -
         parts = [_words(part.split("\n")) for part in "\n".join(lines).split("\n...")]
         if len(parts) == 1:
             assert found == parts[0], command
-        for part in parts:
+        for part in filter(None, parts):
             before, there, found = found.partition(part)
-            assert there or not part, (command, part, before)
+            assert there, (command, part, before)
         compared += 1
     assert compared
 
