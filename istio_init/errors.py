@@ -54,7 +54,7 @@ class InputError(IstioInitError):
 
 
 class NamespaceError(IstioInitError):
-    """There is no such network namespace, or it may not be programmed."""
+    """There is no such network namespace, or programming it is refused."""
 
     exit_code = 4
 

@@ -6,7 +6,7 @@ CHANGELOG.md. All other modules are private, but for the pytest plugin. Nothing 
 
 Every function raises `IstioInitError`: `InputError` for a file, a target's rules or a packet that is no good,
 `ConfigError` with every problem of a configuration, `NamespaceError` for a target that is not there, `PrivilegeError`
-for one that may not be looked at, `NoBackendError` where no program reads its rules.
+where access to it is denied, `NoBackendError` where no program reads its rules.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def take(target: str = ".") -> Snapshot:
 
     Raises:
         NamespaceError: it names nothing, or could be several things.
-        PrivilegeError: it may not be looked at.
+        PrivilegeError: access to it is denied.
     """
     return Snapshot(snapshot_of(resolve(target, files=False), asks=True))
 
@@ -206,7 +206,7 @@ def trace(
 
     Raises:
         InputError: it is no packet, or rules of its family were not given.
-        PrivilegeError: the snapshot lacks rules that may not be read.
+        PrivilegeError: the snapshot lacks rules, as reading them is denied.
     """
     with _usage():
         asked = to_be_asked(snapshot._found)
@@ -233,7 +233,7 @@ def classify(snapshot: Snapshot) -> TrafficMap:
 
     Raises:
         InputError: the rules divide them into more than can be looked at.
-        PrivilegeError: the snapshot lacks rules that may not be read.
+        PrivilegeError: the snapshot lacks rules, as reading them is denied.
     """
     json: Json = _map.map_json(to_be_asked(snapshot._found))
     classes = tuple(
@@ -250,7 +250,7 @@ def diff(before: Snapshot, after: Snapshot) -> Comparison:
 
     Raises:
         InputError: they divide connections into more than can be compared.
-        PrivilegeError: a snapshot lacks rules that may not be read.
+        PrivilegeError: a snapshot lacks rules, as reading them is denied.
     """
     sides: tuple[Source, Source] = to_be_asked(before._found), to_be_asked(after._found)
     json: Json = _diff.diff_json(_diff.compared(*sides))

@@ -61,7 +61,7 @@ class Snapshot:
 
         Raises:
             InputError: it was not taken of a live namespace just now.
-            PrivilegeError: it lacks rules that may not be read.
+            PrivilegeError: it lacks rules, as reading them is denied.
             OSError: the file cannot be written.
         """
         if self._found.taken is not None or self._found.reading is None:

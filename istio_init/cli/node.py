@@ -105,14 +105,14 @@ def not_seen(rows: Iterable[PsRow]) -> Iterator[str]:
     count = hidden() if "SYS_PTRACE" not in held else 0
     if count:
         whose = "process" if count == 1 else "processes"
-        yield f"the network namespaces of {count} {whose} may not be seen, which takes SYS_PTRACE"
+        yield f"seeing the network namespaces of {count} {whose}, which takes SYS_PTRACE, is denied"
     if "SYS_PTRACE" not in held and hides_processes():
         yield "/proc hides the processes of others (hidepid), which takes SYS_PTRACE"
     denied = sum(row.is_denied for row in rows)
     missing = [each for each in ("SYS_ADMIN", "NET_ADMIN") if each not in held]
     if denied:
-        takes = f", which takes {' and '.join(missing)}" if missing else ""
-        yield f"{counted(denied, 'network namespace')} may not be entered or read{takes}"
+        takes = f", which takes {' and '.join(missing)}," if missing else ""
+        yield f"entering or reading {counted(denied, 'network namespace')}{takes} is denied"
 
 
 def _entry(

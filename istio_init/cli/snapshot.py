@@ -59,7 +59,7 @@ def bytes_of(found: Snapshot, *, redact: bool, keep_addresses: bool) -> bytes:
     """The file of a snapshot that was taken here and now.
 
     Raises:
-        PrivilegeError: it lacks rules that may not be read, so that the file would tell of none.
+        PrivilegeError: it lacks rules, as reading them is denied: the file would tell of none.
     """
     if any(each.why is Why.DENIED for each in found.missing_rules):
         refuse_unread(found)

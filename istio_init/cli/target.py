@@ -63,7 +63,7 @@ class Chosen(Value):
 
         Raises:
             NamespaceError: it is not there any more.
-            PrivilegeError: it may not be opened.
+            PrivilegeError: opening it is denied.
         """
         if self.pid is None:
             return places.HERE if self.netns is None else places.of_netns(self.netns)

@@ -21,7 +21,7 @@ class AmbientConfig(Value):
     """The annotation ``ambient.istio.io/bypass-inbound-capture``."""
 
     virtual_interfaces: tuple[str, ...] = ()
-    """The annotation ``istio.io/reroute-virtual-interfaces``: what enters by these is outbound traffic."""
+    """The annotation ``istio.io/reroute-virtual-interfaces``: what enters via these is outbound traffic."""
 
     probe_ipv4: IPv4Address = IPv4Address("169.254.7.127")
     """The address that the kubelet's probes come from, once the node has translated it."""

@@ -70,10 +70,10 @@ class Field(Enum):
     SOURCE_TYPE_OUT = "type of the source address on the outgoing interface"
     DESTINATION_TYPE_OUT = "type of the destination address on the outgoing interface"
     RETURN_INTERFACE = "interface of the route back"
-    """The interface by which an answer to the source would leave, 0 where there is no route (fib saddr oif)."""
+    """The interface via which an answer to the source would leave, 0 where there is no route (fib saddr oif)."""
     RETURN_INTERFACE_MARK = "interface of the route back, asked with the mark"
     RETURN_INTERFACE_HERE = "interface of the route back, asked for the incoming interface"
-    """0 unless the answer would leave by the interface that the packet came in by (fib saddr . iif oif)."""
+    """0 unless the answer would leave via the interface that the packet came in via (fib saddr . iif oif)."""
     RETURN_INTERFACE_HERE_MARK = "interface of the route back, asked for the incoming interface and with the mark"
 
     SOCKET_FOUND = "local socket for the packet"

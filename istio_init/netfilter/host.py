@@ -111,7 +111,7 @@ class Host(Value):
     listeners: tuple[Listener, ...] | None = None
     forwards: Mapping[Family, bool] | None = None
     forwards_from: Mapping[str, bool] | None = None
-    """Whether IPv4 sends on what comes in by an interface (net.ipv4.conf.*.forwarding); None: as ``forwards`` says."""
+    """Whether IPv4 sends on what comes in via an interface (net.ipv4.conf.*.forwarding); None: as ``forwards`` says."""
 
     reverse_path_filter: Mapping[str, int] | None = None
     route_localnet: Mapping[str, bool] | None = None

@@ -2,7 +2,7 @@
 
 What one store has handed to the proxy and marked, the other would take for a packet of the proxy's, and keep its mark
 with the connection: the answers would be routed back to this machine until it is closed. The proxy's own packets
-come in by lo, so for the moment only those count. A rule that a killed run left so is known, and replaced by the next
+come in via lo, so for the moment only those count. A rule that a killed run left so is known, and replaced by the next
 run.
 """
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 APP, ZTUNNEL = "an application", "ztunnel"
 NO_MARK = "acting as ztunnel, which marks what it sends, takes CAP_NET_ADMIN"
 NO_ROUTE = "no route leads there from the namespace"
-CHECKED = "reverse path filtering here drops what comes from there by another interface (rp_filter)"
+CHECKED = "reverse path filtering here drops what comes from there via another interface (rp_filter)"
 
 
 def ambient(planner: Planner, config: AmbientConfig, family: Family) -> None:
@@ -95,7 +95,9 @@ def _inbound(planner: Planner, config: AmbientConfig, family: Family) -> None:
         packet = planner.inbound(_own(planner, family), port)
         planner.add(inbound.GROUP, inbound.CLIENT, [packet], begins=Side.NEIGHBOUR, waits=Side.POD)
     for name in config.virtual_interfaces:
-        planner.skip(f"what enters by {name}", "probes come by an interface of their own, not by a virtual machine's")
+        planner.skip(
+            f"what enters via {name}", "probes come via an interface of their own, not via a virtual machine's"
+        )
 
 
 def _host_probes(planner: Planner, config: AmbientConfig, family: Family) -> None:

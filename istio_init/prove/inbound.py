@@ -37,9 +37,11 @@ def inbound(planner: SidecarPlanner, family: Family) -> None:
     if config.mode is InterceptionMode.TPROXY and config.inbound_ports != ():
         _routed(planner, family)
     for name in config.virtual_interfaces:
-        planner.skip(f"what enters by {name}", "probes come by an interface of their own, not by a virtual machine's")
+        planner.skip(
+            f"what enters via {name}", "probes come via an interface of their own, not via a virtual machine's"
+        )
     for name in config.exclude_interfaces:
-        planner.skip(f"what enters or leaves by {name}", "the interface is excepted, and probes use one of their own")
+        planner.skip(f"what enters or leaves via {name}", "the interface is excepted, and probes use one of their own")
 
 
 def _add(planner: SidecarPlanner, address: IPAddress, ports: list[int], *, captured: bool) -> None:

@@ -1,4 +1,4 @@
-"""Probes of what stays within the namespace: by lo, where the proxy and the application meet."""
+"""Probes of what stays within the namespace: via lo, where the proxy and the application meet."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def open_socket(packet: Packet, place: Namespace) -> socket.socket:
     entered, and passes it on.
 
     Raises:
-        PrivilegeError: this process may not act as that user.
+        PrivilegeError: acting as that user is denied.
     """
     here, there = socket.socketpair()
     family, kind = FAMILIES[packet.family][0], KINDS[packet.protocol]
@@ -151,7 +151,7 @@ def _send(made: socket.socket, packet: Packet) -> int:
 
 
 def _watch(table: OwnedTable, packet: Packet, port: int) -> None:
-    """Have the connection traced where it leaves, and where it comes in again by lo, to the end of its way."""
+    """Have the connection traced where it leaves, and where it comes in again via lo, to the end of its way."""
     length = len(packet.destination.packed)
     target = nft_table.payload_is(NETWORK, SOURCE_AT[packet.family] + length, packet.destination.packed)
     ports = nft_table.payload_is(TRANSPORT, 0, struct.pack("!HH", port, packet.destination_port))

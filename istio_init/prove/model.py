@@ -18,7 +18,7 @@ class Facts(Value):
     ``used`` are ports that some socket has, ``peers`` addresses that somebody is connected to, ``taken`` the ranges
     that routes lead to or addresses lie in. ``reaches`` tells whether there is a route to an address, ``has_user``
     and ``has_group`` whether an id exists in this user namespace. ``may`` holds capabilities, without their prefix.
-    ``no_neighbour`` says why there can be no second namespace; ``checks_sources`` whether what enters by a new
+    ``no_neighbour`` says why there can be no second namespace; ``checks_sources`` whether what enters via a new
     interface is dropped where its answer would leave by another one.
     """
 

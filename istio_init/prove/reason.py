@@ -135,7 +135,7 @@ class Live:
         return list(found), list(doubts)
 
     def _via(self, probe: Probe, link: str) -> Packet:
-        """The same by another interface; what comes in comes from where its answers would leave by that."""
+        """The same via another interface; what comes in comes from where its answers would leave by that."""
         packet = probe.packet
         if (
             packet.direction is Direction.INBOUND
@@ -146,7 +146,7 @@ class Live:
         return packet.replace(interface=link, bound=link if packet.bound is not None else None)
 
     def _beyond(self, link: str, packet: Packet) -> IPAddress | None:
-        """An address that routes lead to by an interface; None where none does."""
+        """An address that routes lead to via an interface; None where none does."""
         for route in (self.host.routes or {}).get(packet.family, ()):
             network = route.destination
             if route.device != link or route.type is not AddressType.UNICAST or network.is_link_local:

@@ -36,7 +36,7 @@ STRICT: Intervals = ((1, 1), (0xFE80 << 112, (0xFEC0 << 112) - 1))
 
 
 class Arriving:
-    """Makes the program. Its ways that go on have a route: by lo for this machine, by another interface onwards."""
+    """Makes the program. Its ways that go on have a route: via lo for this machine, via another interface onwards."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         assert surroundings.routes is not None
@@ -51,7 +51,7 @@ class Arriving:
         self.here = self.ways.end(GOING, {layout.route: number_of("lo"), layout.route_type: AddressType.LOCAL.value})
 
     def program(self) -> Node:
-        """What becomes of packets, by the interface that they came in by."""
+        """What becomes of packets, by the interface that they came in via."""
         return self.surroundings.interfaces.by(self.layout.dim(Field.IN_INTERFACE), self._on)
 
     def _on(self, name: str | None) -> Node:
@@ -125,7 +125,7 @@ class Arriving:
         return self._where(truths.any_of([self._in(source, unheard), zero]), wrong, found)
 
     def _believed(self, name: str | None, interface: str, towards: str) -> Node:
-        """Whether a source may come by the interface (fib_validate_source)."""
+        """Whether a source may come via the interface (fib_validate_source)."""
         mode = None if name is None else (self.host.reverse_path_filter or {}).get(name)
         nodes = [self._valid(name, interface, towards, each) for each in ((0, 1, 2) if mode is None else (mode,))]
         unclear = self.truths.maybe(_not_given(f"rp_filter of {interface}"))
@@ -154,7 +154,7 @@ class Arriving:
         return found
 
     def _allows(self, back: Node, name: str | None, interface: str, mode: int) -> Node:
-        """Whether the route back allows the packet to have come by the interface."""
+        """Whether the route back allows the packet to have come via the interface."""
         truths, layout = self.truths, self.layout
         accepts_local = _setting(self.host.accept_local, name)
         addresses = self.surroundings.facts.addresses.get(name or "", ())

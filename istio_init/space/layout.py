@@ -81,7 +81,7 @@ class Layout:
     destination_done, source_done = 1, 2
     """Whether it has been decided what its connection's destination and source are translated to."""
     route, route_type = 3, 4
-    """The interface by which the packet will leave, and the type of the route: rules see it only at the next hook."""
+    """The interface via which the packet will leave, and the type of the route: rules see it only at the next hook."""
     moved = 5
     """Whether nat has given the packet another destination, for which routing has not been asked yet."""
 

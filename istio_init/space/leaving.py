@@ -131,7 +131,7 @@ class Leaving:
     def refused(self) -> Node:
         """Whether no route leads anywhere for a packet, so that its sender gets an error and no rule sees it.
 
-        The decider, None where a route leads on. What goes to many leaves by the interface of its source, whatever
+        The decider, None where a route leads on. What goes to many leaves via the interface of its source, whatever
         the routes (ip_route_output_key_hash_rcu).
         """
         ways, layout, routes = self.ways, self.layout, self.surroundings.routes
@@ -196,7 +196,7 @@ class Leaving:
         return self.ways.where(where, near, anywhere)
 
     def _assumed(self, *, is_translated: bool) -> Node:
-        """Where the routing is unknown: what is for this machine, or has one of some marks, goes by lo."""
+        """Where the routing is unknown: what is for this machine, or has one of some marks, goes via lo."""
         layout, truths, ways = self.layout, self.truths, self.ways
         marks = [
             truths.within(region)
@@ -210,7 +210,7 @@ class Leaving:
         return ways.where(here, self.here(), elsewhere)
 
     def _without_martians(self, routed: Node) -> Node:
-        """What has an address of IPv4's loopback network does not leave by another interface (__mkroute_output)."""
+        """What has an address of IPv4's loopback network does not leave via another interface (__mkroute_output)."""
         if self.family is Family.IPV6:
             return routed
         ways, truths = self.ways, self.truths

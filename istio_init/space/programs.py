@@ -56,7 +56,7 @@ LASTING = frozenset([Field.PROTOCOL, Field.SOURCE, Field.DESTINATION, Field.SPOR
 class Context(Value):
     """Where a chain is evaluated, and whether a rule that lets pass decides there: it may keep from a redirection.
 
-    On the way back by lo it does so only where none has before. ``hook`` is None where it makes no difference.
+    On the way back via lo it does so only where none has before. ``hook`` is None where it makes no difference.
     """
 
     hook: Hook | None

@@ -29,7 +29,7 @@ class Asked(NamedTuple):
     """lo for what this machine sends (LOOPBACK_IFINDEX), None for the one of the packet."""
     out_interface: str | None = None
     as_named: bool = False
-    """What is for this machine goes by the interface that the route itself names, and not by lo."""
+    """What is for this machine goes via the interface that the route itself names, and not via lo."""
     by_owner: bool = False
     """A socket asks, before any hook: of IPv4, too, as its own user."""
 
@@ -47,7 +47,7 @@ class Routes:
 
     @property
     def asks_for_interfaces(self) -> bool:
-        """Whether a rule asks by which interface a packet came in."""
+        """Whether a rule asks via which interface a packet came in."""
         return any(rule.in_interface is not None for rule in self.tables.rules)
 
     def program(self, asked: Asked) -> Node:

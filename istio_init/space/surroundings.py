@@ -156,7 +156,7 @@ class Surroundings:
         return self.interfaces.by(incoming, lambda name: self._back_by(name, here=here, with_mark=with_mark))
 
     def _back_by(self, name: str | None, *, here: bool, with_mark: bool) -> Node:
-        """For packets that came in by an interface; the address of a neighbour is asked for on it alone."""
+        """For packets that came in via an interface; the address of a neighbour is asked for on it alone."""
         if name == LOOPBACK:
             return self.diagrams.leaf(number_of(LOOPBACK))
         if self.routes is None:

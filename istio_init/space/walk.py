@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 HERE = (AddressType.LOCAL, AddressType.ANYCAST)
 TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it different destinations")
-"""Nat translates anew what comes back by lo, which then may have to be routed again."""
+"""Nat translates anew what comes back via lo, which then may have to be routed again."""
 
 
 LEAST_TTL = 2
@@ -118,7 +118,7 @@ class Walk:
         return line.program()
 
     def _coming_back(self) -> Node:
-        """What left by lo comes in by it: connection and marks stay, the socket does not."""
+        """What left via lo comes in via it: connection and marks stay, the socket does not."""
         layout, ways = self.layout, self.ways
         entering: dict[int, Substitute] = {
             layout.dim(Field.IN_INTERFACE): LO,

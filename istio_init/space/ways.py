@@ -72,7 +72,7 @@ class Way:
     """One thing that happens to a packet. Equal ways are the same object, see `Ways.way`.
 
     ``passed`` is the last rule that let it pass where it could have been redirected, ``returned`` the first one when it
-    came back by lo.
+    came back via lo.
     """
 
     __slots__ = ("changes", "delivery", "flow", "passed", "returned", "stop")

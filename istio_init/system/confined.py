@@ -188,7 +188,7 @@ def id_maps(userns: int) -> tuple[str, str]:
 
 
 def _require_undumpable() -> None:
-    """Raise where the kernel is told to make processes dumpable that change their user or may not be read."""
+    """Raise where the kernel is told to make a process dumpable whose user changed or whose program is unreadable."""
     with open(SUID_DUMPABLE) as file:
         value = file.read().strip()
     if value == "1":

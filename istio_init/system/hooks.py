@@ -50,7 +50,7 @@ def order() -> dict[tuple[Family, Hook], tuple[Registered | Core, ...]]:
     """What is registered by family and hook, in the order in which it is called; nothing where the kernel cannot tell.
 
     Raises:
-        OSError: it may not be asked.
+        OSError: asking is denied.
     """
     found = {}
     for family, number in NUMBERS.items():

@@ -51,7 +51,7 @@ class Match(Value):
 
 
 class Lookup(Value):
-    """What a word names, and what kept it from being found: ``unseen`` says what may not be looked at, and why.
+    """What a word names, and what kept it from being found: ``unseen`` says access to what is denied, and why.
 
     ``silent`` namespaces did not say in time what their pods are called.
     """
@@ -183,10 +183,11 @@ def _near(word: str, named: Named) -> tuple[str, ...]:
 
 
 def _unseen(denied: list[PrivilegeError]) -> str | None:
-    """What may not be looked at, and which capability that takes."""
-    parts = [f"{counted(len(denied), 'network namespace')} may not be entered, which takes SYS_ADMIN"] if denied else []
+    """Access to what is denied, and which capability it takes."""
+    many = counted(len(denied), "network namespace")
+    parts = [f"entering {many}, which takes SYS_ADMIN, is denied"] if denied else []
     if "SYS_PTRACE" not in capabilities() and (count := hidden()):
-        parts.append(f"{count} of the processes may not be looked into, which takes SYS_PTRACE")
+        parts.append(f"looking into {count} of the processes, which takes SYS_PTRACE, is denied")
     return " and ".join(parts) or None
 
 

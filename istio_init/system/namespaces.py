@@ -60,7 +60,7 @@ def call_in(place: Place, function: Callable[[], T]) -> T:
     what is in it. Only a program that writes rules has to be there, and ``process.run`` sees to that.
 
     Raises:
-        PrivilegeError: the namespace may not be entered.
+        PrivilegeError: entering the namespace is denied.
     """
     if place.netns is None:
         return function()
@@ -89,7 +89,7 @@ def new_network() -> int:
     """A descriptor of a new network namespace, which is gone when nothing holds it any more.
 
     Raises:
-        OSError: it may not be made, or the kernel has no more.
+        OSError: making it is denied, or the kernel has no more.
     """
     home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -172,7 +172,7 @@ def enter_user(userns: int) -> None:
     """Enter a user namespace; there is no way back. Only a child that cannot be traced may do so (see ``confined``).
 
     Raises:
-        OSError: it may not be entered.
+        OSError: entering it is denied.
     """
     _call_setns(userns, CLONE_NEWUSER)
 

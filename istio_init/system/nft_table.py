@@ -140,7 +140,7 @@ class OwnedTable:
 def _refused(error: OSError) -> ToolError | PrivilegeError | NoBackendError:
     if error.errno == errno.EPERM:
         fix = "run as root, or with the capability NET_ADMIN, and only one at a time in a namespace"
-        return PrivilegeError("a table of nf_tables may not be made", fix=fix)
+        return PrivilegeError("making a table of nf_tables is denied", fix=fix)
     if error.errno in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP):
         return NoBackendError("this kernel has no nf_tables for the family inet")
     return ToolError(f"the kernel refuses a table of our own: {error.strerror}")

@@ -51,7 +51,7 @@ def of_pid(pid: int) -> Place:
 
     Raises:
         NamespaceError: there is no such process, or it ended meanwhile.
-        PrivilegeError: its namespace may not be opened.
+        PrivilegeError: opening its namespace is denied.
     """
     label = f"pid {pid}"
     gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again")
@@ -88,7 +88,7 @@ def of_netns(name: str) -> Place:
 
     Raises:
         NamespaceError: there is no such namespace, or the file is none.
-        PrivilegeError: it may not be opened.
+        PrivilegeError: opening it is denied.
     """
     if not name:
         raise NamespaceError("an empty word names no namespace", fix="look at the variable that it came from")

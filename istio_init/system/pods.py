@@ -39,7 +39,7 @@ class PodNamespace(Value):
 def pod_namespaces() -> list[PodNamespace]:
     """Every network namespace that a process lives in, by the age of its oldest process.
 
-    Processes whose namespace may not be seen are left out; as root that is none.
+    Processes whose namespace is hidden from us are left out; as root that is none.
     """
     found: dict[int, list[tuple[int, Process]]] = {}
     for each in running():
@@ -81,7 +81,7 @@ def parse_cgroup(text: str) -> str | None:
 
 
 def hidden() -> int:
-    """How many processes are seen whose namespace may not be; as root that is none."""
+    """How many processes are seen whose namespace is hidden; as root that is none."""
     count = 0
     for each in filter(str.isdecimal, os.listdir("/proc")):
         try:
@@ -116,7 +116,7 @@ def addresses_of(pod: PodNamespace) -> set[IPv4Address | IPv6Address]:
     """The addresses of a namespace; none where it ended meanwhile.
 
     Raises:
-        PrivilegeError: it may not be entered.
+        PrivilegeError: entering it is denied.
     """
     try:
         if os.stat("/proc/thread-self/ns/net").st_ino == pod.inode:

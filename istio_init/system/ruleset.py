@@ -67,7 +67,7 @@ def listed() -> str:
 
     Raises:
         NoBackendError: nft is not installed.
-        PrivilegeError: it may not read the rules.
+        PrivilegeError: reading the rules is denied.
         ToolError: it failed.
     """
     return _listed("ruleset")

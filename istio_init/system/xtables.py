@@ -38,7 +38,7 @@ def existing_tables(family: Family) -> frozenset[Table]:
     """The legacy tables that exist in the current namespace; none where the kernel has no legacy iptables.
 
     Raises:
-        PrivilegeError: their list may not be read.
+        PrivilegeError: reading their list is denied.
     """
     try:
         names = os.open(TABLE_NAMES[family], os.O_RDONLY | os.O_CLOEXEC)

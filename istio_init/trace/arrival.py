@@ -54,7 +54,7 @@ Arrivals = tuple[tuple[Arrival, ...], tuple[Cause, ...]]
 
 
 class Arriving:
-    """Asks the routing of a family for packets that came in by an interface."""
+    """Asks the routing of a family for packets that came in via an interface."""
 
     def __init__(self, facts: Facts, tables: Tables) -> None:
         self.facts = facts
@@ -196,7 +196,7 @@ class Arriving:
         return answers.pop() if len(answers) == 1 else causes[0]
 
     def _allows(self, back: Found, interface: str, mode: int) -> bool | Cause:
-        """Whether a route back allows its destination to have sent what came in by the interface."""
+        """Whether a route back allows its destination to have sent what came in via the interface."""
         if back.type in FAILURES:
             return mode == 0
         if back.type is not AddressType.UNICAST:

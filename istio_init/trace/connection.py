@@ -96,7 +96,7 @@ _TUPLES = (
 
 
 def look_up_connection(state: State, packet: Packet) -> None:
-    """Find the packet's connection (nf_conntrack_in). What came back by lo has one, or is not to be tracked, still."""
+    """Find the packet's connection (nf_conntrack_in). What came back via lo has one, or is not to be tracked, still."""
     if state.is_looked_up or state.is_untracked:
         return
     state.is_looked_up = True

@@ -1,4 +1,4 @@
-"""The first route of what starts here: by which interface it leaves, and from which address.
+"""The first route of what starts here: via which interface it leaves, and from which address.
 
 A socket asks for its route before any hook sees a packet (ip_route_connect, ip6_dst_lookup_flow), with its own user.
 """

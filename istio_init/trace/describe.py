@@ -236,7 +236,7 @@ def _links(host: Host) -> list[str]:
 
 
 def _link(host: Host) -> str:
-    """The interface by which the world is reached: eth0, or the first one that is up in a namespace without it."""
+    """The interface via which the world is reached: eth0, or the first one that is up in a namespace without it."""
     links = _links(host)
     return "eth0" if "eth0" in links or not links else links[0]
 

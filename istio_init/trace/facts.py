@@ -134,7 +134,7 @@ class Facts:
         return found.value if found is not None else Unsure(((0, 11),), ROUTING)
 
     def _back(self, values: Values, *, here: bool, mark: bool) -> Number:
-        """The interface of an answer (nft_fib4_eval, nft_fib6_eval). What came by lo would go by lo."""
+        """The interface of an answer (nft_fib4_eval, nft_fib6_eval). What came via lo would go via lo."""
         incoming, source, destination = values[IN_INTERFACE], values[SOURCE], values[DESTINATION]
         if incoming == LOOPBACK_INTERFACE:
             return LOOPBACK_INTERFACE

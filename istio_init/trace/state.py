@@ -99,7 +99,7 @@ class State:
     """One way of a packet at one place. Copies of it are other ways, and share nothing that changes.
 
     ``because`` is what was decided on this way. ``steps`` takes the rules that are evaluated; None on all ways but the
-    one on which undecided tests do not hold. ``device`` is the interface by which routing sends it.
+    one on which undecided tests do not hold. ``device`` is the interface via which routing sends it.
     """
 
     __slots__ = (

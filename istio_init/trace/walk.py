@@ -1,6 +1,6 @@
 """One packet's way from hook to hook, with what the kernel does between them.
 
-Outbound: OUTPUT and POSTROUTING; what leaves by lo comes in again, through PREROUTING and INPUT, but not through nat,
+Outbound: OUTPUT and POSTROUTING; what leaves via lo comes in again, through PREROUTING and INPUT, but not through nat,
 whose translation is decided. Inbound: PREROUTING, and then as routing says INPUT, or FORWARD and POSTROUTING.
 """
 
@@ -49,7 +49,7 @@ TO_ANOTHER_HOST = 3
 """The packet type PACKET_OTHERHOST."""
 
 TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it different destinations")
-"""Nat translates anew what comes back by lo, which then may have to be routed again."""
+"""Nat translates anew what comes back via lo, which then may have to be routed again."""
 
 BROADCAST = IPv4Address("255.255.255.255")
 
@@ -109,7 +109,7 @@ class Walk:
     def _refusal(self, state: State) -> str | None:
         """Why no route leads anywhere for it; None where one does, or may.
 
-        What goes to many leaves by the interface of its source, whatever the routes (ip_route_output_key_hash_rcu).
+        What goes to many leaves via the interface of its source, whatever the routes (ip_route_output_key_hash_rcu).
         """
         to = self.packet.destination
         if self.facts.tables is None or to.is_multicast or to == BROADCAST:
@@ -141,7 +141,7 @@ class Walk:
         return chain is not None
 
     def _come_back(self, states: list[State]) -> None:
-        """Enter by lo; the route is the one that led there (skb_dst_force in loopback_xmit)."""
+        """Enter via lo; the route is the one that led there (skb_dst_force in loopback_xmit)."""
         states = [each for each in states if not self._is_met(each, self.netfilter.ingress, LOOPBACK_DEVICE)]
         if not states:
             return
@@ -160,7 +160,7 @@ class Walk:
         self._deliver(here)
 
     def _come_in(self, state: State) -> None:
-        """Enter by an interface, and go on as routing says."""
+        """Enter via an interface, and go on as routing says."""
         self._leg(Hook.PREROUTING, self.packet.interface)
         values = state.values
         if self.facts.family is Family.IPV6 and 1 in (values[SOURCE], values[DESTINATION]):

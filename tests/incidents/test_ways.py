@@ -42,7 +42,7 @@ WAYS_OUT = {
         INJECTED, "ip addr del 127.0.0.1/8 dev lo", {"loopback-down": "lo has no address 127.0.0.1"}, "error"
     ),
     "the uplink is named as a virtual interface": State(
-        f"{INJECTED} -k eth0", "true", {"virtual-uplink": "eth0: the pod's own traffic comes in by eth0"}, "error"
+        f"{INJECTED} -k eth0", "true", {"virtual-uplink": "eth0: the pod's own traffic comes in via eth0"}, "error"
     ),
     "the uplink is excluded, and another interface is not": State(
         f"{INJECTED} -c net1", NET1, {"all-excluded": "ipv4 nat (nft): OUTPUT 1: -o net1 -j RETURN"}, "error"

@@ -89,7 +89,7 @@ def _packet(sent: Recorded) -> Packet:
 
 
 def _expected(recorded: Recorded) -> list[Path3]:
-    """The rules that the kernel said matched: of the first leg, and of the one by lo if there was one."""
+    """The rules that the kernel said matched: of the first leg, and of the one via lo if there was one."""
     legs = [recorded["path"], recorded["loopback_path"]]
     return [[tuple(hop[1:4] if len(hop) > 4 else hop[:3]) for hop in leg] for leg in legs if leg is not None]
 

@@ -50,7 +50,7 @@ SENT = [
     Sent("the proxy's own", f"outbound tcp {V4.far}:80 --uid 1337", 80),
     Sent("by group alone", f"outbound tcp {V6.far.join('[]')}:80 --gid 1337", 80),
     Sent("to a range that is left out", "outbound tcp 10.99.0.1:443", 443),
-    Sent("to itself by lo", f"outbound tcp {V4.pod}:8080", 8080),
+    Sent("to itself via lo", f"outbound tcp {V4.pod}:8080", 8080),
     Sent("the proxy to the pod's own address", f"outbound tcp {V4.pod}:8080 --uid 1337", 15006),
     Sent("the proxy to the pod's own address in IPv6", f"outbound tcp [{V6.pod}]:8080 --uid 1337", 15006),
     Sent("passed through to the application", f"outbound tcp {V4.pod}:8080 --src {V4.passthrough} --uid 1337", 8080),

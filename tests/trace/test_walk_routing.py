@@ -140,7 +140,7 @@ ARRIVALS: dict[str, tuple[Packet, Host, Kind, type | None]] = {
     "to its broadcast address": (inbound("10.1.255.255"), host(), Kind.DIRECT, None),
     "for another machine": (inbound("10.9.0.77"), host(), Kind.DROP, RoutingDecider),
     "for another machine, which is forwarded": (inbound("10.9.0.77"), host(**FORWARDING), Kind.FORWARD, RoutingDecider),
-    "by an interface that forwards": (
+    "via an interface that forwards": (
         inbound("10.9.0.77"),
         host(forwards_from={"eth0": True}),
         Kind.FORWARD,
@@ -175,14 +175,14 @@ ARRIVALS: dict[str, tuple[Packet, Host, Kind, type | None]] = {
         Kind.DIRECT,
         None,
     ),
-    "by another interface than the answer's": (inbound("10.1.2.3", source="10.9.0.7"), host(), Kind.DIRECT, None),
-    "by another interface than the answer's, strictly": (
+    "via another interface than the answer's": (inbound("10.1.2.3", source="10.9.0.7"), host(), Kind.DIRECT, None),
+    "via another interface than the answer's, strictly": (
         inbound("10.1.2.3", source="10.9.0.7"),
         host(reverse_path_filter={"eth0": 1}),
         Kind.DROP,
         ReversePathDecider,
     ),
-    "by another interface than the answer's, loosely": (
+    "via another interface than the answer's, loosely": (
         inbound("10.1.2.3", source="10.9.0.7"),
         host(reverse_path_filter={"eth0": 2}),
         Kind.DIRECT,
@@ -299,7 +299,7 @@ def test_the_type_of_an_address_is_known_of_interfaces_alone() -> None:
 BACK: dict[str, tuple[Field, dict[str, Any], bool]] = {
     "an answer has a way": (Field.RETURN_INTERFACE, {}, True),
     "an answer leaves by the same interface": (Field.RETURN_INTERFACE_HERE, {}, True),
-    "an answer leaves by another interface": (Field.RETURN_INTERFACE_HERE, {"source": "10.9.0.7"}, False),
+    "an answer leaves via another interface": (Field.RETURN_INTERFACE_HERE, {"source": "10.9.0.7"}, False),
     "an answer to this machine itself": (Field.RETURN_INTERFACE, {"source": "10.9.0.3"}, False),
 }
 

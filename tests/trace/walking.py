@@ -119,7 +119,7 @@ def packet(destination: str, port: int = 80, *, to: str = "outbound", **facts: A
 
 
 def inbound(destination: str, port: int = 80, **facts: Any) -> Packet:
-    """A TCP packet that comes in by eth0 from a neighbour."""
+    """A TCP packet that comes in via eth0 from a neighbour."""
     return packet(destination, port, to="inbound", **facts)
 
 

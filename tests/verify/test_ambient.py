@@ -280,7 +280,7 @@ def test_what_enters_by_virtual_interfaces_is_listed_as_not_probed_and_traced(po
     pod.inside.run("ip", "link", "set", "vm1", "up")
     ambient(pod, "--kube-virt-interfaces", "vm0")
 
-    assert "what enters by vm0" in [each["what"] for each in verify(pod).ok().said["not_probed"]]
+    assert "what enters via vm0" in [each["what"] for each in verify(pod).ok().said["not_probed"]]
     pod.inside.run("iptables", "-t", "nat", "-D", "ISTIO_PRERT", "1")
 
     proof = verify(pod, "--expect", "--ambient --kube-virt-interfaces vm0")

@@ -31,7 +31,7 @@ NO_ROUTE = FindingKind(
 )
 VIRTUAL_UPLINK = FindingKind(
     "virtual-uplink", _ERROR, "The pod's own uplink is named as a virtual interface",
-    "What comes in by it counts as outbound: connections to the pod go to the proxy's outbound listener, which sends "
+    "What comes in via it counts as outbound: connections to the pod go to the proxy's outbound listener, which sends "
     "them on as if the pod had made them, without mutual TLS and inbound policy.",
     "Take it off the annotation istio.io/reroute-virtual-interfaces or traffic.sidecar.istio.io/kubevirtInterfaces "
     "(-k, --kube-virt-interfaces), and restart the pod. Only bridges of virtual machines or containers belong there.",
@@ -88,7 +88,7 @@ BRIDGED_CONTAINERS = FindingKind(
     "bridged-containers", _WARNING, "Traffic of containers in the pod counts as inbound",
     "What they send enters through their bridge and goes to the proxy's inbound listener, where it usually fails.",
     "Name the bridge in the annotation istio.io/reroute-virtual-interfaces (--kube-virt-interfaces), so that what "
-    "comes in by it counts as outbound, and restart the pod.",
+    "comes in via it counts as outbound, and restart the pod.",
 )
 HALF_APPLIED = FindingKind(
     "half-applied", _ERROR, "The redirection is incomplete",

@@ -206,7 +206,7 @@ class _Search:
         if _is_same(trace.delivered, meant) or not self._matters(meant, trace):
             return None
         if expected.outcome.kind is Kind.DIRECT and self._is_sent_elsewhere(trace):
-            return None  # A neighbour's doing, also where what comes back by lo would have been captured.
+            return None  # A neighbour's doing, also where what comes back via lo would have been captured.
         if packet.destination in METADATA and trace.delivered.kind is Kind.DIRECT:
             return None  # Credentials and the like, which come from the node, and not from the mesh.
         decider = trace.delivered_by
@@ -218,7 +218,7 @@ class _Search:
         return Stray(packet.family, meant, trace, is_foreign, decider)
 
     def _passes_through(self, packet: Packet) -> bool:
-        """Whether it comes in for another host, by an interface whose traffic is not to be captured as outbound.
+        """Whether it comes in for another host, via an interface whose traffic is not to be captured as outbound.
 
         A pod that forwards has such connections, and what a neighbour does to them takes nothing from the mesh.
         """

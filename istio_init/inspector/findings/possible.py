@@ -58,7 +58,7 @@ class Possible:
         return [each for each in self._leaving(packet) if self._may_leave(each)]
 
     def _arriving(self, packet: Packet) -> Iterator[Packet]:
-        """From elsewhere, by the interface by which answers leave: other packets are taken for forged."""
+        """From elsewhere, by the interface via which answers leave: other packets are taken for forged."""
         names = sorted(self.names - {LOOPBACK_DEVICE})
         if self.facts.is_local(int(packet.source)):
             return
@@ -84,11 +84,11 @@ class Possible:
         return packet.interface == LOOPBACK_DEVICE or not packet.source.is_loopback
 
     def _device(self, packet: Packet) -> str | None:
-        """The interface by which routing sends a packet at first; None where it leads nowhere."""
+        """The interface via which routing sends a packet at first; None where it leads nowhere."""
         return first_route(self.facts, packet).device
 
     def _reached_by(self, name: str) -> Iterator[IPv4Address | IPv6Address]:
-        """Addresses that routes lead to by an interface."""
+        """Addresses that routes lead to via an interface."""
         address = IPv4Address if self.family is Family.IPV4 else IPv6Address
         for route in (self.host.routes or {}).get(self.family, ()):
             if route.device == name:

@@ -64,7 +64,7 @@ def _home(host: Host, family: Family) -> int | None:
 
 
 def _ways_out(host: Host, family: Family) -> frozenset[str]:
-    """The interfaces by which strangers are reached."""
+    """The interfaces via which strangers are reached."""
     facts, home = Facts(host, family), _home(host, family)
     if facts.tables is None or home is None:
         return frozenset()
@@ -103,14 +103,14 @@ def _words(host: Host, family: Family, near: tuple[Network, ...]) -> str:
 
 
 def virtual_uplink(view: View) -> Iterator[Finding]:
-    """The interface by which the pod reaches the world is named as one of virtual machines or containers in it."""
+    """The interface via which the pod reaches the world is named as one of virtual machines or containers in it."""
     found = view.inferred or view.ambient
     if found is None or not view.snapshot.is_live:
         return
     named = found.config.virtual_interfaces
     ways = {name for family in Family for name in _ways_out(view.snapshot.host, family)}
     wrong = [
-        f"{name}: the pod's own traffic comes in by {device}"
+        f"{name}: the pod's own traffic comes in via {device}"
         for name in named
         for device in sorted(ways)
         if device == name or (name.endswith("+") and device.startswith(name[:-1]))
