@@ -105,11 +105,12 @@ def verify(
         if not allows_host(allow_host_network):
             namespaces.call_in(place.replace(userns=None), lambda: namespaces.refuse_host(place.label))
         snapshot = snapshot_in(place, chosen.words)
-        if found is not None and (config := _asked(found, snapshot)) is None:
+        view = View(snapshot)
+        if found is not None and (config := _asked(found, view)) is None:
             say(f"{snapshot.label}: nothing to prove: the pod asks for no redirection, and there is none")
             return 0
-        intent = expected(in_this_kernel(config), snapshot) if config is not None else _inferred(snapshot)
-        others = astray(snapshot, intent)
+        intent = expected(in_this_kernel(config), snapshot) if config is not None else _inferred(view)
+        others = astray(view, intent)
         with leaving_in_order():
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, others, place, seconds))
     finally:
@@ -129,30 +130,30 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _asked(found: Manifest, snapshot: Snapshot) -> Config | AmbientConfig | None:
+def _asked(found: Manifest, view: View) -> Config | AmbientConfig | None:
     """What a manifest asks for; None for no redirection, where there is none.
 
     Raises:
         ConfigError: no rules can be made of it.
         ValidationError: there is one that was not asked for.
     """
-    asked = asked_by(found.pod)
+    asked, snapshot = asked_by(found.pod), view.snapshot
     for note in asked.notes:
         say(f"warning: {note}", fg="yellow", err=True)
     config = wanted(asked, snapshot)
-    if config is None and View(snapshot).holdings:
+    if config is None and view.holdings:
         raise ValidationError(f"{snapshot.label}: {NOT_ASKED}", fix="istio-init explain --pod tells of the difference")
     return config
 
 
-def _inferred(snapshot: Snapshot) -> Intent:
+def _inferred(view: View) -> Intent:
     """What the live rules were made for.
 
     Raises:
         PrivilegeError: they cannot be read.
         ValidationError: there are none.
     """
-    view = View(snapshot)
+    snapshot = view.snapshot
     if (intent := inferred(view)) is not None:
         return intent
     if incomplete := [line for finding in half_applied(view) for line in finding.evidence]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from istio_init.config.ambient import AmbientConfig
 from istio_init.inspector.findings.catalogue import NOT_ALL_FOLLOWED
 from istio_init.inspector.findings.fate import captured_otherwise
-from istio_init.inspector.findings.model import Severity, View
+from istio_init.inspector.findings.model import Severity
 from istio_init.inspector.infer import Inferred
 from istio_init.inspector.infer_ambient import InferredAmbient
 from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.observe.snapshot import Snapshot
+    from istio_init.inspector.findings.model import View
     from istio_init.prove.intent import Intent
 
 
@@ -26,13 +26,12 @@ class Astray(Value):
 NOT_LOOKED_AT = Astray()
 
 
-def astray(snapshot: Snapshot, intent: Intent) -> Astray:
+def astray(view: View, intent: Intent) -> Astray:
     """Compare all connections, of which probes are but a few, under the live rules and under what has to be.
 
     Nothing is told where no rules of Istio's are live, or not all could be read: the probes say that.
     """
-    view = View(snapshot)
-    if view.main is None or snapshot.missing_rules:
+    if view.main is None or view.snapshot.missing_rules:
         return Astray()
     if intent.source == "expect":
         view.main = view.main.replace(**_meant(intent))

@@ -105,8 +105,8 @@ class Cover:
             widened = self._widened(path, found)
             if widened not in wide:
                 wide.append(widened)
-        wide = _enough(sorted(wide, key=len), found)
-        return _needed([self._told_shortly(path) for path in _joined(wide)])[:most]
+        wide = _fewest(sorted(wide, key=len), found)
+        return _fewest([self._told_shortly(path) for path in _joined(wide)])[:most]
 
     def _told(self, path: Path) -> Path:
         """The region; what has no socket has group 0 in its place."""
@@ -187,22 +187,13 @@ def _reached(node: Node, within: Intervals | None) -> Iterator[Node]:
         yield from node.children[bisect_right(node.cuts, low) : bisect_right(node.cuts, high) + 1]
 
 
-def _enough(wide: list[Path], found: list[Path]) -> list[Path]:
-    """As few of some regions, which hold more than there is, as hold all that was found."""
-    for path in reversed(wide[:]):
-        others = [each for each in wide if each is not path]
-        if others and all(_is_within(each, others) for each in found):
-            wide = others
-    return wide
-
-
-def _needed(every: list[Path]) -> list[Path]:
-    """Without regions all of whose packets are in others."""
-    for path in reversed(every[:]):
-        others = [each for each in every if each is not path]
-        if others and _is_within(path, others):
-            every = others
-    return every
+def _fewest(regions: list[Path], found: list[Path] | None = None) -> list[Path]:
+    """As few of some regions as hold all that was found, else all that they hold themselves."""
+    for path in reversed(regions[:]):
+        others = [each for each in regions if each is not path]
+        if others and all(_is_within(each, others) for each in (found or [path])):
+            regions = others
+    return regions
 
 
 def _is_within(path: Path, others: list[Path]) -> bool:
