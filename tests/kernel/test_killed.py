@@ -218,6 +218,8 @@ def test_the_run_after_a_killed_one_says_what_it_found_once(pod: Pod, command: s
     istio_init("apply", *where, *CONFIGURATIONS[0]).ok()
     interrupted = (command, *where, *(CONFIGURATIONS[1] if command == "apply" else ()))
     assert any(killed_at_writing(pod, *interrupted) for _ in range(ATTEMPTS)), "it always ended before"
+    saves = {"IPv4": "iptables-nft-save", "IPv6": "ip6tables-nft-save"}
+    left = [f"in nft ({family})" for family, save in saves.items() if "ISTIO_" in pod.inside.run(save)]
 
     shown = istio_init(*interrupted, "--dry-run").ok()
     done = istio_init(*interrupted).ok()
@@ -226,7 +228,8 @@ def test_the_run_after_a_killed_one_says_what_it_found_once(pod: Pod, command: s
     for each in (shown, done):
         [line] = [line for line in each.stderr.splitlines() if KILLED in line]
         assert line.startswith("warning: a run that began at ")
-        assert "in nft (IPv4)" in line or "no rules of ours" in line
+        assert [f"in nft ({family})" for family in saves if f"in nft ({family})" in line] == left
+        assert ("no rules of ours" in line) == (not left)
     assert KILLED not in again.stderr
 
 
