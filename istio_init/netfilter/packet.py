@@ -52,6 +52,12 @@ class Packet(Value):
     bound: str | None = None
     """The interface that its socket is bound to (SO_BINDTODEVICE), by which it leaves wherever it is sent."""
 
+    leaves_source: bool = False
+    """Its socket leaves its source to the kernel, which in IPv6 asks for a route without one (ip6_dst_lookup_tail)."""
+
+    is_raw: bool = False
+    """Its socket is a raw one, which asks for a route for IPPROTO_RAW, without ports (raw_sendmsg)."""
+
     @property
     def family(self) -> Family:
         """The family of its addresses."""

@@ -225,9 +225,13 @@ class Untrack(Value):
 
 
 class Zone(Value):
-    """Connections are looked up in a zone; without effect where the packet has a connection or a zone already."""
+    """Connections are looked up in a zone; without effect where the packet has a connection or a zone already.
+
+    ``even_untracked``: nft has a packet tracked again that is not to be (nft_ct_set_zone_eval), xt_CT does not.
+    """
 
     zone: int
+    even_untracked: bool = False
 
 
 class Note(Value):

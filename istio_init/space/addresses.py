@@ -56,7 +56,7 @@ class Addresses:
         if nat.cause is not None:
             return [({}, Unknown(nat.cause))]
         if nat.addresses is None:
-            return [({}, self.layout.kept(field))]
+            return [({}, {**self.layout.kept(field)})]
         low, high = nat.addresses
         if nat.netmap:
             return self._netmap(low, high, field, given)
@@ -77,9 +77,10 @@ class Addresses:
 
     def _kept_within(self, field: Field, within: Intervals, otherwise: Unknown) -> Iterator[Choice]:
         """Addresses that lie within stay what they are."""
-        for region in self._within(field, within):
-            yield region, self.layout.kept(field)
-        for region in self._within(field, self._rest(field, within)):
+        known = self.layout.known_to_nat(field)
+        for region in self._within(known, within):
+            yield region, {**self.layout.kept(field)}
+        for region in self._within(known, self._rest(field, within)):
             yield region, otherwise
 
     def _netmap(self, low: int, high: int, field: Field, given: Region) -> Iterable[Choice]:
@@ -105,7 +106,7 @@ class Addresses:
         """REDIRECT gives what comes in the first address of its interface (nf_nat_redirect_ipv4)."""
         links = self.host.links
         if not any(link.addresses for link in links):
-            yield {}, self.layout.kept(field)
+            yield {}, {**self.layout.kept(field)}
             return
         interface = self.layout.dim(Field.IN_INTERFACE)
         for link in links:

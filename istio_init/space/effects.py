@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Box, Effect, Hook, Key
     from istio_init.space.boxes import Region
     from istio_init.space.composing import Ways
@@ -58,7 +59,7 @@ class Effects:
             case AssignFrom():
                 return self._assigned_from(effect, rest, decider)
             case Forget(Field.CT_ZONE, cause):
-                return self.ways.then(self._in_zone(Unknown(cause)), rest)
+                return self.ways.then(self._in_zone(Unknown(cause), even_untracked=True), rest)
             case Forget(field, cause):
                 return self.ways.then(self._forgotten(field, cause), rest)
             case Nat():
@@ -67,8 +68,8 @@ class Effects:
                 return self.translation.tproxy(effect, rest, decider)
             case Untrack():
                 return self.ways.then(self._untracked(), rest)
-            case Zone(zone):
-                return self.ways.then(self._in_zone(zone), rest)
+            case Zone(zone, even_untracked):
+                return self.ways.then(self._in_zone(zone, even_untracked=even_untracked), rest)
         raise AssertionError(f"{effect!r} is no effect")
 
     def numbers(self, values: dict[Field, int]) -> dict[int, Substitute]:
@@ -133,12 +134,11 @@ class Effects:
             {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
         )
 
-    def _in_zone(self, zone: int | Unknown) -> Node:
+    def _in_zone(self, zone: int | Unknown, *, even_untracked: bool) -> Node:
         changes: dict[int, Substitute] = {self.layout.track: TEMPLATE, self.layout.dim(Field.CT_ZONE): zone}
         changes.update(self.numbers({Field.CT_STATE: int(CtState.NEW)}))
-        return self.truths.choice(
-            {self.layout.track: ((NOT_YET, NOT_YET),)}, self.ways.end(GOING, changes), self.ways.going
-        )
+        free: Intervals = ((NOT_YET, NOT_YET), (UNTRACKED, UNTRACKED)) if even_untracked else ((NOT_YET, NOT_YET),)
+        return self.truths.choice({self.layout.track: free}, self.ways.end(GOING, changes), self.ways.going)
 
     def _assigned_from(self, assign: AssignFrom, rest: Node, decider: RuleDecider) -> Node:
         otherwise = rest if assign.otherwise_goes_on else self.ways.going

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Cause, Rule
     from istio_init.space.boxes import Region
-    from istio_init.space.diagram import Substitute
 
 NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
 """Numbers of `Layout.track`: the connection is not looked up yet; a template stands in for it; it is; it never is."""
@@ -49,6 +48,14 @@ PORTS_FIRST = (Field.DPORT, Field.DESTINATION, Field.SOURCE, Field.SPORT)
 ADDRESSES_FIRST = (Field.DESTINATION, Field.SOURCE, Field.DPORT, Field.SPORT)
 ORIGINAL = (Field.CT_ORIG_DPORT, Field.CT_ORIG_DESTINATION, Field.CT_ORIG_SOURCE, Field.CT_ORIG_SPORT)
 REPLY = (Field.CT_REPLY_DPORT, Field.CT_REPLY_DESTINATION, Field.CT_REPLY_SOURCE, Field.CT_REPLY_SPORT)
+
+ENDS = {
+    Field.SOURCE: Field.CT_REPLY_DESTINATION,
+    Field.SPORT: Field.CT_REPLY_DPORT,
+    Field.DESTINATION: Field.CT_REPLY_SOURCE,
+    Field.DPORT: Field.CT_REPLY_SPORT,
+}
+"""What a connection has of its packets' ends, as the other side answers."""
 
 PRIORITY_OF_TOS = 0xF8
 """A packet that is forwarded has a priority where any of these bits of its TOS is set (rt_tos2priority)."""
@@ -128,7 +135,9 @@ class Layout:
         self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})
         """Whether rules give packets destinations, which nat does not know of."""
         if self.translates_otherwise:
-            seen |= {Field.CT_STATUS, *REPLY}
+            seen.add(Field.CT_STATUS)
+        if self.assigned & ENDS.keys():
+            seen.update(REPLY)
         self.unseen = frozenset([dim for field in SELDOM if field not in seen for dim in self.dims(field)])
         """Dimensions that nothing asks for."""
 
@@ -149,9 +158,14 @@ class Layout:
         """The dimensions of a field whose groups are of bits in a row, and how many bits are below each."""
         return [(group.dim, shift_of(group.mask)) for group in self.groups[field]]
 
-    def kept(self, field: Field) -> dict[int, Substitute]:
-        """A field's dimensions as they are."""
-        return {dim: Moved(dim) for dim in self.dims(field)}
+    def known_to_nat(self, field: Field) -> Field:
+        """What nat takes for a packet's address or port: the connection's, which a rule's change does not reach."""
+        pair = next(pair for pair in ((Field.SOURCE, Field.SPORT), (Field.DESTINATION, Field.DPORT)) if field in pair)
+        return ENDS[field] if self.assigned.intersection(pair) else field
+
+    def kept(self, field: Field) -> dict[int, Moved]:
+        """A field's dimensions as nat leaves them."""
+        return dict(zip(self.dims(field), map(Moved, self.dims(self.known_to_nat(field))), strict=True))
 
     def numbers(self, field: Field, value: int) -> dict[int, int]:
         """The numbers of a field's value, in its dimensions."""

@@ -17,7 +17,7 @@ from istio_init.trace.result import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.rules import Nat, Tproxy
@@ -105,24 +105,33 @@ class Translation:
         kept: dict[int, Substitute] = {layout.destination_done if is_destination else layout.source_done: 1}
         changes = {**kept, **self._remembered(is_destination, address, port)}
         changes.update((dim, value) for dim, value in {**address, **port}.items() if value != Moved(dim))
+        before = {**layout.kept(field), **layout.kept(port_field)}
         delivery, same = None, ways.end(ACCEPTED, kept)
         if is_destination:
             kind = Kind.REDIRECT if nat.kind is NatKind.REDIRECT else Kind.DNAT
             delivery = Delivery(kind, decider, self._joint(field, address), self._joint(port_field, port))
-            is_redirected = kind is Kind.REDIRECT
-            same = ways.end(ACCEPTED, kept, *((delivery,) if is_redirected else (None, decider)))
+            unchanged = (self._unchanged(delivery),) if kind is Kind.REDIRECT else (None, decider)
+            same = ways.end(ACCEPTED, kept, *unchanged)
         changed = ways.end(ACCEPTED, changes, delivery)
-        set_to = {dim: value for dim, value in port.items() if value != Moved(dim)}
+        set_to = [(before[dim].dim, value) for dim, value in port.items() if value != before[dim]]
         if set_to:
-            here: Region = {dim: ((value, value),) if isinstance(value, int) else () for dim, value in set_to.items()}
+            here: Region = {dim: ((value, value),) if isinstance(value, int) else () for dim, value in set_to}
             same = self.truths.choice(here, same, changed)
         elsewhere = SOMEWHERE if any(isinstance(each, Unknown) for each in address.values()) else ELSEWHERE
         moved = ways.end(ACCEPTED, {**changes, **({layout.moved: elsewhere} if is_destination else {})}, delivery)
-        given = [each for each in address.items() if each[1] != Moved(each[0])]
+        given = [(before[dim].dim, value) for dim, value in address.items() if value != before[dim]]
         if not all(isinstance(value, int) for _, value in given):
             return moved
         there: Region = {dim: ((value, value),) for dim, value in given if isinstance(value, int)}
         return ways.where(self.truths.within(there), same, moved)
+
+    def _unchanged(self, delivery: Delivery) -> Delivery:
+        """A delivery of packets whose connection has all of it already, so that their headers stay."""
+        layout = self.layout
+        if layout.known_to_nat(Field.DPORT) is Field.DPORT:
+            return delivery
+        ends = [self._joint(field, _as_is(layout.dims(field))) for field in (Field.DESTINATION, Field.DPORT)]
+        return Delivery(delivery.kind, delivery.decider, *ends)
 
     def _joint(self, field: Field, changed: Changed) -> int | Parts:
         return joint((group.mask, changed[group.dim]) for group in self.layout.groups[field])
@@ -151,7 +160,7 @@ class Translation:
         is_destination = nat.kind.is_of_destination
         if nat.ports is None:
             is_chosen = nat.random and not is_destination
-            yield {}, Unknown(chosen("port"), ((1, 0xFFFF),)) if is_chosen else self.layout.kept(field)
+            yield {}, Unknown(chosen("port"), ((1, 0xFFFF),)) if is_chosen else {**self.layout.kept(field)}
             return
         low, high = nat.ports
         inside = ((low, high),)
@@ -162,9 +171,10 @@ class Translation:
         elif nat.random:
             yield {}, one_of
         else:
-            for region in self.layout.regions(field, None, inside) or ():
-                yield region, self.layout.kept(field)
-            for region in self.layout.regions(field, None, difference(((0, 0xFFFF),), inside)) or ():
+            known = self.layout.known_to_nat(field)
+            for region in self.layout.regions(known, None, inside) or ():
+                yield region, {**self.layout.kept(field)}
+            for region in self.layout.regions(known, None, difference(((0, 0xFFFF),), inside)) or ():
                 yield region, first if is_destination else one_of
 
     def tproxy(self, tproxy: Tproxy, rest: Node, decider: RuleDecider) -> Node:
@@ -180,7 +190,7 @@ class Translation:
         owner = Cause(Openness.NOT_GIVEN, "the owner of the socket that takes the packet")
         for field in (Field.UID, Field.GID):
             changes[layout.dim(field)] = Unknown(owner, ((0, NO_SOCKET - 1),))
-        kept = self._joint(Field.DPORT, layout.kept(Field.DPORT))
+        kept = self._joint(Field.DPORT, _as_is(layout.dims(Field.DPORT)))
         port = tproxy.port if tproxy.port is not None else kept
         delivery = Delivery(Kind.TPROXY, decider, tproxy.address, port)
         taken = ways.end(ACCEPTED if tproxy.drops else GOING, changes, delivery)
@@ -193,6 +203,11 @@ class Translation:
 def _fields(nat: Nat) -> tuple[Field, Field]:
     """What a statement changes."""
     return (Field.DESTINATION, Field.DPORT) if nat.kind.is_of_destination else (Field.SOURCE, Field.SPORT)
+
+
+def _as_is(dims: Iterable[int]) -> dict[int, Substitute]:
+    """Dimensions of a packet's header as they are."""
+    return {dim: Moved(dim) for dim in dims}
 
 
 def _few(value: Address) -> list[Address | int]:

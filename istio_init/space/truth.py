@@ -247,6 +247,8 @@ class Truths:
         return self.diagrams.node(dim, ordered[1:], children)
 
     def _where_present(self, fields: Iterable[Field], present: Node, if_absent: bool) -> Node:
+        if present is (self.yes if if_absent else self.no):
+            return present  # Of a template, too.
         found = list(dict.fromkeys(fields))
         guard = self.all_of([self.within(presence(self.layout, field)) for field in found])
         present = self.all_of([guard, present])

@@ -75,11 +75,11 @@ class Body:
                 case Assign() if not (state.has_template and statement.field is CT_MARK):
                     assign(state.values, statement, facts)
                 case Forget(field, cause) if field is Field.CT_ZONE:
-                    put_template(state, anything(field, facts.family.bits, cause))
+                    put_template(state, anything(field, facts.family.bits, cause), even_untracked=True)
                 case Forget():
                     forget(state.values, statement, facts)
-                case Zone(zone):
-                    put_template(state, zone)
+                case Zone(zone, even_untracked):
+                    put_template(state, zone, even_untracked=even_untracked)
                 case Untrack():
                     do_not_track(state)
                 case Nat():
@@ -155,6 +155,9 @@ class Body:
     def _translate(self, rule: CompiledRule, state: State, nat: Nat, exits: list[Exit]) -> None:
         """Translate and accept. A choice of few addresses or ports is followed for each of them."""
         chains, here = self.chains, (self.chains.call.hook, rule.rule)
+        if state.has_template:  # As if it were confirmed, it is not translated (nf_nat_setup_info).
+            exits.append((True, state))
+            return
         before = state.values[DESTINATION], state.values[DPORT]
         if not Translation(nat, chains.call.hook, chains.facts).apply(state):
             chains.finish(state, DROP, here, None)

@@ -58,13 +58,14 @@ CONNECTION = {
 """What is not known of a connection that is no longer new, as people say it."""
 
 
-def put_template(state: State, zone: Number) -> None:
+def put_template(state: State, zone: Number, *, even_untracked: bool) -> None:
     """Have a connection's template stand in for it, which is looked up in a zone (xt_CT, nft's ct zone set).
 
-    A packet that has a connection already, or is not to be tracked, is not touched.
+    A packet that has a connection already is not touched; one that is not to be tracked is only where nft says so.
     """
-    if state.has_connection or state.is_untracked:
+    if state.has_connection or (state.is_untracked and not even_untracked):
         return
+    state.is_untracked = False
     state.has_connection = True
     state.has_template = True
     state.zone = zone

@@ -47,8 +47,8 @@ class Departures:
         if fields.get("src") is not None:
             return _device(tables, query.replace(source=int(ip_address(fields["src"]))))
         device = _device(tables, query)
-        source = self.source(destination, device) if device is not None else None
-        # The kernel asks again once it has chosen the source.
+        is_asked_again = destination.version == 4  # With the source that was chosen (ip_route_connect).
+        source = self.source(destination, device) if device is not None and is_asked_again else None
         return device if source is None else _device(tables, query.replace(source=int(source)))
 
     def source(self, destination: Address, device: str) -> Address | None:

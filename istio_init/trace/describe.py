@@ -125,6 +125,7 @@ def filled(fields: Mapping[str, Any], host: Host, departures: Departures | None 
         source,
         destination,
         **{FIELDS[name]: value for name, value in values.items() if name != "src"},
+        leaves_source=outbound and "src" not in given,
     )
     return packet, [name for name in ASSUMABLE if name not in known and _can_differ(name, packet, host)]
 

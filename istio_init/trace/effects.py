@@ -67,7 +67,11 @@ def forget(values: Values, statement: Forget, facts: Facts) -> None:
 
 
 class Translation:
-    """What a nat statement makes of a packet's source or destination (nf_nat_core.c)."""
+    """What a nat statement makes of a packet's source or destination (nf_nat_core.c).
+
+    It starts from what the connection has, not from the header, which a rule may have changed since the connection was
+    looked up (nf_nat_setup_info); where the connection changes, the header gets all that the connection has.
+    """
 
     def __init__(self, nat: Nat, hook: Hook, facts: Facts) -> None:
         self.nat = nat
@@ -80,22 +84,26 @@ class Translation:
         """Translate; false where the kernel drops the packet instead: there is no address to give it."""
         values = state.values
         fields = (DESTINATION, DPORT) if self.is_destination else (SOURCE, SPORT)
-        before = values[fields[0]], values[fields[1]]
-        address = self._address(values, before[0])
+        tuple_fields = (
+            (CT_REPLY_SOURCE, CT_REPLY_SPORT) if self.is_destination else (CT_REPLY_DESTINATION, CT_REPLY_DPORT)
+        )
+        header = values[fields[0]], values[fields[1]]
+        before = [_of_connection(values[field], own) for field, own in zip(tuple_fields, header, strict=True)]
+        address = self._address(values, before[0], header[0])
         if address is None:
             return False
-        values[fields[0]] = address
-        if before[1] is not None:
-            values[fields[1]] = self._port(before[1])
+        after = [address, None if before[1] is None else self._port(before[1])]
         state.is_mapped = True
-        if (values[fields[0]], values[fields[1]]) != before:
+        if after != before:
+            values.update(zip(fields, after, strict=True))
+            values.update(zip(tuple_fields, after, strict=True))
             self._remember(values)
         return True
 
-    def _address(self, values: Values, old: Number) -> Number:
+    def _address(self, values: Values, old: Number, header: Number) -> Number:
         nat = self.nat
         if nat.kind is NatKind.REDIRECT:
-            return LOOPBACK[self.bits] if self.hook is Hook.OUTPUT else self._of_interface(values, old)
+            return LOOPBACK[self.bits] if self.hook is Hook.OUTPUT else self._of_interface(values, header)
         if nat.kind is NatKind.MASQUERADE:
             return self._of_leaving(values)
         if nat.cause is not None:
@@ -105,7 +113,9 @@ class Translation:
         low, high = nat.addresses
         if nat.netmap:
             hosts = high - low
-            return low | old & hosts if isinstance(old, int) else Unsure(((low, high),), _random("NETMAP", low, high))
+            if isinstance(header, int):
+                return low | header & hosts
+            return Unsure(((low, high),), _random("NETMAP", low, high))
         if low == high:
             return low
         if nat.kind is NatKind.SNAT and isinstance(old, int) and low <= old <= high and not nat.random:
@@ -158,16 +168,12 @@ class Translation:
         return low if self.is_destination else Unsure(within, _random("port", low, high))
 
     def _remember(self, values: Values) -> None:
-        """Have the connection know: its status and the tuple of its answers."""
+        """Have the connection's status say so."""
         state, status = values[CT_STATE], values[CT_STATUS]
         if isinstance(state, int):
             values[CT_STATE] = state | int(CtState.DNAT if self.is_destination else CtState.SNAT)
         if isinstance(status, int):
             values[CT_STATUS] = status | int(CtStatus.DNAT if self.is_destination else CtStatus.SNAT)
-        if self.is_destination:
-            values[CT_REPLY_SOURCE], values[CT_REPLY_SPORT] = values[DESTINATION], values[DPORT]
-        else:
-            values[CT_REPLY_DESTINATION], values[CT_REPLY_DPORT] = values[SOURCE], values[SPORT]
 
 
 LOOPBACK_SCOPE, LINK_LOCAL, SITE_LOCAL, COMPATIBLE = 0x10, 0x20, 0x40, 0x80
@@ -181,6 +187,11 @@ def scope_of(address: int) -> int:
     if address >> 32 == 0 and address:
         return LOOPBACK_SCOPE if address == 1 else COMPATIBLE
     return {0xFE80 >> 6: LINK_LOCAL, 0xFEC0 >> 6: SITE_LOCAL}.get(address >> 118, 0)
+
+
+def _of_connection(value: Number, header: Number) -> Number:
+    """What the connection has; a related one begins as its first packet, of which nothing else is told."""
+    return header if isinstance(value, Unsure) else value
 
 
 def _random(what: str, low: int, high: int) -> Cause:

@@ -55,6 +55,7 @@ class Facts:
             link.name: [int(each) for each in link.addresses if each.version == (4, 6)[family is Family.IPV6]]
             for link in host.links
         }
+        self._asked_for_types: Tables | None = None
         self.down = frozenset(link.name for link in host.links if not link.is_up)
         self.derived: dict[Field, Callable[[Values], Number]] = {
             Field.SOURCE_TYPE: lambda values: self._type(values, SOURCE, None),
@@ -111,11 +112,22 @@ class Facts:
         if device is not None and address in self.addresses.get(device, ()):
             return AddressType.LOCAL
         is_link_local = address >> 118 == LINK_LOCAL
-        found, causes = tables.look_up(Query(address, out_interface=device if is_link_local else None, in_interface=""))
-        if causes:
+        found, _ = self._types(tables).look_up(Query(address, out_interface=device if is_link_local else None))
+        kinds = {each.type for each in found}
+        if len(kinds) > 1:
             return None
-        kind = found[0].type
+        kind = kinds.pop()
         return AddressType.UNICAST if kind is AddressType.LOCAL and device is not None else kind
+
+    def _types(self, tables: Tables) -> Tables:
+        """The tables as types of addresses are asked for.
+
+        nft asks for the packet's protocol, TOS and other address (nft_fib6_flowi_init), iptables for none of them
+        (match_lookup_rt6): whether rules match that select by these cannot be told for both.
+        """
+        if self._asked_for_types is None:
+            self._asked_for_types = tables.without(source=None, tos=None, protocol=None)
+        return self._asked_for_types
 
     def _type_by_links(self, address: int, device: str | None) -> AddressType | None:
         if self.is_loopback(address):

@@ -12,6 +12,7 @@ from istio_init.trace.state import Unsure, not_given
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.netfilter.packet import Packet
     from istio_init.trace.facts import Facts
     from istio_init.trace.routing import Finds
     from istio_init.trace.state import State
@@ -19,16 +20,20 @@ if TYPE_CHECKING:
 ROUTING = not_given("the namespace's routing")
 UNICAST = AddressType.UNICAST
 FORBIDDEN = Found(AddressType.UNREACHABLE, None, "the loopback network does not leave the machine (martian)")
+RAW = 255
+"""IPPROTO_RAW, the protocol of a raw socket that writes headers itself."""
+
 TO_LOOPBACK = Found(AddressType.LOCAL, LOOPBACK_DEVICE)
 
 
-def leaving(facts: Facts, state: State, bound: str | None, *, is_first: bool = False) -> Finds:
+def leaving(facts: Facts, state: State, packet: Packet, *, is_first: bool = False) -> Finds:
     """The routes that the packet may take now; none at all where its destination cannot be told.
 
-    ``bound`` is the interface that its socket is bound to: where no route leads by it IPv4 sends there all the same.
+    Where no route leads by the interface that its socket is bound to, IPv4 sends there all the same.
     ``is_first``: a socket asks, before any hook, as its own user; later IPv4 asks as root (flowi4_uid is not set).
     """
-    found, causes = _routes(facts, state, bound, is_first=is_first)
+    bound = packet.bound
+    found, causes = _routes(facts, state, packet, is_first=is_first)
     if bound is not None and facts.family is Family.IPV4:
         found = tuple(dict.fromkeys(Found(UNICAST, bound) if each.type in FAILURES else each for each in found))
     source = state.values[SOURCE]
@@ -48,8 +53,8 @@ def _from_loopback(facts: Facts, route: Found) -> list[Found | None]:
     return [route] if allowed else [FORBIDDEN] if allowed is False else [route, None]
 
 
-def _routes(facts: Facts, state: State, bound: str | None, *, is_first: bool) -> Finds:
-    values = state.values
+def _routes(facts: Facts, state: State, packet: Packet, *, is_first: bool) -> Finds:
+    values, bound = state.values, packet.bound
     destination, source, uid = values[DESTINATION], values[SOURCE], values[UID]
     if isinstance(destination, Unsure):
         return (), (destination.cause,)
@@ -67,6 +72,10 @@ def _routes(facts: Facts, state: State, bound: str | None, *, is_first: bool) ->
         sport=values[SPORT],
         dport=values[DPORT],
     )
+    if is_first and packet.is_raw:
+        query = query.replace(protocol=RAW, sport=0, dport=0)
+    if is_first and packet.leaves_source and is_ipv6:
+        query = query.replace(source=None)
     return facts.tables.look_up(query)
 
 

@@ -142,7 +142,8 @@ Decider = Hop | PolicyDecider | RoutingDecider | ReversePathDecider | SocketDeci
 class Ended(Value):
     """The packet as it ended: numbers, None for what it does not have or what cannot be told, as ways differ in it.
 
-    ``interface`` is the one by which it left, or was delivered.
+    ``via`` is each interface by which it may have left, None where it was delivered here, or where routing is not
+    known; the main way's first.
     """
 
     source: int | None
@@ -151,7 +152,7 @@ class Ended(Value):
     destination_port: int | None
     mark: int | None
     connection_mark: int | None
-    interface: str | None
+    via: tuple[str | None, ...]
 
 
 class Way(Value):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import DEFAULT_TABLE, LOCAL_TABLE, MAIN_TABLE, RoutingRule
@@ -83,6 +85,17 @@ class Tables:
                     routes.sort(key=lambda route: route.metric)
             self.tables[table] = dict(sorted(by_length.items(), reverse=True))
 
+    def without(self, **selectors: None) -> Tables:
+        """The same, where it cannot be told whether rules match that select by any of these."""
+        other = copy(self)
+        other.rules = tuple(
+            rule
+            if all(getattr(rule, name) is None for name in selectors)
+            else rule.replace(**selectors, is_known=False)
+            for rule in self.rules
+        )
+        return other
+
     def candidates(self, table: int, destination: int) -> Iterator[Route]:
         """The routes of a table for an address, the most special first."""
         for length, by_network in self.tables.get(table, {}).items():
@@ -148,7 +161,7 @@ class Tables:
 
     def _by(self, route: Route) -> str | None:
         """The interface of a route; IPv6 routes that fail have lo (ip6_route_info_create)."""
-        if route.device is None and self.bits == 128 and route.type in FAILURES:
+        if route.device is None and self.bits == 128 and (route.type in FAILURES or route.type is AddressType.THROW):
             return LOOPBACK_DEVICE
         return route.device
 

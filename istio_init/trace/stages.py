@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, CtState
-from istio_init.netfilter.intervals import difference
+from istio_init.netfilter.intervals import contains, difference, intersection
 from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.netfilter.stages import Core
 from istio_init.trace.body import DROP, UNKNOWN
@@ -103,10 +103,11 @@ class Stages:
                 left += passed
                 continue
             for each in passed:
-                if all(map(_is_kept, before, [each.values[field] for field in self.routed_by])):
-                    left.append(each)
-                else:
-                    left += self._route_again(each)
+                changes = [*map(_changed, before, [each.values[field] for field in self.routed_by])]
+                causes = [change for change in changes if isinstance(change, Cause)]
+                options = (True,) if True in changes else (False, True) if causes else (False,)
+                for one, is_changed in self.either(each, options, causes, "rerouting"):
+                    left += self._route_again(one) if is_changed else [one]
         return left
 
     def _call(self, call: CompiledCall, state: State) -> list[State]:
@@ -147,7 +148,7 @@ class Stages:
 
     def _route_again(self, state: State) -> list[State]:
         """Ask for the route of what starts here; where there is none the packet is dropped."""
-        found, causes = leaving(self.facts, state, self.packet.bound)
+        found, causes = leaving(self.facts, state, self.packet)
         if not found:
             self.finish(state, UNKNOWN, RoutingDecider("its route is undecidable"), causes[0])
             return []
@@ -176,8 +177,17 @@ class Stages:
         return list(zip(states, options, strict=True))
 
 
-def _is_kept(before: Number, after: Number) -> bool:
-    """Whether no rule has changed a value; that a test has told more of it is no change."""
-    if isinstance(before, Unsure) and isinstance(after, Unsure) and before.cause == after.cause:
-        return not difference(after.within, before.within)
-    return before == after
+def _changed(before: Number, after: Number) -> bool | Cause:
+    """Whether a rule has changed a value; that a test has told more of it is no change."""
+    if not isinstance(before, Unsure) and not isinstance(after, Unsure):
+        return before != after
+    if before is None or after is None:
+        return True
+    if isinstance(before, int):
+        assert isinstance(after, Unsure)
+        return after.cause if contains(after.within, before) else True
+    if isinstance(after, int):
+        return before.cause if contains(before.within, after) else True
+    if before.cause == after.cause and not difference(after.within, before.within):
+        return False
+    return after.cause if intersection(before.within, after.within) else True

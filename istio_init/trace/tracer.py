@@ -134,13 +134,15 @@ def _decider(decided_by: DecidedBy) -> Decider | None:
 
 
 def _ended_all(finishes: list[Finish]) -> Ended:
-    """The packet as it ended on all ways, but for the interface, which is that of the main way."""
+    """The packet as it ended on all ways."""
     main, *others = [_ended(each.state) for each in finishes]
+    via = dict.fromkeys(main.via)
     for each in others:
         if each != main:
+            via.update(dict.fromkeys(each.via))
             changed = {name for name in Ended.__match_args__ if getattr(each, name) != getattr(main, name)}
-            main = main.replace(**dict.fromkeys(changed - {"interface"}))
-    return main
+            main = main.replace(**dict.fromkeys(changed - {"via"}))
+    return main.replace(via=tuple(via))
 
 
 def _ended(state: State) -> Ended:
@@ -152,7 +154,7 @@ def _ended(state: State) -> Ended:
         _known(values[DPORT]),
         _known(values[MARK]),
         _known(values[CT_MARK]),
-        state.device,
+        (state.device,),
     )
 
 

@@ -114,7 +114,7 @@ class Walk:
         to = self.packet.destination
         if self.facts.tables is None or to.is_multicast or to == BROADCAST:
             return None
-        found, _ = leaving(self.facts, state, self.packet.bound, is_first=True)
+        found, _ = leaving(self.facts, state, self.packet, is_first=True)
         return found[0].words if all(route.type in FAILURES for route in found) else None
 
     def _out(self, states: list[State], incoming: int) -> list[State]:

@@ -90,11 +90,11 @@ def _ends(trace: Trace, sent: Json, observed: Json) -> Iterator[str]:
             yield f"{observed['end']}, not {trace.delivered.kind.value}"
         return
     state = trace.state
-    either = trace.delivered.kind is Kind.DIRECT and _is_unsure(trace)  # As it was addressed, by whichever interface.
     leaves = "left" if sent["direction"] == "outbound" else "forwarded"
-    end = "input" if state.interface is None else leaves
-    if observed["end"] == "drop" or (observed["end"] != end and not either):
-        yield f"{observed['end']}, not {end} ({trace.delivered.kind.value})"
+    vias = [("input", None) if each is None else (leaves, each) for each in state.via]
+    if observed["end"] not in [end for end, _ in vias]:
+        said = " or ".join(dict.fromkeys(end for end, _ in vias))
+        yield f"{observed['end']}, not {said} ({trace.delivered.kind.value})"
         return
     pairs: list[tuple[str, object, object]] = [
         ("destination", state.destination, int(ip_address(observed["address"]))),
@@ -103,11 +103,11 @@ def _ends(trace: Trace, sent: Json, observed: Json) -> Iterator[str]:
         ("source", state.source, int(ip_address(observed["source"]))),
         ("source port", state.source_port, observed["sport"]),
     ]
-    if end != "input" and not either:
-        pairs.append(("interface", state.interface, observed["interface"]))
-    for name, said, seen in pairs:
-        if None not in (said, seen) and said != seen:
-            yield f"{name} {seen}, not {said}"
+    if observed["end"] != "input" and (leaves, observed["interface"]) not in vias:
+        yield f"interface {observed['interface']}, not {' or '.join(str(via) for _, via in vias)}"
+    for name, expected, seen in pairs:
+        if None not in (expected, seen) and expected != seen:
+            yield f"{name} {seen}, not {expected}"
     taken = observed["arrived"]
     port = trace.delivered.port if trace.delivered.kind is Kind.TPROXY else state.destination_port
     if taken and port is not None and taken["port"] != port:
@@ -126,7 +126,8 @@ def _rules(trace: Trace, observed: Json) -> Iterator[str]:
     if _is_unsure(trace):
         return
     said = Counter(_place(hop) for hop in hops if hop.matched)
-    seen = Counter({_place_of(each): each[5] for each in observed["matched"]})
+    # What chains at an interface do is never told; where it does not matter they are not listed.
+    seen = Counter({_place_of(each): each[5] for each in observed["matched"] if each[1] != "netdev"})
     for hop in hops:
         if hop.matched is False and _is_late(hop):
             said[_place(hop)] = seen[_place(hop)]
@@ -138,7 +139,7 @@ def _rules(trace: Trace, observed: Json) -> Iterator[str]:
 
 def _is_unsure(trace: Trace) -> bool:
     """Whether there are several ways, whatever their end."""
-    return any(hop.matched is None for leg in trace.legs for hop in leg.hops)
+    return len(trace.state.via) > 1 or any(hop.matched is None for leg in trace.legs for hop in leg.hops)
 
 
 def _is_late(hop: Hop) -> bool:

@@ -83,7 +83,7 @@ def draw_unsent(draw: Draw) -> Packet:
     if made.direction == "outbound":
         facts["interface"] = "lo" if made.dst in here else draw.choice(LINKS)
         facts["src"] = made.src or draw.choice(here)
-    facts |= {"priority": 0, "tos": 0, "flags": SYN if made.proto == "tcp" else None}
+    facts |= {"raw": False, "priority": 0, "tos": 0, "flags": SYN if made.proto == "tcp" else None}
     return packet_of(facts)
 
 

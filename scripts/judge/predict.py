@@ -40,6 +40,8 @@ def packet_of(sent: Mapping[str, Any], *, picks_up: bool = True) -> Packet:
         pkttype=PKTTYPES[sent["pkttype"]],
         priority=sent["priority"] if sent["direction"] == "outbound" else 0,
         bound=sent["bound"],
+        leaves_source=sent.get("leaves_source", False),
+        is_raw=sent["raw"] and sent["direction"] == "outbound",
     )
     return packet.replace(state=first_state(packet, picks_up=picks_up))
 

@@ -85,6 +85,7 @@ def recording(
 
 def _observed(lab: Lab, packet: Packet, logged: list[Logged], failed: bool) -> dict[str, Any]:
     """How it ended; the packet learns what only the kernel knew."""
+    packet.leaves_source = packet.direction == "outbound" and packet.src is None and not packet.raw
     if logged and packet.direction == "outbound":
         first = parse(logged[0].payload)
         for name in ("src", "length", "ttl", "tos", "flags"):

@@ -62,6 +62,8 @@ class Packet:
     """The device to which its socket is bound."""
     transparent: bool = False
     """Whether its socket is transparent."""
+    leaves_source: bool = False
+    """Whether its socket left its source to the kernel."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""

@@ -239,7 +239,7 @@ def test_native_tables_are_called_beside_those_of_iptables() -> None:
     output: Chain = base(Hook.OUTPUT, redirect, priority=-100, type=ChainType.NAT)
     found = trace(packet("8.8.8.8"), table(output, name="istio-proxy-nat"), tracks=True)
     assert (found.delivered.kind, found.delivered.port) == (Kind.REDIRECT, 15001)
-    assert (found.state.destination, found.state.interface) == (address("127.0.0.1"), None)
+    assert (found.state.destination, found.state.via) == (address("127.0.0.1"), (None,))
     assert [leg.interface for leg in found.legs] == ["eth0", "lo"]
 
 

@@ -105,7 +105,7 @@ def test_the_route_is_asked_again_for_nobody_in_ipv4_and_for_the_user_in_ipv6() 
         default = "default6" if family is Family.IPV6 else "default"
         on = host(f"{default} dev net1 table 100", rules=(RoutingRule(100, 100, mark=1, uids=(uid, uid)),))
         rules = table(base(Hook.OUTPUT, MARKS, type=ChainType.ROUTE))
-        assert trace(packet(destination), rules, on=on).state.interface == device
+        assert trace(packet(destination), rules, on=on).state.via == (device,)
 
 
 DNATS: dict[str, tuple[str, Host, Kind, str | None]] = {
@@ -123,7 +123,7 @@ def test_the_route_is_asked_again_for_a_new_destination(name: str) -> None:
     if kind is Kind.DNAT:
         host_part, port = to.split(":")
         assert (found.delivered.address, found.delivered.port) == (address(host_part), int(port))
-        assert found.state.interface == device
+        assert found.state.via == (device,)
 
 
 def test_a_source_of_the_loopback_network_does_not_leave() -> None:
@@ -260,7 +260,7 @@ FROM_A_FILE: dict[str, tuple[Packet, str, Kind, str | None]] = {
 def test_little_is_assumed_of_routing_where_rules_are_from_a_file(name: str) -> None:
     sent, rules, kind, device = FROM_A_FILE[name]
     found = trace(sent, *save(rules), on=FILE)
-    assert (found.delivered.kind, found.state.interface, found.causes) == (kind, device, ())
+    assert (found.delivered.kind, found.state.via, found.causes) == (kind, (device,), ())
 
 
 def test_where_a_redirect_leads_in_a_file_is_asked_for_where_a_rule_looks() -> None:

@@ -132,4 +132,4 @@ def test_a_packet_without_a_socket_passes_a_negated_owner(name: str) -> None:
 def test_a_bound_socket_sends_by_its_interface_whatever_rules_say() -> None:
     redirect = save("*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001")
     found = trace(packet("8.8.8.8", bound="eth0"), *redirect)
-    assert (found.state.destination, found.state.interface) == (address("127.0.0.1"), "eth0")
+    assert (found.state.destination, found.state.via) == (address("127.0.0.1"), ("eth0",))

@@ -62,7 +62,7 @@ def test_a_destination_that_a_chain_of_nat_writes_itself_is_not_routed_to() -> N
     written = Assign(Field.DESTINATION, (), address("10.1.2.4"))
     rules = table(base(Hook.OUTPUT, (written,), type=ChainType.NAT))
     found = trace(packet("8.8.8.8"), rules, tracks=True)
-    assert (found.state.destination, found.state.interface) == (address("10.1.2.4"), "eth0")
+    assert (found.state.destination, found.state.via) == (address("10.1.2.4"), ("eth0",))
 
 
 def test_an_order_that_nobody_told_is_not_forgotten_where_ways_meet() -> None:

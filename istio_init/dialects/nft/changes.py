@@ -131,7 +131,7 @@ def change(body: Body, expression: Expression) -> list[Statement]:
 
 def _zone(target: dict[str, Json], value: Json, cause: Cause) -> Statement:
     if "dir" not in target and isinstance(value, int) and 0 <= value < 1 << 16:
-        return Zone(value)
+        return Zone(value, even_untracked=True)
     return Forget(Field.CT_ZONE, cause)
 
 
