@@ -227,10 +227,11 @@ class Untrack(Value):
 class Zone(Value):
     """Connections are looked up in a zone; without effect where the packet has a connection or a zone already.
 
+    ``zone`` is a cause where its number cannot be told.
     ``even_untracked``: nft has a packet tracked again that is not to be (nft_ct_set_zone_eval), xt_CT does not.
     """
 
-    zone: int
+    zone: int | Cause
     even_untracked: bool = False
 
 

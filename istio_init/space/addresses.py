@@ -88,15 +88,19 @@ class Addresses:
 
         The latter takes packets that have the same first bits, all of them.
         """
+        if field in self.layout.assigned:
+            cause = Cause(Openness.NOT_MODELLED, "which address a network has for one that a rule has changed")
+            return [({}, Unknown(cause, ((low, high),)))]
         found: dict[int, Substitute] = {}
+        before = self.layout.kept(field)
         for group in self.layout.groups[field]:
             kept, new = together(high - low, group.mask), together(low, group.mask)
             first = self.layout.sizes[group.dim] - 1 & ~kept
             within = given.get(group.dim)
             if not first or not kept:
-                found[group.dim] = new if first else Moved(group.dim)
+                found[group.dim] = new if first else before[group.dim]
             elif within and within[0][0] & first == within[-1][1] & first:
-                found[group.dim] = Moved(group.dim, (within[0][0] ^ new) & first)
+                found[group.dim] = Moved(before[group.dim].dim, (within[0][0] ^ new) & first)
             else:
                 cause = Cause(Openness.NOT_MODELLED, "which address of a whole network it gets")
                 return self._kept_within(field, ((low, high),), Unknown(cause, ((low, high),)))

@@ -58,8 +58,6 @@ class Effects:
                 return self.ways.then(self._assigned(effect), rest)
             case AssignFrom():
                 return self._assigned_from(effect, rest, decider)
-            case Forget(Field.CT_ZONE, cause):
-                return self.ways.then(self._in_zone(Unknown(cause), even_untracked=True), rest)
             case Forget(field, cause):
                 return self.ways.then(self._forgotten(field, cause), rest)
             case Nat():
@@ -69,7 +67,8 @@ class Effects:
             case Untrack():
                 return self.ways.then(self._untracked(), rest)
             case Zone(zone, even_untracked):
-                return self.ways.then(self._in_zone(zone, even_untracked=even_untracked), rest)
+                known = Unknown(zone) if isinstance(zone, Cause) else zone
+                return self.ways.then(self._in_zone(known, even_untracked=even_untracked), rest)
         raise AssertionError(f"{effect!r} is no effect")
 
     def numbers(self, values: dict[Field, int]) -> dict[int, Substitute]:

@@ -130,6 +130,8 @@ class Layout:
         seen = scan.fields | scan.assigned | ({Field.TOS} if tos_masks or Field.PRIORITY in scan.fields else set())
         self.has_templates = scan.has_templates
         """Whether connections may have a template before they are looked up."""
+        self.tracks_after_all = scan.tracks_after_all
+        """Whether they may have one after that, where they were not to be tracked."""
         self.assigned = frozenset(scan.assigned)
         """Fields that rules change, apart from nat and TPROXY."""
         self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})

@@ -24,7 +24,7 @@ class Scan:
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.fields: set[Field] = set()
         self.assigned: set[Field] = set()
-        self.has_templates = False
+        self.has_templates = self.tracks_after_all = False
         self.masks: dict[Field, set[int]] = {field: set() for field in SPLIT}
         self.tested: dict[int, None] = {}
         """The masks under which addresses are tested."""
@@ -65,9 +65,9 @@ class Scan:
                         self.exchanged[mask] = None
             case Forget(field):
                 self.assigned.add(field)
-                self.has_templates |= field is Field.CT_ZONE
-            case Zone():
+            case Zone(_, even_untracked):
                 self.has_templates = True
+                self.tracks_after_all |= even_untracked
             case Tproxy(_, _, _, mask):
                 self.masks[Field.MARK].add(mask)
             case _:

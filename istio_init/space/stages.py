@@ -11,9 +11,8 @@ from istio_init.space.bits import together
 from istio_init.space.diagram import END
 from istio_init.space.layout import NOT_YET, TEMPLATE, TRACKED
 from istio_init.space.programs import Context
-from istio_init.space.truth import TEMPLATE_READ
 from istio_init.space.ways import ACCEPTED, GOING, doubts
-from istio_init.trace.result import Kind, PolicyDecider, RoutingDecider
+from istio_init.trace.result import Kind, PolicyDecider
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ OWN = {Field.CT_ORIG_SOURCE: Field.SOURCE, Field.CT_ORIG_DESTINATION: Field.DEST
        Field.CT_REPLY_DPORT: Field.SPORT, Field.CT_REPLY_SPORT: Field.DPORT}  # fmt: skip
 """What a new connection has of its first packet."""
 
-UNTRANSLATED = RoutingDecider("a packet that is not tracked gets a zone before nat")
 SMALL = 60
 """Programs of so few nodes are put together before they are put behind a larger one."""
 
@@ -184,10 +182,8 @@ class Stages:
         for call in stage.calls:
             called = self._called(call, hook, has_returned=False)
             program = ways.then(program, ways.where(self.truths.within(still), called, ways.going))
-        first: Region = {layout.track: ((TRACKED, TRACKED),), **still}
-        template = self.truths.within({layout.track: ((TEMPLATE, TEMPLATE),)})
-        unclear = ways.stopped(Kind.UNKNOWN, UNTRANSLATED, TEMPLATE_READ)
-        return ways.where(template, unclear, ways.where(self.truths.within(first), program, ways.going))
+        first: Region = {layout.track: ((TEMPLATE if layout.tracks_after_all else TRACKED, TRACKED),), **still}
+        return ways.where(self.truths.within(first), program, ways.going)
 
     def _nat_is_done(self, hook: Hook) -> Node:
         """What no rule has translated by the end of a hook never will be (nf_nat_alloc_null_binding)."""

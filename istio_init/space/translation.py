@@ -10,7 +10,7 @@ from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
 from istio_init.space.addresses import Addresses, chosen
 from istio_init.space.bits import together
 from istio_init.space.diagram import Moved, Unknown
-from istio_init.space.layout import ELSEWHERE, NO_SOCKET, SOMEWHERE
+from istio_init.space.layout import ELSEWHERE, NO_SOCKET, SOMEWHERE, TEMPLATE
 from istio_init.space.resolving import joint
 from istio_init.space.ways import ACCEPTED, GOING, Delivery, doubts
 from istio_init.trace.result import Kind
@@ -47,7 +47,14 @@ class Translation:
         self.addresses = Addresses(truths.layout, host, surroundings)
 
     def nat(self, nat: Nat, decider: RuleDecider, hook: Hook | None, given: Region) -> Node:
-        """Translate the connection, and accept."""
+        """Translate the connection, and accept. A template counts as confirmed, and is not (nf_nat_setup_info)."""
+        done = self._translated(nat, decider, hook, given)
+        if not self.layout.tracks_after_all:
+            return done
+        template: Region = {self.layout.track: ((TEMPLATE, TEMPLATE),)}
+        return self.ways.where(self.truths.within(template), self.ways.end(ACCEPTED, {}), done)
+
+    def _translated(self, nat: Nat, decider: RuleDecider, hook: Hook | None, given: Region) -> Node:
         ways = self.ways
         field, port_field = _fields(nat)
         programs = []

@@ -74,12 +74,11 @@ class Body:
                     return self._end(rule, state, statement, exits, depth)
                 case Assign() if not (state.has_template and statement.field is CT_MARK):
                     assign(state.values, statement, facts)
-                case Forget(field, cause) if field is Field.CT_ZONE:
-                    put_template(state, anything(field, facts.family.bits, cause), even_untracked=True)
                 case Forget():
                     forget(state.values, statement, facts)
                 case Zone(zone, even_untracked):
-                    put_template(state, zone, even_untracked=even_untracked)
+                    known = anything(Field.CT_ZONE, facts.family.bits, zone) if isinstance(zone, Cause) else zone
+                    put_template(state, known, even_untracked=even_untracked)
                 case Untrack():
                     do_not_track(state)
                 case Nat():

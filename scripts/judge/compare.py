@@ -144,7 +144,7 @@ def _is_unsure(trace: Trace) -> bool:
 
 def _is_late(hop: Hop) -> bool:
     """Whether the rule's counter may have counted the packet before it left the rule."""
-    missed, (_, _, behind) = hop.missed, hop.rule.origin.text.partition(" counter")
+    missed, (_, _, behind) = hop.missed, hop.rule.origin.text.partition("counter ")
     if isinstance(missed, Lookup):
         return " map " in behind
     if not isinstance(missed, Test):

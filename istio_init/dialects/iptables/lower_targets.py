@@ -84,7 +84,7 @@ def ct(asked: Asked) -> Lowered:
         if flag in ("--zone", "--zone-orig") and values != ("mark",):
             found.append(Zone(number(values[0], 65535)))
         elif flag.startswith("--zone"):  # From a mark that may still change, or of answers alone.
-            found.append(Forget(Field.CT_ZONE, asked.cause(Openness.NOT_MODELLED)))
+            found.append(Zone(asked.cause(Openness.NOT_MODELLED)))
         elif flag in ("--helper", "--ctevents", "--expevents", "--timeout"):
             noted = True
         else:

@@ -129,10 +129,9 @@ def change(body: Body, expression: Expression) -> list[Statement]:
     return [Unknowable(cause)]
 
 
-def _zone(target: dict[str, Json], value: Json, cause: Cause) -> Statement:
-    if "dir" not in target and isinstance(value, int) and 0 <= value < 1 << 16:
-        return Zone(value, even_untracked=True)
-    return Forget(Field.CT_ZONE, cause)
+def _zone(target: dict[str, Json], value: Json, cause: Cause) -> Zone:
+    is_known = "dir" not in target and isinstance(value, int) and 0 <= value < 1 << 16
+    return Zone(value if is_known else cause, even_untracked=True)
 
 
 def _assigned(key: Json, value: Json, body: Body, cause: Cause) -> Statement:
