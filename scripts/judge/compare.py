@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import AssignFrom, Dispatch, Lookup, Openness, Test, Tproxy
+from istio_init.netfilter.rules import Assign, AssignFrom, Dispatch, Forget, Lookup, Openness, Test, Tproxy
 from istio_init.netfilter.stages import Netfilter
 from istio_init.trace.result import Hop, Kind, Outcome, Trace
 from judge.predict import Predictor
@@ -56,7 +56,7 @@ def judge(trace: Trace, sent: Json, observed: Json, netfilter: Netfilter) -> Jud
     """Whether the packet ended where the tracer says, by the rules that it says."""
     if trace.delivered.kind is Kind.UNKNOWN:
         causes = tuple(f"{each.openness.value}: {each.words}" for each in trace.causes)
-        if not any(_is_possible(each.delivered, sent, observed) for each in trace.ways):
+        if not any(_is_possible(each.delivered, sent, observed, trace) for each in trace.ways):
             said = ", ".join(_words(each.delivered) for each in trace.ways)
             return Judged(Verdict.WRONG, (f"none of the possible ends: {said}",), trace)
         is_open = all(each.openness is Openness.OPEN for each in trace.causes)
@@ -67,7 +67,7 @@ def judge(trace: Trace, sent: Json, observed: Json, netfilter: Netfilter) -> Jud
     return Judged(Verdict.WRONG if differs else Verdict.AGREES, tuple(differs), trace)
 
 
-def _is_possible(outcome: Outcome, sent: Json, observed: Json) -> bool:
+def _is_possible(outcome: Outcome, sent: Json, observed: Json, trace: Trace) -> bool:
     if outcome.kind is Kind.UNKNOWN:
         return True
     if (observed["end"] == "drop") != (outcome.kind in NOWHERE):
@@ -76,11 +76,18 @@ def _is_possible(outcome: Outcome, sent: Json, observed: Json) -> bool:
         return True
     if outcome.kind is Kind.REDIRECT and outcome.port != observed["port"]:
         return False
-    if outcome.kind is Kind.DIRECT and sent["dst"] != observed["address"]:
+    if outcome.kind is Kind.DIRECT and sent["dst"] != observed["address"] and not _is_rewritten(trace):
         return False
     if outcome.kind is Kind.TPROXY:  # Its address is the socket's; the packet keeps its own.
         return observed["arrived"] is None or observed["arrived"]["port"] == outcome.port
     return outcome.address is None or outcome.address == int(ip_address(observed["address"]))
+
+
+def _is_rewritten(trace: Trace) -> bool:
+    """Whether rules write the packet's destination, which is no translation."""
+    hops = [hop for leg in trace.legs for hop in leg.hops if hop.matched is not False]
+    changes = [each for hop in hops for each in hop.rule.body if isinstance(each, Assign | AssignFrom | Forget)]
+    return any(each.field is Field.DESTINATION for each in changes)
 
 
 def _ends(trace: Trace, sent: Json, observed: Json) -> Iterator[str]:

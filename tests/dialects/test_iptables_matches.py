@@ -170,9 +170,8 @@ BY_PACKET: list[tuple[str, Facts, bool | None]] = [
     ("-m pkttype --pkt-type multicast", {Field.PKTTYPE: 5, Field.DESTINATION: 0xE0000001}, True),
     ("-m pkttype --pkt-type broadcast", {Field.PKTTYPE: 5, Field.DESTINATION: 0xE0000001}, False),
     ("-m pkttype --pkt-type broadcast", {Field.PKTTYPE: 5, Field.DESTINATION: 0xFFFFFFFF}, True),
-    ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 7, Field.SOURCE_TYPE: 1}, True),
-    ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 0, Field.SOURCE_TYPE: 1}, False),
-    ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 0, Field.SOURCE_TYPE: 2}, None),
+    ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 7}, True),
+    ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 0}, None),
 ]
 
 

@@ -128,7 +128,7 @@ _ROUTES_BACK = {
 def rpfilter(asked: Asked) -> Lowered:
     """rpfilter: an answer would take the way that the packet came (ipt_rpfilter.c), as fib does (nft_fib_ipv4.c).
 
-    With ``--accept-local`` a source of this machine may pass, too, by a route that the fields do not tell.
+    With ``--accept-local`` a source to which a local route leads may pass, too, and that the fields do not tell.
     """
     flags = {flag for flag, _, _ in asked.options()}
     if not flags <= {"--loose", "--validmark", "--accept-local", "--invert"}:
@@ -137,10 +137,8 @@ def rpfilter(asked: Asked) -> Lowered:
     back: Intervals = ((1, (1 << BITS[field]) - 1),)
     if "--accept-local" not in flags:
         return (Test(field, back, None, negated, negated),)
-    local: Intervals = ((AddressType.LOCAL.value, AddressType.LOCAL.value),)
-    is_local = Test(Field.SOURCE_TYPE, local, None, False, False)
     routed = Test(field, back, None, False, False)
-    return (AnyOf(((routed,), (is_local, asked.undecided(Openness.NOT_MODELLED))), negated),)
+    return (AnyOf(((routed,), (asked.undecided(Openness.NOT_MODELLED),)), negated),)
 
 
 def policy(asked: Asked) -> Lowered:
