@@ -21,7 +21,6 @@ import selectors
 import socket
 import struct
 import sys
-import tempfile
 import traceback
 from collections.abc import Mapping
 from functools import cache
@@ -62,12 +61,13 @@ class Running:
         self._answer, there = socket.socketpair()
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(self._answer)
-        self._out = self._closing.enter_context(tempfile.TemporaryFile())
-        self._err = self._closing.enter_context(tempfile.TemporaryFile())
+        self._out, self._err = os.memfd_create("out"), os.memfd_create("err")
+        for each in (self._out, self._err):
+            self._closing.callback(os.close, each)
         told = {"argv": argv, "env": dict(env), "cwd": os.getcwd(), "leads_session": leads_session}
         request = json.dumps(told).encode()
         with there:
-            descriptors = array.array("i", [there.fileno(), self._out.fileno(), self._err.fileno()])
+            descriptors = array.array("i", [there.fileno(), self._out, self._err])
             asking, _ = _server(os.stat("/proc/self/ns/net").st_ino)
             asking.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
         self._answer.sendall(LENGTH.pack(len(request)) + request)
@@ -99,7 +99,7 @@ class Running:
 
     def printed(self) -> tuple[str, str]:
         """What it has printed so far: output, errors."""
-        return _text(self._out.fileno()), _text(self._err.fileno())
+        return _text(self._out), _text(self._err)
 
     def close(self) -> None:
         """Let go of it."""
