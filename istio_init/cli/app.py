@@ -14,6 +14,7 @@ import click
 from istio_init import __version__
 from istio_init.cli import DROPIN
 from istio_init.cli.examples import with_examples
+from istio_init.cli.layout import Laid
 from istio_init.cli.lines import say, write_any_text
 from istio_init.cli.output import asks_for_json
 from istio_init.cli.streams import output_lost
@@ -52,8 +53,14 @@ EXIT_STATUSES = (
 )
 
 
+UNCUT = 200
+"""Characters of what is said of a command in the list of all, which click cuts to what a line holds."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is wanted."""
+
+    context_class = Laid
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -63,7 +70,13 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), name)
+        command.context_class = Laid
         return with_examples(cmd_name, command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(UNCUT)) for name, each in found if each])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

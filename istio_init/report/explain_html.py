@@ -43,9 +43,13 @@ td, th { text-align: left; padding: .3rem .6rem; vertical-align: top; border-bot
 th { color: var(--dim); font-weight: 600; font-size: .8rem; }
 td.number, th.number { text-align: right; white-space: nowrap; } th.number { width: 3rem; } th.packets { width: 7rem; }
 th.rule { width: 52%; } td.rule { word-break: break-word; } td code { color: var(--dim); } tr.foreign { opacity: .6; }
-.command { color: var(--info); } summary { cursor: pointer; color: var(--dim); } .wide { overflow-x: auto; }
+.command { color: var(--info); } summary { cursor: pointer; color: var(--dim); }
 .index a { color: inherit; }
-@media (max-width: 44rem) { body { padding: 1.25rem .75rem 3rem; } .wide table { min-width: 38rem; } }
+@media (max-width: 44rem) { body { padding: 1.25rem .75rem 3rem; } table, tbody { display: block; }
+  tr { display: grid; grid-template-columns: 2rem 1fr auto; border-bottom: 1px solid var(--line); }
+  td, th { border: 0; padding: .3rem .25rem; } td:nth-child(-n + 3), th { grid-row: 1; }
+  td:nth-child(2), th:nth-child(2) { grid-column: 3; } td:nth-child(4) { grid-column: 2 / -1; padding-top: 0; }
+  th.number, th.packets, th.rule { width: auto; } th:nth-child(4) { display: none; } }
 """
 
 IMPACT_CLASSES = {GOOD: "ok", BAD: "bad", DOUBTFUL: "doubtful"}
@@ -194,7 +198,7 @@ def _rules(explanation: Explanation) -> list[str]:
     for title, rows in by_chain(explanation.rows).items():
         parts.append(f"<h3>{_escape(title)}</h3>")
         cells = "".join(map(_row, rows))
-        parts.append(f'<div class="wide"><table><tr>{HEADINGS}</tr>{cells}</table></div>')
+        parts.append(f"<table><tr>{HEADINGS}</tr>{cells}</table>")
     return parts
 
 

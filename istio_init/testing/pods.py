@@ -197,8 +197,8 @@ class Mesh:
         with contextlib.ExitStack() as stack:
             peer = stack.enter_context(Namespace.create(PEER))
             peer.call(_stand_for_the_world)
-            for family in ("-4", "-6"):
-                peer.run("ip", family, "route", "add", "local", "default", "dev", "lo", "table", "main")
+            everything = (f"route add local {each} dev lo table main\n" for each in ("0.0.0.0/0", "::/0"))
+            peer.run("ip", "-batch", "-", stdin="".join(everything))
             yield cls(peer, stack)
 
     def pod(
@@ -218,11 +218,13 @@ class Mesh:
         pod = Pod(inside, self.peer, _hosts(number), self)
         inside.call(_trust_addresses)
         link = f"{LINK}-{number}"
-        self.peer.run("ip", "link", "add", link, "type", "veth", "peer", "name", LINK, "netns", inside.link_target)
-        self.peer.run("ip", "link", "set", link, "up")
-        inside.run("ip", "link", "set", LINK, "up")
-        for family in families:
-            _number(pod, link, family, is_first=number == 0)
+        joined = f"link add {link} type veth peer name {LINK} netns {inside.link_target}\nlink set {link} up\n"
+        there = "".join(
+            _numbering_the_world(pod.hosts[family], family, link, is_first=number == 0) for family in families
+        )
+        self.peer.run("ip", "-batch", "-", stdin=joined + there)
+        here = "".join(_numbering(pod.hosts[family], family) for family in families)
+        inside.run("ip", "-batch", "-", stdin=f"link set {LINK} up\n{here}")
         if Family.IPV6 in families:
             inside.call(_await_ipv6)
         self.pods.append(pod)
@@ -283,13 +285,15 @@ def _stand_for_the_world() -> None:
             setting.write_text("1")
 
 
-def _number(pod: Pod, link: str, family: Family, *, is_first: bool) -> None:
-    """Give both ends their addresses, and the pod its default route."""
-    hosts, (length, single) = pod.hosts[family], PREFIX_LENGTHS[family]
-    far = f"addr add {hosts.far}/{single} dev {link}" if is_first else ""
-    pod.peer.run("ip", "-batch", "-", stdin=f"addr add {hosts.peer}/{length} dev {link}\n{far}\n")
-    commands = f"""
-        addr add {hosts.pod}/{length} dev {LINK}
-        route add default via {hosts.peer} dev {LINK}
-    """
-    pod.inside.run("ip", "-batch", "-", stdin=commands)
+def _numbering_the_world(hosts: Hosts, family: Family, link: str, *, is_first: bool) -> str:
+    """What ip(8) takes to give the world's end of a link its address, and the first such the far one as well."""
+    length, single = PREFIX_LENGTHS[family]
+    far = f"addr add {hosts.far}/{single} dev {link}\n" if is_first else ""
+    return f"addr add {hosts.peer}/{length} dev {link}\n{far}"
+
+
+def _numbering(hosts: Hosts, family: Family) -> str:
+    """What ip(8) takes to give the pod its address and its default route."""
+    length, _ = PREFIX_LENGTHS[family]
+    default = "0.0.0.0/0" if family is Family.IPV4 else "::/0"
+    return f"addr add {hosts.pod}/{length} dev {LINK}\nroute add {default} via {hosts.peer} dev {LINK}\n"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
 
 import pytest
-from support.command import INJECTED, PROGRAM, Result, drop_in, environment, execute, istio_init
+from support.command import INJECTED, Result, drop_in, environment, istio_init
 from support.rules import BACKENDS, Tables, everything, nft_generation, program, routing, tables
 
 from istio_init.config.ambient import AmbientConfig
@@ -25,7 +23,7 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import HOSTS, Pod
 from istio_init.testing.traffic import Endpoint, Listener, connect, talk
 
-from .test_killed import wait_for_stragglers
+from .test_killed import kill_after
 
 OUTBOUND, INBOUND, TUNNEL, DNS = 15001, 15006, 15008, 15053
 ZTUNNEL = 0x539
@@ -467,24 +465,12 @@ def test_a_killed_switch_between_a_sidecar_and_an_ambient_pod_is_finished_by_the
     durations = []
     for command in commands:
         began = time.monotonic()
-        execute(*PROGRAM, *command).ok()
+        istio_init(*command).ok()
         durations.append(time.monotonic() - began)
     moments = random.Random(SEED)
     for number in range(KILLS):
         command, expected = commands[number % 3], wanted[number % 3]
-        process = subprocess.Popen(
-            [*PROGRAM, *command],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,
-        )
-        try:
-            process.wait(moments.uniform(0.1, 1.0) * durations[number % 3])
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        wait_for_stragglers(pod.inside)
+        kill_after(moments.uniform(0.1, 1.0) * durations[number % 3], pod, True, *command)
 
         again = command if command[0] == "apply" else (*command, "--replace-other", "sidecar")
         istio_init(*again).ok()

@@ -9,12 +9,12 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.command import PROGRAM, environment, execute, istio_init
+from support.command import begin, istio_init
 from support.processes import wait_until
 from support.rules import Tables, routing, tables
 
@@ -25,7 +25,7 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod
 from istio_init.testing.traffic import Endpoint, Listener, close_without_trace, connect, talk
 
-KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "120"))
+KILLS = int(os.environ.get("ISTIO_INIT_KILLS", "60"))
 SHARES = {"nft": 0.9, "legacy": 0.1}
 """Of all kills: a run through python-iptables takes several times as long."""
 
@@ -73,25 +73,12 @@ class Victim:
     def switch_to(self, number: int) -> float:
         """Apply a configuration, to the end; how long that took."""
         began = time.monotonic()
-        execute(*PROGRAM, *self._arguments(number)).ok()
+        istio_init(*self._arguments(number)).ok()
         return time.monotonic() - began
 
     def kill_on_the_way_to(self, number: int, attempt: Attempt) -> int:
         """Begin to apply a configuration and kill that; its exit status."""
-        process = subprocess.Popen(
-            [*PROGRAM, *self._arguments(number)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,
-        )
-        try:
-            return process.wait(attempt.moment * self.duration)
-        except subprocess.TimeoutExpired:
-            (os.killpg if attempt.whole_group else os.kill)(process.pid, signal.SIGKILL)
-            return process.wait()
-        finally:
-            wait_for_stragglers(self.pod.inside)
+        return kill_after(attempt.moment * self.duration, self.pod, attempt.whole_group, *self._arguments(number))
 
     def rules(self) -> Rules:
         """What is there now."""
@@ -104,6 +91,18 @@ class Victim:
             for family in Family
             for table in ("raw", "mangle", "nat", "filter", "security")
         )
+
+
+def kill_after(seconds: float, pod: Pod, whole_group: bool, *argv: str) -> int:
+    """Run to kill it after so long, if it has not ended before; its status. Nothing of it runs any more."""
+    with closing(begin(*argv)) as run:
+        try:
+            return run.wait(seconds)
+        except subprocess.TimeoutExpired:
+            (os.killpg if whole_group else os.kill)(run.pid, signal.SIGKILL)
+            return run.wait()
+        finally:
+            wait_for_stragglers(pod.inside)
 
 
 class Watch:
@@ -142,7 +141,10 @@ def _is_in(process: Path, namespace: os.stat_result) -> bool:
 
 
 def attempts(seed: int) -> Iterator[Attempt]:
-    """Random moments of a run, for ever; its latter half, when it writes, comes twice as often as the former."""
+    """Random moments of a run, for ever; its latter half, when it writes, comes twice as often as the former.
+
+    What runs has been imported, so that none of them is wasted on what cannot have changed anything yet.
+    """
     chance = random.Random(seed)
     while True:
         share = chance.choice((chance.uniform(0, 0.5), chance.uniform(0.5, 1), chance.uniform(0.5, 1)))
@@ -196,18 +198,12 @@ ATTEMPTS = 40
 def killed_at_writing(pod: Pod, *argv: str) -> bool:
     """Whether a run was killed when it had begun to write, and the programs that it started as well."""
     note = pod.inside.call(Note)
-    process = subprocess.Popen(
-        [*PROGRAM, *argv],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-        start_new_session=True,
-    )
-    while process.poll() is None and note.left() is None:
-        time.sleep(0.0002)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with closing(begin(*argv)) as run:
+        while note.left() is None and not run.has_ended():
+            time.sleep(0.0002)
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
     wait_for_stragglers(pod.inside)
     return note.left() is not None
 

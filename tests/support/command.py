@@ -50,6 +50,11 @@ def istio_init(*argv: str, env: Mapping[str, str] | None = None) -> Result:
     return Result(*warm.run(argv, variables, TIMEOUT))
 
 
+def begin(*argv: str, env: Mapping[str, str] | None = None) -> warm.Running:
+    """The same, without waiting for its end; it leads a session, so that what it starts can be killed with it."""
+    return warm.Running(argv, environment(env), leads_session=True)
+
+
 def drop_in(namespace: Namespace, *argv: str, env: Mapping[str, str] | None = None) -> Result:
     """Run ``istio-iptables`` inside a namespace, as an initContainer does."""
     return execute("ip", "netns", "exec", namespace.name, *DROP_IN, *argv, env=env)

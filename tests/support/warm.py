@@ -16,11 +16,11 @@ import gc
 import json
 import os
 import runpy
+import select
 import selectors
 import socket
 import struct
 import sys
-import tempfile
 import traceback
 from collections.abc import Mapping
 from functools import cache
@@ -53,28 +53,67 @@ def can_run(env: Mapping[str, str]) -> bool:
     return "ISTIO_INIT_COLD" not in os.environ and read_at_start(env) == read_at_start(environment())
 
 
+class Running:
+    """A run that was asked for, in a process of its own."""
+
+    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], *, leads_session: bool = False) -> None:
+        self._argv = argv
+        self._answer, there = socket.socketpair()
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(self._answer)
+        self._out, self._err = os.memfd_create("out"), os.memfd_create("err")
+        for each in (self._out, self._err):
+            self._closing.callback(os.close, each)
+        told = {"argv": argv, "env": dict(env), "cwd": os.getcwd(), "leads_session": leads_session}
+        request = json.dumps(told).encode()
+        with there:
+            descriptors = array.array("i", [there.fileno(), self._out, self._err])
+            asking, _ = _server(os.stat("/proc/self/ns/net").st_ino)
+            asking.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
+        self._answer.sendall(LENGTH.pack(len(request)) + request)
+        self.pid = self._number()
+        """Its process, which is there until somebody has waited for it."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; its status, or the number of the signal that ended it with a minus.
+
+        Raises:
+            TimeoutExpired: it did not end in time.
+        """
+        self._answer.settimeout(timeout)
+        try:
+            return self._number()
+        except TimeoutError:
+            raise TimeoutExpired(self._argv, timeout or 0) from None
+
+    def has_ended(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return bool(select.select([self._answer], [], [], 0)[0])
+
+    def _number(self) -> int:
+        answer = self._answer.recv(STATUS.size)
+        assert len(answer) == STATUS.size, "the process that runs the program died"
+        [number] = STATUS.unpack(answer)
+        assert isinstance(number, int)
+        return number
+
+    def printed(self) -> tuple[str, str]:
+        """What it has printed so far: output, errors."""
+        return _text(self._out), _text(self._err)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._closing.close()
+
+
 def run(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
     """Run ``python -m istio_init`` with arguments and variables to its end: status, output, errors.
 
     Raises:
         TimeoutExpired: it did not come to one.
     """
-    here, there = socket.socketpair()
-    with here, there, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        told = json.dumps({"argv": argv, "env": dict(env), "cwd": os.getcwd()}).encode()
-        descriptors = array.array("i", [there.fileno(), out.fileno(), err.fileno()])
-        asking, _ = _server(os.stat("/proc/self/ns/net").st_ino)
-        asking.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)])
-        there.close()
-        here.sendall(LENGTH.pack(len(told)) + told)
-        here.settimeout(timeout)
-        try:
-            answer = here.recv(STATUS.size)
-        except TimeoutError:
-            raise TimeoutExpired(argv, timeout) from None
-        assert len(answer) == STATUS.size, "the process that runs the program died"
-        [status] = STATUS.unpack(answer)
-        return status, _text(out.fileno()), _text(err.fileno())
+    with contextlib.closing(Running(argv, env)) as running:
+        return running.wait(timeout), *running.printed()
 
 
 def _text(file: int) -> str:
@@ -118,9 +157,13 @@ def _begin(asking: int, out: int, err: int) -> tuple[int, socket.socket]:
         os.dup2(out, 1)
         os.dup2(err, 2)
         os.closerange(3, 1024)
+        if request["leads_session"]:
+            os.setsid()
         _become(request["argv"], request["env"], request["cwd"])
     os.close(out)
     os.close(err)
+    with contextlib.suppress(BrokenPipeError):
+        answer.sendall(STATUS.pack(pid))
     return pid, answer
 
 

@@ -18,6 +18,7 @@ from support.command import PROGRAM, environment, execute
 from support.processes import wait_until_reading
 
 import istio_init
+from istio_init.cli import DROPIN
 from istio_init.cli.app import COMMANDS, run
 from istio_init.options import OPTIONS
 
@@ -69,6 +70,21 @@ def test_the_help_of_each_command_fits_80_columns(command: str, capsys: Output) 
     out = capsys.readouterr().out
     assert out
     assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["", *sorted({*COMMANDS} - {DROPIN})])
+def test_on_a_narrow_terminal_each_description_has_lines_of_its_own(
+    command: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run([*command.split(), "--help"]) == 0
+
+    shown, _, _ = capsys.readouterr().out.partition("Examples:")
+    lines = shown.splitlines()
+    assert [line for line in lines if len(line) > 40 and not re.fullmatch(r"  -\S.*", line)] == []
+    assert command or "..." not in shown.partition("\n\n")[2]
+    described = [line for line in lines if re.match(r" {6}\S", line)]
+    assert max(map(len, described)) > 30
 
 
 def test_the_help_of_apply_lists_every_option_that_shapes_rules_under_its_group(capsys: Output) -> None:
