@@ -114,7 +114,8 @@ def serve() -> None:
         os.close(prepared)
         print(pid, flush=True)
         sys.stdin.readline()
-        os.write(go, b"!")
+        with contextlib.suppress(BrokenPipeError):  # A signal may have come while it waited.
+            os.write(go, b"!")
         os.close(go)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
