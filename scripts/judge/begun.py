@@ -86,8 +86,9 @@ class Begun:
 
 
 def _await_tracer(pid: int) -> None:
+    """Wait until a process is traced, or has ended by what strace did to it at once."""
     deadline = time.monotonic() + ATTACHED
-    while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
+    while "TracerPid:\t0\n" in (status := Path(f"/proc/{pid}/status").read_text()) and "State:\tZ" not in status:
         if time.monotonic() > deadline:
             raise TimeoutError("strace has not attached itself")
         time.sleep(0.002)
