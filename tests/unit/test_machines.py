@@ -64,3 +64,11 @@ def test_the_parts_of_tests_are_all_of_them_each_in_one() -> None:
         found += items
 
     assert found == names
+
+
+def test_of_a_sample_every_machine_does_another_part_of_what_is_done_in_parts() -> None:
+    [first, second] = ({step.what for step in whole(xtables=True, sample=number)} for number in (0, 1))
+
+    names = {"reading only", "verify, of every configuration", "traffic of every kind, where it arrives"}
+    assert names <= {each.rpartition(", ")[0] for each in first - second}
+    assert len(first) == len(second) < len(whole(xtables=True))
