@@ -23,7 +23,10 @@ from .fault_points import CALL, Calls, Fault, counted
 
 PROGRAM = (sys.executable, "-m", "istio_init")
 COMMANDS = ("apply", "clean")
-STORES = ("nft", "legacy", "native")
+PROGRAMS = "programs"
+"""Legacy iptables by its own programs, as where python-iptables is not installed."""
+
+STORES = ("nft", "legacy", PROGRAMS, "native")
 HANGS = 240.0
 """Seconds after which a run is held to hang."""
 
@@ -66,7 +69,8 @@ class Bench:
     def __init__(self, pod: Pod, store: str, command: str, *, cold: bool = False) -> None:
         self.pod, self.store, self.command, self.cold = pod, store, command, cold
         before = self._argv("apply", BEFORE)
-        self.begun = Begun(before, self._argv("apply", AFTER), *((self.argv, before) if command == "clean" else ()))
+        examples = (before, self._argv("apply", AFTER), *((self.argv, before) if command == "clean" else ()))
+        self.begun = Begun(*examples, binding=store != PROGRAMS)
         self.old = self.new = ""
         self.reset()
         self.old = self.state()
@@ -76,7 +80,11 @@ class Bench:
         assert self.state() == self.old != self.new, "the way back is not the way there"
 
     def _argv(self, command: str, more: tuple[str, ...]) -> tuple[str, ...]:
-        store = ("--native-nftables",) if self.store == "native" else ("--force-iptables-binary", self.store)
+        store = (
+            ("--native-nftables",)
+            if self.store == "native"
+            else ("--force-iptables-binary", "legacy" if self.store == PROGRAMS else self.store)
+        )
         chosen = store if command == "apply" or self.store != "native" else ()
         return (command, "--netns", self.pod.name, *chosen, *more)
 
