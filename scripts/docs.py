@@ -184,7 +184,7 @@ def support() -> str:
     if failed:
         lines += ["\n## What failed\n", *(f"- {machine}: {name}" for machine, name in failed)]
     places: dict[str, dict[str, None]] = {}
-    for name in (name for each in machines for name in each["checks"]):
+    for name in (PART.sub("", name) for each in machines for name in each["checks"]):
         store, _, what = name.rpartition(": ") if name.partition(":")[0] in STORES else ("", "", name)
         places.setdefault(what, {})[store] = None
     lines += ["\n## What was checked\n"]
@@ -197,6 +197,8 @@ def _in_stores(stores: list[str]) -> str:
 
 
 STORES = ("nft", "legacy", "native")
+PART = re.compile(r", \d+ of \d+$")
+"""What tells the parts of a check apart."""
 
 
 def main() -> int:

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from istio_init.errors import IstioInitError, NamespaceError
+from istio_init.errors import IstioInitError, NamespaceError, ToolError
 from istio_init.inspector.explain import Explanation, explain
 from istio_init.observe.namespace import observe
 from istio_init.observe.rules import Kept
 from istio_init.report.ps_row import STATES, PsRow, ps_row, unreadable_row
-from istio_init.system import namespaces, places
+from istio_init.system import namespaces, places, waiting
 from istio_init.system.places import Place
-from istio_init.system.pod_names import Claim, claims
+from istio_init.system.pod_names import Claim, answers
 from istio_init.system.pods import PodNamespace, hidden, hides_processes, pod_namespaces
 from istio_init.system.privileges import capabilities
 from istio_init.system.workers import spread
@@ -35,6 +35,9 @@ MANY = 8
 """Namespaces from which on one wants to see how far it is."""
 
 
+Names = dict[int, tuple[Claim, ...]]
+"""What the processes of each namespace said last."""
+
 Make = Callable[[PsRow, Explanation], object]
 """Makes something that can be pickled."""
 
@@ -46,25 +49,40 @@ class Entry(Value):
     more: object = None
 
 
-def scan(*, quiet: bool = False) -> list[PsRow]:
-    """The namespaces in which a process lives, those in trouble first; one that cannot be read has the reason."""
-    return [entry.row for entry in entries(lambda row, explanation: None, with_impacts=False, quiet=quiet)]
+def scan(*, quiet: bool = False, names: Names | None = None) -> list[PsRow]:
+    """The namespaces in which a process lives, those in trouble first; one that cannot be read has the reason.
+
+    One that does not say its name this time has that which ``names`` holds, where all names are put.
+    """
+    found = entries(lambda row, explanation: None, with_impacts=False, quiet=quiet, names=names)
+    return [entry.row for entry in found]
 
 
 def entries(
-    make: Make, *, with_impacts: bool, ignore: frozenset[str] = frozenset(), quiet: bool = False
+    make: Make,
+    *,
+    with_impacts: bool,
+    ignore: frozenset[str] = frozenset(),
+    quiet: bool = False,
+    names: Names | None = None,
 ) -> list[Entry]:
     """The same, each with what ``make`` makes of its explanation, which lacks findings with codes in ``ignore``."""
     pods = pod_namespaces()
-    named = claims(pods)
+    named = _names(pods, {} if names is None else names)
     processors = len(os.sched_getaffinity(0))
 
     kept = None if with_impacts else Kept()  # What is shown of rules has their own counts.
 
     def one(number: int) -> Entry | None:
-        return _entry(pods[number], named[number], make, kept, with_impacts=with_impacts, ignore=ignore)
+        if waiting.is_known(pods[number].inode, wholly=True):
+            raise ToolError("not answering: a process of ours still waits for its file system")
+        with waiting.asking(pods[number].inode):
+            return _entry(pods[number], named[number], make, kept, with_impacts=with_impacts, ignore=ignore)
 
-    results = spread(len(pods), one, workers=processors, seconds=SECONDS, memory=MEMORY)
+    def asked(number: int) -> tuple[int, bool]:
+        return pods[number].inode, True
+
+    results = spread(len(pods), one, workers=processors, seconds=SECONDS, memory=MEMORY, asked=asked)
     found = [
         Entry(unreadable_row(pod, result, its)) if isinstance(result, IstioInitError) else result
         for pod, its, result in zip(pods, named, results if quiet else _shown(results, len(pods)), strict=True)
@@ -73,6 +91,14 @@ def entries(
     counts = Counter(name for each in found for name in each.row.names)
     marked = [each.replace(row=each.row.replace(is_shared=_is_shared(each.row, counts))) for each in found]
     return sorted(marked, key=lambda each: _order(each.row))
+
+
+def _names(pods: list[PodNamespace], before: Names) -> list[tuple[Claim, ...]]:
+    """What the processes of each namespace say; of one that does not answer what they said last."""
+    found = [before.get(pod.inode, ()) if each is None else each for pod, each in zip(pods, answers(pods), strict=True)]
+    before.clear()
+    before.update({pod.inode: each for pod, each in zip(pods, found, strict=True)})
+    return found
 
 
 def _is_shared(row: PsRow, counts: Counter[str]) -> bool:

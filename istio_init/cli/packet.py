@@ -44,6 +44,7 @@ PACKET_OPTIONS = [
     click.option("--length", type=click.IntRange(0, 65535), help="Bytes with the IP header. Assumed of TCP: a SYN's."),
     click.option("--ttl", type=click.IntRange(0, 255), help="TTL or hop limit. Assumed of what is sent: 64."),
     click.option("--dscp", type=click.IntRange(0, 63), help="Assumed: 0."),
+    click.option("--priority", type=click.IntRange(0, 2**32 - 1), help="Of the sending socket. Assumed: 0."),
 ]
 
 
@@ -87,7 +88,7 @@ def described(
         fields["tos"] = given["dscp"] << 2
     if given["icmp_type"] is not None:
         fields |= _icmp_type(given["icmp_type"])
-    plain = ("interface", "ctstate", "length", "ttl")
+    plain = ("interface", "ctstate", "length", "ttl", "priority")
     fields |= {name: given[name] for name in plain if given[name] is not None}
     try:
         return filled(fields, departures.host, departures)

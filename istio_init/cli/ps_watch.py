@@ -14,10 +14,11 @@ import click
 
 from istio_init.cli.interval import watch_seconds
 from istio_init.cli.lines import say
-from istio_init.cli.node import scan
+from istio_init.cli.node import Names, scan
 from istio_init.cli.ps_serve import EVERYWHERE, MetricsServer
 from istio_init.errors import IstioInitError
 from istio_init.report.ps_row import PsRow
+from istio_init.system import waiting
 from istio_init.visible import visible
 
 if TYPE_CHECKING:
@@ -47,21 +48,27 @@ def watch_node(watch: str | None, metrics: str | None, form: str, show: Show) ->
     every = watch_seconds(watch, shortest=SHORTEST)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
+    waiting.remember()
+    names: Names = {}
     if metrics is None:
         while True:
-            rows = scan(quiet=True)
+            rows = scan(quiet=True, names=names)
             if form == "text":
                 click.clear()
             show(rows, form)
+            for line in not_answering(rows, waiting.collect()):
+                say(line, fg="yellow", err=True)
             time.sleep(every)
     server, collector = _serve(*_address(metrics))
     before: list[PsRow] = []
+    silent: set[int] = set()
     while True:
         start = time.monotonic()
-        rows = scan(quiet=True)
+        rows = scan(quiet=True, names=names)
         took = time.monotonic() - start
-        collector.update(rows, took, time.time())
-        for line in changes(before, rows):
+        was_silent, silent = silent, waiting.collect()
+        collector.update(rows, took, time.time(), not_answering=len(silent))
+        for line in [*changes(before, rows), *not_answering(rows, silent - was_silent)]:
             say(line, err=True)
         before = rows
         # As long as the look took at least, so that nobody waits for answers on a node with much to look at.
@@ -78,10 +85,23 @@ def changes(before: list[PsRow], after: list[PsRow]) -> list[str]:
         if states[0] != states[1]:
             row = other or one
             assert row is not None
-            name = f"{visible(row.name)}, " if row.pod else ""
-            where = f"{name}netns {inode}, pid {row.pid} ({visible(row.process)})"
+            where = _place(row)
             lines.append(f"{where}: {states[1]}" if one is None else f"{where}: {states[0]} -> {states[1]}")
     return lines
+
+
+def not_answering(rows: list[PsRow], silent: set[int]) -> list[str]:
+    """A line for each namespace whose own file system keeps a process of ours waiting."""
+    return [
+        f"{_place(row)}: not answering: its files are not read again until it does; its rules are"
+        for row in rows
+        if row.inode in silent
+    ]
+
+
+def _place(row: PsRow) -> str:
+    name = f"{visible(row.name)}, " if row.pod else ""
+    return f"{name}netns {row.inode}, pid {row.pid} ({visible(row.process)})"
 
 
 def _state(row: PsRow | None) -> str:

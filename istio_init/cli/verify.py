@@ -25,6 +25,7 @@ from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.rules import half_applied
 from istio_init.observe.manifest import Manifest
 from istio_init.observe.snapshot import Snapshot
+from istio_init.observe.unread import Why
 from istio_init.prove.astray import Astray, astray
 from istio_init.prove.intent import Intent, expected, inferred
 from istio_init.prove.model import Report
@@ -162,9 +163,14 @@ def _inferred(view: View) -> Intent:
             fix="apply again, or say what to prove with --expect ARGS; istio-init explain tells all that is missing",
         )
     if snapshot.partial:
-        raise PrivilegeError(
-            f"{snapshot.label}: its rules cannot be read, so that nothing says what to prove",
-            fix="run as root, or with the capability NET_ADMIN; or say what to prove with --expect",
+        text = f"{snapshot.label}: its rules cannot be read, so that nothing says what to prove"
+        if any(each.why is Why.DENIED for each in snapshot.unread):
+            raise PrivilegeError(
+                text, fix="run as root, or with the capability NET_ADMIN; or say what to prove with --expect"
+            )
+        raise ValidationError(
+            f"{text}: {'; '.join(map(str, snapshot.unread))}",
+            fix="say what to prove with --expect ARGS; istio-init explain tells what could be read",
         )
     raise ValidationError(
         f"{snapshot.label}: no redirection of Istio's is there, so that nothing says what to prove",

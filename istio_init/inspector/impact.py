@@ -81,6 +81,9 @@ class Part(Value):
         return self.word == Word.PROXIED.value
 
 
+UNREAD = Part(Word.UNDECIDABLE.value, Kind.UNKNOWN, None, "undecidable: not all rules could be read", "rules unread")
+
+
 class Impact(Value):
     """What becomes of one kind of traffic in one family: its parts, the largest first.
 
@@ -101,9 +104,15 @@ def impacts(view: View, *, is_mapped: bool = True) -> tuple[Impact, ...]:
     snapshot = view.snapshot
     if not snapshot.netfilter.tables:
         return ()
-    families = [each for each in _families(view) if each not in snapshot.partial]
+    lost = frozenset(family for each in snapshot.missing_rules for family in ([each.family] if each.family else Family))
     evaluated = evaluated_of(view)
-    return tuple(impact for family in families for impact in _Look(view, evaluated, family).all(is_mapped=is_mapped))
+    found: list[Impact] = []
+    for family in _families(view):
+        if family in lost:
+            found += [Impact(traffic, family, (UNREAD,)) for traffic in Traffic]
+        else:
+            found += _Look(view, evaluated, family).all(is_mapped=is_mapped)
+    return tuple(found)
 
 
 def _families(view: View) -> Iterator[Family]:

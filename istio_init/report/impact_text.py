@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.inspector.impact import REFUSED, by_kind
+from istio_init.inspector.impact import REFUSED, UNREAD, by_kind
 from istio_init.wording.outcomes import Word
 from istio_init.wording.regions import decider_words
 
@@ -41,7 +41,7 @@ def _words(impact: Impact) -> str:
     main, *rest = impact.parts
     said = main.said
     if not rest:
-        said += "" if main.is_proxied or main.by == NO_RULE else f", all of it, by {main.by}"
+        said += "" if main.is_proxied or main == UNREAD or main.by == NO_RULE else f", all of it, by {main.by}"
     else:
         others = [f"{_which(part)} {part.said} ({part.by})" for part in rest[:SHOWN]]
         more = [f"and {len(rest) - SHOWN} parts more"] if len(rest) > SHOWN else []

@@ -27,10 +27,15 @@ class NodeMetrics(Collector):
     def __init__(self) -> None:
         self._rows: list[PsRow] = []
         self._seconds = self._at = 0.0
+        self._not_answering = 0
         self._looked = False
 
-    def update(self, rows: list[PsRow], seconds: float, at: float) -> None:
-        """Take over a look that took so many seconds and ended at a time, in seconds since 1970."""
+    def update(self, rows: list[PsRow], seconds: float, at: float, *, not_answering: int = 0) -> None:
+        """Take over a look that took so many seconds and ended at a time, in seconds since 1970.
+
+        Of so many namespaces the own file systems do not answer.
+        """
+        self._not_answering = not_answering
         self._rows, self._seconds, self._at, self._looked = rows, seconds, at, True
 
     def collect(self) -> Iterator[Metric]:
@@ -48,6 +53,8 @@ class NodeMetrics(Collector):
             found.add_metric([kind.code, kind.severity.value], codes[kind.code])
         yield found
         yield self._pods()
+        text = "Network namespaces whose own file systems do not answer, so that only their rules are looked at."
+        yield GaugeMetricFamily("istio_init_not_answering", text, self._not_answering)
         yield GaugeMetricFamily("istio_init_scan_duration_seconds", "How long the last look took.", self._seconds)
         yield GaugeMetricFamily("istio_init_scan_timestamp_seconds", "When the last look ended.", self._at)
 

@@ -11,7 +11,7 @@ import re
 import time
 
 from istio_init.errors import IstioInitError
-from istio_init.system import rooted
+from istio_init.system import rooted, waiting
 from istio_init.system.pinned import PROXIES, beginning, pinned, variables
 from istio_init.system.pods import container_of
 from istio_init.system.rooted import read_beneath
@@ -73,9 +73,15 @@ def answers(pods: list[PodNamespace]) -> list[tuple[Claim, ...] | None]:
     until = time.monotonic() + IN_ALL
 
     def one(number: int) -> tuple[Claim, ...] | None:
-        return claims_of(pods[number]) if time.monotonic() < until else None
+        if time.monotonic() > until or waiting.is_known(pods[number].inode):
+            return None
+        with waiting.asking(pods[number].inode):
+            return claims_of(pods[number])
 
-    found = spread(len(pods), one, workers=len(os.sched_getaffinity(0)), seconds=PATIENCE)
+    def asked(number: int) -> tuple[int, bool]:
+        return pods[number].inode, False
+
+    found = spread(len(pods), one, workers=len(os.sched_getaffinity(0)), seconds=PATIENCE, asked=asked)
     return [None if isinstance(each, IstioInitError) else each for each in found]
 
 

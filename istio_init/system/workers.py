@@ -7,6 +7,7 @@ from __future__ import annotations
 
 # The C module: `signal` itself builds enums of every signal, at each start.
 import _signal  # type: ignore[import-not-found]
+import math
 import os
 import pickle
 import select
@@ -14,6 +15,7 @@ import struct
 import time
 
 from istio_init.errors import IstioInitError, ToolError
+from istio_init.system import waiting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ SIGKILL, SIGALRM, SIGTERM = 9, 14, 15
 DIED = "the child process died"
 LENGTH = struct.Struct("=Q")
 NULL = "/dev/null"
+
+EAGER = 0.5
+"""Seconds after which a child is one that may wait for ever."""
 
 GRACE = 3.0
 """Seconds beyond its own in which a child has to have ended; else it waits for what no signal ends."""
@@ -44,14 +49,21 @@ def in_child(function: Callable[[], T]) -> T:
 
 
 def spread(
-    count: int, function: Callable[[int], T], *, workers: int, seconds: int = 0, memory: int = 0
+    count: int,
+    function: Callable[[int], T],
+    *,
+    workers: int,
+    seconds: int = 0,
+    memory: int = 0,
+    asked: Callable[[int], tuple[int, bool]] | None = None,
 ) -> Iterator[T | IstioInitError]:
     """Call ``function`` with 0 to ``count - 1`` in several children; results and errors come in this order.
 
     Child ``w`` has every ``workers``-th number from ``w`` on, and its pipe their results, one after the other. Where
     one dies, that is the result of the number that it was at, and another child has the rest. A child has so many
     ``seconds`` for each number, and bytes of ``memory``; 0 is any. One that even SIGKILL cannot end, as it waits for
-    somebody's file system, is left to its fate.
+    somebody's file system, is left to its fate; ``asked`` tells in which namespace that is, and whether it then looked
+    at all of it.
     """
     workers = min(workers, count)
     pipes = [_start(range(first, count, workers), function, seconds, memory) for first in range(workers)]
@@ -63,6 +75,9 @@ def spread(
                 result = _next(pipe, seconds)
             except (EOFError, TimeoutError) as error:
                 status = _end(pid, pipe, seconds)
+                if status is None and asked is not None:
+                    netns, wholly = asked(number)
+                    waiting.left(pid, netns, wholly=wholly)
                 pipes[number % workers] = _start(range(number + workers, count, workers), function, seconds, memory)
                 late = seconds and (isinstance(error, TimeoutError) or status == -SIGALRM)
                 result = ToolError(f"given up after {seconds} s: too many rules, or too slow a node" if late else DIED)
@@ -112,14 +127,19 @@ def bytes_within(
 ) -> bytes | None:
     """What a function gives in a child, but not more than ``most``; None where it raises, dies or takes longer.
 
-    A child that even SIGKILL cannot end, as it waits for somebody's file system, is left to its fate. It has no
-    descriptor of ours but the one to ``keep``: whoever reads what we print would wait for its end as well.
+    A child that even SIGKILL cannot end, as it waits for somebody's file system, is left to its fate; where that is
+    kept, nothing more is asked in the same namespace until it ends. It has no descriptor of ours but the one to
+    ``keep``: whoever reads what we print would wait for its end as well.
     """
+    if waiting.is_hopeless():
+        return None
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         try:
             _leave_only(writing, keep)
+            _signal.signal(SIGALRM, _signal.SIG_DFL)
+            _signal.alarm(math.ceil(seconds) + 1)  # Who has started it may be ended before.
             if (data := function()) is not None:
                 with os.fdopen(writing, "wb") as pipe:
                     pipe.write(b"+" + data)
@@ -127,6 +147,8 @@ def bytes_within(
             os._exit(0)
     os.close(writing)
     try:
+        if not _is_readable(reading, time.monotonic() + min(seconds, EAGER)):
+            waiting.left(pid)
         data = _within(seconds, reading, most + 1)
     finally:
         os.close(reading)

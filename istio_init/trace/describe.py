@@ -58,6 +58,7 @@ FIELDS = {
     "length": "length",
     "ttl": "ttl",
     "tos": "tos",
+    "priority": "priority",
     "pkttype": "pkttype",
 }
 """What people may leave out, and which field of the packet it is."""
@@ -80,6 +81,7 @@ LIMITS = {
     "length": 65535,
     "ttl": 255,
     "tos": 255,
+    "priority": 2**32 - 1,
     "pkttype": 7,
 }
 TEXTS = ("direction", "proto", "dst", "src", "interface", "ctstate")
@@ -157,6 +159,7 @@ def _defaults(
         "length": HEADERS[family] + LENGTHS[protocol] if protocol in LENGTHS and is_new else None,
         "ttl": OWN_TTL if outbound else None,
         "tos": 0,
+        "priority": 0,
         "pkttype": None,
     }
 

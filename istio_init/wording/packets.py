@@ -6,6 +6,7 @@ import shlex
 
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import WITH_PORTS, protocol_name
+from istio_init.trace.describe import FLAGS
 from istio_init.wording.commands import Target, ours
 from istio_init.wording.traces import endpoint
 
@@ -32,4 +33,10 @@ def _words(packet: Packet) -> list[str]:
         words += ["--no-socket"]
     if packet.mark:
         words += ["--mark", f"{packet.mark:#x}"]
+    if packet.tos:
+        words += ["--dscp", str(packet.tos >> 2)]
+    if packet.priority:
+        words += ["--priority", str(packet.priority)]
+    if packet.tcp_flags is not None and packet.tcp_flags != FLAGS["SYN"]:
+        words += ["--tcp-flags", ",".join(name for name, bit in FLAGS.items() if packet.tcp_flags & bit)]
     return words

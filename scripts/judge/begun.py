@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+UNBOUND = "without-python-iptables"
 ATTACHED = 60.0
 """Seconds that strace has to attach itself."""
 
@@ -35,10 +36,15 @@ class Done(NamedTuple):
 class Begun:
     """The process that forks, with what the given runs import."""
 
-    def __init__(self, *examples: tuple[str, ...]) -> None:
+    def __init__(self, *examples: tuple[str, ...], binding: bool = True) -> None:
+        """Without ``binding`` python-iptables is as if it were not installed."""
         self.folder = tempfile.TemporaryDirectory()
         self.server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, __file__, *([] if binding else [UNBOUND])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         modules = Path(self.folder.name, "modules")
         for argv in examples:
@@ -86,8 +92,9 @@ class Begun:
 
 
 def _await_tracer(pid: int) -> None:
+    """Wait until a process is traced, or has ended by what strace did to it at once."""
     deadline = time.monotonic() + ATTACHED
-    while "TracerPid:\t0\n" in Path(f"/proc/{pid}/status").read_text():
+    while "TracerPid:\t0\n" in (status := Path(f"/proc/{pid}/status").read_text()) and "State:\tZ" not in status:
         if time.monotonic() > deadline:
             raise TimeoutError("strace has not attached itself")
         time.sleep(0.002)
@@ -95,6 +102,8 @@ def _await_tracer(pid: int) -> None:
 
 def serve() -> None:
     """Fork for each request, and print the run's process id, and its status when it has ended."""
+    if UNBOUND in sys.argv:
+        import_module("istio_init.stores.legacy").__dict__["_reason_not_to_try"] = lambda: "it is not to be tried"
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
         if "modules" in request:
@@ -114,7 +123,8 @@ def serve() -> None:
         os.close(prepared)
         print(pid, flush=True)
         sys.stdin.readline()
-        os.write(go, b"!")
+        with contextlib.suppress(BrokenPipeError):  # A signal may have come while it waited.
+            os.write(go, b"!")
         os.close(go)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 

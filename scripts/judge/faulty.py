@@ -19,12 +19,14 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import Pod
 
 from .begun import Begun, Done
+from .fault_points import CALL, Calls, Fault, counted
 
-ERRORS = ("ENOMEM", "EMFILE", "ENOSPC", "EINTR", "EIO")
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL")
 PROGRAM = (sys.executable, "-m", "istio_init")
 COMMANDS = ("apply", "clean")
-STORES = ("nft", "legacy", "native")
+PROGRAMS = "programs"
+"""Legacy iptables by its own programs, as where python-iptables is not installed."""
+
+STORES = ("nft", "legacy", PROGRAMS, "native")
 HANGS = 240.0
 """Seconds after which a run is held to hang."""
 
@@ -34,25 +36,6 @@ SETTLES = 0.5
 BEFORE = ("--dual-stack", "-d", "15090,15021")
 AFTER = ("--dual-stack", "-d", "15090,9000:9100", "-x", "192.0.2.0/24,2001:db8::/32", "-m", "TPROXY", "-t", "77")
 """They differ in tables, in both families and in the routing."""
-
-NEVER = frozenset(["exit", "exit_group", "rt_sigreturn", "vfork", "restart_syscall"])
-"""Calls that cannot fail, or are none that a program makes."""
-
-
-class Fault(NamedTuple):
-    """What goes wrong: at the N-th call of a kind an error of the kernel's, or a signal."""
-
-    call: str
-    what: str
-    number: int
-    children: bool
-    """Of every process of the run, not of ours alone."""
-
-    @property
-    def injection(self) -> str:
-        """As strace takes it."""
-        kind = "signal" if self.what.startswith("SIG") else "error"
-        return f"{self.call}:{kind}={self.what}:when={self.number}"
 
 
 class Case(NamedTuple):
@@ -86,7 +69,8 @@ class Bench:
     def __init__(self, pod: Pod, store: str, command: str, *, cold: bool = False) -> None:
         self.pod, self.store, self.command, self.cold = pod, store, command, cold
         before = self._argv("apply", BEFORE)
-        self.begun = Begun(before, self._argv("apply", AFTER), *((self.argv, before) if command == "clean" else ()))
+        examples = (before, self._argv("apply", AFTER), *((self.argv, before) if command == "clean" else ()))
+        self.begun = Begun(*examples, binding=store != PROGRAMS)
         self.old = self.new = ""
         self.reset()
         self.old = self.state()
@@ -96,7 +80,11 @@ class Bench:
         assert self.state() == self.old != self.new, "the way back is not the way there"
 
     def _argv(self, command: str, more: tuple[str, ...]) -> tuple[str, ...]:
-        store = ("--native-nftables",) if self.store == "native" else ("--force-iptables-binary", self.store)
+        store = (
+            ("--native-nftables",)
+            if self.store == "native"
+            else ("--force-iptables-binary", "legacy" if self.store == PROGRAMS else self.store)
+        )
         chosen = store if command == "apply" or self.store != "native" else ()
         return (command, "--netns", self.pod.name, *chosen, *more)
 
@@ -136,16 +124,15 @@ class Bench:
                 return Done(None, process.communicate()[0])
         return Done(process.returncode, said)
 
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """How often each call is made: by us, and most often by one of our children."""
+    def counts(self) -> dict[str, Calls]:
+        """How often each call is made."""
         with tempfile.TemporaryDirectory() as folder:
             done = self.traced("-f", "-ff", "-o", f"{folder}/of")
             assert done.status == 0, done.said
             files = sorted(Path(folder).iterdir(), key=lambda each: int(each.suffix[1:]))
-            found = [Counter(re.findall(r"^(\w+)\(", each.read_text(errors="replace"), re.MULTILINE)) for each in files]
+            ours, *children = [re.findall(CALL, each.read_text(errors="replace"), re.MULTILINE) for each in files]
         self.reset()
-        names = set().union(*found) - NEVER
-        return {name: (found[0][name], max((each[name] for each in found[1:]), default=0)) for name in sorted(names)}
+        return counted(ours, children)
 
     def judge(self, fault: Fault) -> Verdict:
         """Run with a fault, see what it left, and return to the state before."""
@@ -211,35 +198,6 @@ def _blocks(lines: list[str]) -> Iterator[str]:
         elif line[0] not in "*:}" and line not in ("COMMIT", "\t}"):
             found.setdefault(place, []).append(line)
     return ("\n  ".join([name, *rules]) for name, rules in found.items())
-
-
-def numbers(count: int) -> Iterator[int]:
-    """The first calls, some in between, farther and farther apart, and the last."""
-    number = 1
-    while number < count:
-        yield number
-        number = max(number + 1, number * 5 // 4)
-    if count:
-        yield count
-
-
-def faults(counts: dict[str, tuple[int, int]]) -> Iterator[Fault]:
-    """Every fault of a run whose calls were counted: at each point one error and one signal, then the next ones.
-
-    So each part of them from the first on has been everywhere.
-    """
-    points = [
-        (call, number, children)
-        for call, each in counts.items()
-        for children, count in enumerate(each)
-        for number in numbers(count)
-    ]
-    for turn in range(max(len(ERRORS), len(SIGNALS))):
-        for at, (call, number, children) in enumerate(points):
-            if turn < len(ERRORS):
-                yield Fault(call, ERRORS[(at + turn) % len(ERRORS)], number, bool(children))
-            if turn < len(SIGNALS) and not children:
-                yield Fault(call, SIGNALS[(at + turn) % len(SIGNALS)], number, False)
 
 
 def table(verdicts: list[Verdict]) -> str:

@@ -124,6 +124,8 @@ class Image:
             for each in Path(pytest.__file__).parents[1].glob(pattern):
                 (shutil.copytree if each.is_dir() else shutil.copy)(each, site / each.name)
 
+        # For what is started with a search path of its own.
+        (self.root / "usr/lib/python3/dist-packages/checkout.pth").write_text("/checkout\n/site\n")
         program = self.root / "usr/bin/istio-init"
         program.write_text(PROGRAM)
         program.chmod(0o755)

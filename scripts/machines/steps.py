@@ -14,13 +14,17 @@ LISTS = ("-x", "10.96.0.0/12,10.96.1.0/24,192.0.2.7/32,fd00:96::/64", "-o", "900
          "-d", "15090,15021,8000:8010", "-q", "7000,7001")  # fmt: skip
 WARNING = "native nftables is: this kernel has no x_tables"
 CARRIED = "native: a real Envoy, requests through it"
-TESTS = {
-    "traffic of every kind, where it arrives": ("tests/kernel/test_traffic.py", "tests/kernel/test_ambient.py"),
-    "verify, of every configuration": ("tests/verify/test_healthy.py", "tests/verify/test_ambient.py"),
-    "reading only": ("tests/inspector/test_reading_only.py",),
-    "stores and switches between them": ("tests/contract/test_backends.py", "tests/kernel/test_stores_switch.py"),
+TESTS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "traffic of every kind, where it arrives": (12, ("tests/kernel/test_traffic.py",)),
+    "ambient pods": (6, ("tests/kernel/test_ambient.py",)),
+    "verify, of every configuration": (8, ("tests/verify/test_healthy.py", "tests/verify/test_ambient.py")),
+    "reading only": (3, ("tests/inspector/test_reading_only.py",)),
+    "stores and switches between them": (12, ("tests/contract/test_backends.py", "tests/kernel/test_stores_switch.py")),
 }
-"""Tests that are run in a machine as they are."""
+"""Tests that are run in a machine as they are, and in how many parts, each with a limit of its own."""
+
+RULE_SETS = 4
+"""Of each part in which the tracer is held against a kernel."""
 
 
 def modes(store: str, flags: tuple[str, ...], said: str = "") -> tuple[Step, ...]:
@@ -49,20 +53,31 @@ def modes(store: str, flags: tuple[str, ...], said: str = "") -> tuple[Step, ...
     )
 
 
-def judged(rule_sets: int, packets: int) -> Step:
-    """The tracer against the machine's kernel."""
-    argv = ("PYTHON", "scripts/kernel-diff", "--rulesets", str(rule_sets), "--packets", str(packets), "--workers", "1")
-    return Step(
-        what=f"{rule_sets} wild rule sets, the tracer and the kernel", argv=argv, words=(" 0 wrong",), seconds=1200
+def judged(parts: int, packets: int) -> tuple[Step, ...]:
+    """The tracer against the machine's kernel, each part with rule sets of its own."""
+    argv = ("PYTHON", "scripts/kernel-diff", "--rulesets", str(RULE_SETS), "--packets", str(packets), "--workers", "1")
+    return tuple(
+        Step(
+            what=f"{RULE_SETS} wild rule sets, the tracer and the kernel, {part} of {parts}",
+            argv=(*argv, "--seed", str(part)),
+            words=(" 0 wrong",),
+            seconds=2400,
+        )
+        for part in range(1, parts + 1)
     )
 
 
 def tests(seconds: int) -> tuple[Step, ...]:
     """Tests of this checkout."""
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=600", "-ra")
     return tuple(
-        Step(what=what, argv=("PYTHON", "-m", "pytest", *options, *files), words=(" passed",), seconds=seconds)
-        for what, files in TESTS.items()
+        Step(
+            what=f"{what}, {part} of {parts}",
+            argv=("PYTHON", "scripts/machines/part.py", str(part), str(parts), *files),
+            words=(" passed",),
+            seconds=seconds,
+        )
+        for what, (parts, files) in TESTS.items()
+        for part in range(1, parts + 1)
     )
 
 
@@ -74,11 +89,17 @@ def checks(*, xtables: bool) -> tuple[Step, ...]:
     return (*modes("native", (), WARNING), carried)
 
 
-def whole(*, xtables: bool) -> tuple[Step, ...]:
-    """What takes long: tests, and the tracer against the machine's kernel."""
+def whole(*, xtables: bool, sample: int | None = None) -> tuple[Step, ...]:
+    """What takes long: tests, and the tracer against the machine's kernel; of a sample one part of each."""
     stores = FLAGS if xtables else {"native": ()}
     listed = (step for store, flags in stores.items() for step in lists(store, flags))
-    return (*listed, *(tests(3600) if xtables else ()), judged(20, 10))
+    parts = (*(tests(2400) if xtables else ()), *judged(5, 10))
+    if sample is not None:
+        alike: dict[str, list[Step]] = {}
+        for step in parts:
+            alike.setdefault(step.what.rpartition(", ")[0], []).append(step)
+        parts = tuple(each[sample % len(each)] for each in alike.values())
+    return (*listed, *parts)
 
 
 def lists(store: str, flags: tuple[str, ...]) -> tuple[Step, ...]:

@@ -13,6 +13,13 @@ from support.processes import sleeping
 from support.rules import everything
 
 from istio_init.dialects.iptables.quoting import is_plain
+from istio_init.inspector.explain import explain
+from istio_init.netfilter.family import Family
+from istio_init.observe.namespace import observe
+from istio_init.observe.unread import Part as UnreadPart
+from istio_init.observe.unread import Unread
+from istio_init.report.impact_text import impact_lines
+from istio_init.system import places
 from istio_init.system.nft_table import (
     CREATE,
     NEW_CHAIN,
@@ -300,3 +307,25 @@ def test_an_empty_rule_is_a_rule(held: tuple[Pod, str]) -> None:
 )
 def test_what_iptables_restore_could_misread_is_known(text: str, expected: bool) -> None:
     assert is_plain(text) is expected
+
+
+def test_a_rule_that_one_program_cannot_print_hides_no_redirection(pod: Pod) -> None:
+    istio_init("apply", "--netns", pod.name).ok()
+    pod.inside.run("nft", *"insert rule ip nat OUTPUT meta priority 5 counter accept".split())
+
+    said = istio_init("explain", "--netns", pod.name).ok().stdout
+
+    assert "Outbound TCP, ipv4: proxied to port 15001" in said
+    assert "unfaithful-reader" in said
+
+
+def test_of_a_family_whose_rules_could_not_be_read_nothing_is_said_to_be_direct(pod: Pod) -> None:
+    istio_init("apply", "--netns", pod.name).ok()
+    snapshot = pod.inside.call(lambda: observe(places.HERE, versions=False))
+    lost = Unread(UnreadPart.RULES_LEGACY, "it is a secret", Family.IPV4)
+
+    found = explain(snapshot.replace(unread=(lost,), partial=frozenset([Family.IPV4])))
+    lines = [line for line, _ in impact_lines(found.impacts, is_captured=False)]
+
+    assert "Outbound TCP, ipv4: undecidable: not all rules could be read" in lines
+    assert [line for line in lines if "direct" in line and "ipv6" not in line] == []

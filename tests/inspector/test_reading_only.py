@@ -16,8 +16,8 @@ from istio_init.testing.pods import Pod
 
 from .sidecar import Sidecar
 
-TELLING = frozenset(["inet_diag", "tcp_diag", "udp_diag", "nfnetlink_hook"])
-"""Modules through which the kernel tells of sockets and hooks; asking loads them."""
+TELLING = frozenset(["inet_diag", "tcp_diag", "udp_diag", "nfnetlink_hook", "nf_conntrack_netlink"])
+"""Modules through which the kernel tells of sockets, hooks and connections; asking loads them."""
 
 FORMATS = ("text", "json", "list", "save", "html")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from judge.faulty import Bench, Fault, table
+from judge.fault_points import Fault, counted, faults
+from judge.faulty import Bench, table
 
 from istio_init.testing.pods import Pod
 
@@ -34,3 +35,16 @@ def test_no_fault_leaves_anything_but_the_state_before_or_the_wanted_one(pod: Po
     print(table(found))
     assert [(each.case.fault.injection, each.state, each.said) for each in found if each.is_wrong] == []
     assert {each.state for each in found} & {"old", "converged"}
+
+
+def test_of_a_programs_start_the_sweep_takes_the_first_and_last_call_and_of_its_work_each_one() -> None:
+    start = ["execve", *["read"] * 9, "socket", "socket(AF_NETLINK"]
+    child = ["dup2", *start, *["read"] * 2]
+
+    found = counted(["read", "poll"], [child, ["dup2", "dup2"]])
+    points = {(each.call, each.number, each.children) for each in faults(found)}
+
+    assert found["read"] == (1, (10, 11), tuple(range(1, 10)))
+    assert found["dup2"] == (0, (1, 2), ())
+    assert {number for call, number, children in points if (call, children) == ("read", True)} == {1, 9, 10, 11}
+    assert {each.what for each in faults(found) if each.call == "poll"} >= {"EINTR", "ENOMEM", "SIGKILL"}

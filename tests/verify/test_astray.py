@@ -13,6 +13,23 @@ BYPASSES = {
     "one range of destinations": ((), "iptables -t nat -I OUTPUT -d 34.0.0.0/8 -j RETURN", "outbound tcp 34."),
     "one user": ((), "iptables -t nat -I OUTPUT -m owner --uid-owner 4711 -j ACCEPT", "--uid 4711"),
     "one client": ((), "iptables -t nat -I PREROUTING -s 203.0.113.7 -j ACCEPT", "--src 203.0.113.7"),
+    "one DSCP, which any program may choose": (
+        (),
+        "iptables -t nat -I OUTPUT -p tcp -m dscp --dscp 10 -j ACCEPT",
+        "--dscp 10",
+    ),
+    "one TOS of clients": ((), "iptables -t nat -I PREROUTING -p tcp -m tos --tos 0x10/0x1c -j ACCEPT", "--dscp 4"),
+    "connections with ECN": (
+        (),
+        "iptables -t nat -I OUTPUT -p tcp -m ecn --ecn-tcp-cwr -j ACCEPT",
+        "--tcp-flags SYN,ECE,CWR",
+    ),
+    "one priority, which any program may choose, before connections are tracked": (
+        (),
+        "nft add table inet other && nft 'add chain inet other out { type filter hook output priority -300; }' &&"
+        " nft add rule inet other out tcp dport 443 meta priority 5 notrack",
+        ":443 --src 10.77.0.2:40000 --interface eth0 --uid 1000 --gid 1000 --priority 5",
+    ),
     "a chain of Istio's": ((), "iptables -t nat -I ISTIO_OUTPUT -d 34.0.0.0/8 -j ACCEPT", "outbound tcp 34."),
     "a native chain of Istio's": (
         ("--native-nftables",),

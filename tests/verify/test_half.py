@@ -49,6 +49,19 @@ def test_chains_that_say_nothing_any_more_are_called_incomplete(pod: Pod) -> Non
     assert "ISTIO_REDIRECT has no rules" in done.stderr
 
 
+def test_rules_that_no_program_prints_are_not_proved_for_what_they_are_and_not_for_want_of_a_privilege(
+    pod: Pod,
+) -> None:
+    apply(pod)
+    pod.inside.run("nft", *"insert rule ip nat OUTPUT meta priority 5 counter accept".split())
+
+    done = istio_init("verify", "--netns", pod.name)
+
+    assert done.status == NOT_PROVED
+    assert "its rules cannot be read" in done.stderr and "--expect" in done.stderr
+    assert "root" not in done.stderr
+
+
 def test_a_port_on_which_the_proxy_does_not_listen_is_a_problem(pod: Pod) -> None:
     apply(pod)
     pod.inside.run("iptables", *"-t nat -R ISTIO_IN_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15009".split())

@@ -38,7 +38,7 @@ def _words(text: str, opening: str = "--") -> tuple[list[str], bool]:
         if text[start] in _BLANKS:
             start += 1
             continue
-        if text[start] == '"' and found and found[-1].startswith(opening):
+        if text[start] == '"' and _takes_quotes(found, opening):
             end = _closing(text, start)
             if end < 0:
                 return [*found, text[start:]], True
@@ -47,6 +47,11 @@ def _words(text: str, opening: str = "--") -> tuple[list[str], bool]:
         found.append(text[start:end])
         start = end
     return found, False
+
+
+def _takes_quotes(before: list[str], opening: str) -> bool:
+    """Whether what follows these words may be quoted: it does after an option, and not after an interface called so."""
+    return bool(before) and before[-1].startswith(opening) and before[-2:-1] not in ([flag] for flag in HEADER)
 
 
 def _closing(text: str, start: int) -> int:

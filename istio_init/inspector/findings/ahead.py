@@ -14,7 +14,7 @@ from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import TCP, WITH_PORTS
 from istio_init.netfilter.rules import Dispatch, End, Hook, Lookup, Note, Test, Verdict
 from istio_init.netfilter.stages import NAT_PRIORITIES, NFT_FAMILIES, Netfilter
-from istio_init.trace.describe import filled
+from istio_init.trace.describe import FLAGS, filled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,10 +28,14 @@ if TYPE_CHECKING:
     Met = dict[Field, Intervals]
     """What tests leave of each field."""
 
+SYN, ECE, CWR = (FLAGS[name] for name in ("SYN", "ECE", "CWR"))
 ENTRIES = {Hook.OUTPUT: Direction.OUTBOUND, Hook.PREROUTING: Direction.INBOUND}
 """The hooks at which traffic is captured."""
 
 CALLS = frozenset([Verdict.JUMP, Verdict.GOTO])
+CHOSEN = {Field.TOS: range(0, 256, 4), Field.PRIORITY: range(7), Field.TCP_FLAGS: (SYN, SYN | ECE | CWR)}
+"""What any program may choose of its packets, and the map takes to be as usual (ip(7), socket(7), tcp(7))."""
+
 USUAL = {
     Field.PROTOCOL: (TCP, 17),
     Field.DPORT: (80, 443, 8080, 53),
@@ -39,6 +43,9 @@ USUAL = {
     Field.UID: (1000,),
     Field.GID: (1000,),
     Field.MARK: (0,),
+    Field.TOS: (0,),
+    Field.PRIORITY: (0,),
+    Field.TCP_FLAGS: (SYN,),
 }
 DEEPEST = 16
 
@@ -110,6 +117,10 @@ class Aimed:
         """A packet for each rule that does something, so many at most of each direction."""
         return [packet for hook in ENTRIES for packet in islice(dict.fromkeys(self._at(hook)), self.most)]
 
+    def unusual(self) -> list[Packet]:
+        """Those of them that are what no packet is unless its sender wants it, which no map shows."""
+        return [each for each in self.packets() if each.tos or each.priority or each.tcp_flags not in (None, SYN)]
+
     def _at(self, hook: Hook) -> Iterator[Packet]:
         for table in _of(self.netfilter, self.family):
             for chain in table.chains.values():
@@ -142,7 +153,9 @@ def _met(rule: Rule, before: Met) -> Met | None:
     met = dict(before)
     for statement in rule.body:
         tests: list[tuple[Field, Intervals]] = []
-        if isinstance(statement, Test) and statement.mask is None:
+        if isinstance(statement, Test) and statement.field in CHOSEN:
+            tests = [(statement.field, _choices(statement))]
+        elif isinstance(statement, Test) and statement.mask is None:
             tests = [(statement.field, _complement(statement) if statement.negated else statement.within)]
         elif isinstance(statement, Lookup) and not statement.negated and statement.elements.boxes:
             tests = [(key.field, box) for key, box in zip(statement.keys, statement.elements.boxes[0], strict=False)]
@@ -152,6 +165,12 @@ def _met(rule: Rule, before: Met) -> Met | None:
                 return None
             met[field] = rest
     return met
+
+
+def _choices(test: Test) -> Intervals:
+    """What a test leaves of what a program may choose."""
+    mask = -1 if test.mask is None else test.mask
+    return tuple((each, each) for each in CHOSEN[test.field] if contains(test.within, each & mask) != test.negated)
 
 
 def _complement(test: Test) -> Intervals:
@@ -171,7 +190,8 @@ def aimed(met: Met, direction: Direction, family: Family, host: Host) -> Packet:
     other = "198.51.100.1" if family is Family.IPV4 else "2001:db8::1"
     packet, _ = filled({"direction": direction.value, "proto": "tcp", "dst": other, "dport": 80}, host)
     if not outbound:
-        home = next((each for each in host.addresses if each.version == packet.destination.version), None)
+        version = packet.destination.version
+        home = next((each for each in host.addresses if each.version == version and not each.is_loopback), None)
         packet = packet.replace(destination=home or packet.destination)
     address = IPv4Address if family is Family.IPV4 else IPv6Address
     changes: dict[str, object] = {}
@@ -182,6 +202,9 @@ def aimed(met: Met, direction: Direction, family: Family, host: Host) -> Packet:
         (Field.SPORT, "source_port"),
         (Field.DPORT, "destination_port"),
         (Field.MARK, "mark"),
+        (Field.TOS, "tos"),
+        (Field.TCP_FLAGS, "tcp_flags"),
+        *(((Field.PRIORITY, "priority"),) if outbound else ()),
         *(((Field.UID, "uid"), (Field.GID, "gid"), (Field.OUT_INTERFACE, "interface")) if outbound else ()),
         *(() if outbound else ((Field.IN_INTERFACE, "interface"),)),
     ):

@@ -178,6 +178,7 @@ class _Search:
         if count(live, family) <= MOST_MAPPED:
             try:
                 yield from map(possible.of, self._differing(live, family))
+                yield from map(possible.of, Aimed(self.evaluated, live, family, MOST_AIMED).unusual())
                 return
             except TooManyPieces:
                 pass
