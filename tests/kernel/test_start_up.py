@@ -11,7 +11,7 @@ from support.command import INJECTED, execute
 
 from istio_init.cli.app import run
 from istio_init.cli.dropin import run as drop_in
-from istio_init.plan.native import resembles
+from istio_init.plan.native import holds, resembles
 from istio_init.stores.nftables import Nftables
 from istio_init.system import process
 from istio_init.system.nft_outline import outlines
@@ -164,3 +164,28 @@ def test_what_others_changed_is_not_taken_for_what_was_written(pod: Pod) -> None
 
     flags = (*INJECTED, NATIVE, *CONFIGURATIONS["lists"], "-d", "15090,8000:8010", "--log_output_level=error")
     assert pod.inside.call(unnoticed) == []
+
+
+def test_a_table_that_others_make_meanwhile_is_not_added_to(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> tuple[list[str], bool]:
+        written: list[str] = []
+        commit = Nftables.commit
+
+        def late(store: Nftables, script: str) -> None:
+            if not written:
+                made = process.run(["nft", "-f", "-"], stdin=script.replace("15006", "15007"), timeout=30)
+                assert made.status == 0, made.stderr
+            written.append(script)
+            commit(store, script)
+
+        monkeypatch.setattr(Nftables, "commit", late)
+        assert drop_in([*INJECTED, NATIVE, "--reconcile"]) == 0
+        monkeypatch.undo()
+        before = Nftables(1).read()
+        assert drop_in([*INJECTED, NATIVE, "--force-apply", "--reconcile"]) == 0
+        return written, holds(before, Nftables(1).read())
+
+    written, as_written_alone = pod.inside.call(work)
+
+    assert [script.split()[0] for script in written] == ["create", "flush"]
+    assert as_written_alone
