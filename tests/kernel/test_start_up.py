@@ -133,7 +133,11 @@ def test_the_image_starts_without_what_was_gathered_as_well(tmp_path: Path) -> N
     start = (REPOSITORY / "scripts/image-start").read_text().replace("/opt/istio-init", str(REPOSITORY))
     (tmp_path / "istio-iptables").write_text(start)
 
-    assert "--native-nftables" in execute(sys.executable, "-IS", str(tmp_path / "istio-iptables"), "--help").ok().stdout
+    command = (sys.executable, "-IS", str(tmp_path / "istio-iptables"), "--help")
+    assert "--native-nftables" in execute(*command).ok().stdout
+    lost = execute("sh", "-c", 'exec "$@" >/dev/full', "sh", *command)
+    assert lost.status == 1
+    assert "No space left" in lost.stderr
 
 
 def resembling() -> bool:
