@@ -193,3 +193,21 @@ def test_a_table_that_others_make_meanwhile_is_not_added_to(pod: Pod, monkeypatc
 
     assert [script.split()[0] for script in written] == ["create", "flush"]
     assert as_written_alone
+
+
+def test_a_table_of_others_that_is_made_while_ours_are_read_stays(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> str:
+        process_run = process.run
+        assert drop_in([*INJECTED, NATIVE, "--reconcile"]) == 0
+
+        def late(argv: tuple[str, ...], **more: object) -> process.Completed:
+            if tuple(argv) == READS:
+                process_run(["nft", "add table inet late; add chain inet late mine"], timeout=30)
+            return process_run(argv, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(process, "run", late)
+        assert drop_in([*INJECTED, NATIVE, "-x", "10.0.0.0/8", "--reconcile"]) == 0
+        monkeypatch.undo()
+        return process.run(["nft", "list", "table", "inet", "late"], timeout=30).stdout
+
+    assert "chain mine" in pod.inside.call(work)
