@@ -75,19 +75,24 @@ NAMES = tuple(map(name_of, (*MeshKind, *MESHES)))
 """All that can be replaced by name."""
 
 
-def holders(rule_sets: Iterable[tuple[str, RuleSet]], native_tables: Iterable[str] = ()) -> tuple[Holder, ...]:
-    """Who holds a namespace, by the rules of each store, named, and by the names of nftables' own tables."""
+def holders(
+    rule_sets: Iterable[tuple[str, RuleSet]], istios: Iterable[str] = (), tables: Iterable[str] = ()
+) -> tuple[Holder, ...]:
+    """Who holds a namespace, by the rules of each store, named, by Istio's own tables of nftables and by other ones.
+
+    Istio's are those that have its names and are of its family: only these are ever read, replaced or removed.
+    """
     places: dict[MeshKind | Neighbour, list[str]] = {}
     for store, rules in rule_sets:
         for who, place in _of_iptables(rules):
             places.setdefault(who, []).append(f"{place} ({store}, {rules.family.value})")
     native: set[MeshKind | Neighbour] = set()
-    for name in native_tables:
-        found = next((kind for prefix, kind in _NATIVE.items() if name.startswith(prefix)), None) or _mesh(name, "")
+    told = [(name, kind) for name in istios for prefix, kind in _NATIVE.items() if name.startswith(prefix)]
+    for name, found in (*told, *[(name, _mesh(name, "")) for name in tables]):
         if found is not None:
             places.setdefault(found, []).append(f"{name} (nftables)")
             native.add(found)
-    return tuple(Holder(who, tuple(dict.fromkeys(found)), who in native) for who, found in places.items())
+    return tuple(Holder(who, tuple(dict.fromkeys(where)), who in native) for who, where in places.items())
 
 
 def _of_iptables(rules: RuleSet) -> Iterator[tuple[MeshKind | Neighbour, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.rules import as_in_kernel
 from istio_init.dialects.iptables.save import render_save
-from istio_init.dialects.nft.script import replacing
+from istio_init.dialects.nft.script import whole
 from istio_init.inspector.arguments import Arguments
 from istio_init.report.handover import PROGRAM, routing_lines
 from istio_init.value import Value
@@ -49,7 +49,7 @@ def as_iptables(made: Rendering, families: Iterable[Family]) -> str:
 def as_nft(made: Rendering) -> str:
     """What ``nft -f`` reads: it replaces Istio's own tables."""
     routing = routing_lines("add", made.wanted.routing)
-    return "".join(f"# with: {line}\n" for line in routing) + replacing((), made.wanted.tables)
+    return "".join(f"# with: {line}\n" for line in routing) + whole(made.wanted.tables)
 
 
 def as_json(made: Rendering) -> dict[str, object]:
@@ -63,7 +63,7 @@ def as_json(made: Rendering) -> dict[str, object]:
         "env": dict(words.env) if words else None,
         "families": [family.value for family in made.wanted.families],
         "iptables": {family.value: render_save(as_in_kernel(rules)) for family, rules in made.wanted.rules.items()},
-        "nft": replacing((), made.wanted.tables),
+        "nft": whole(made.wanted.tables),
         "routing": routing_lines("add", made.wanted.routing),
     }
 

@@ -42,7 +42,8 @@ class Nftables:
             of_inet, names = _names()
             if not names:
                 return ()
-            found = self._read(of_inet, names)
+            # Where all of the family are read, there may be others by now, which are not ours to replace.
+            found = tuple([each for each in self._read(of_inet, names) if each.name in names])
             if _is_whole(found, names):
                 return found
         raise ToolError(
@@ -90,8 +91,7 @@ def _is_whole(found: tuple[Table, ...], names: list[str]) -> bool:
         told = rule_counts(names)
     except OSError as error:
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
-    ours = [table for table in found if table.name in names]
-    return told == {(table.name, chain.name): len(chain.rules) for table in ours for chain in table.chains}
+    return told == {(table.name, chain.name): len(chain.rules) for table in found for chain in table.chains}
 
 
 def _names() -> tuple[list[str], list[str]]:

@@ -149,10 +149,10 @@ def _write(session: Session, plan: Plan) -> None:
             session.commit(plan, live)
         except ToolError as error:
             failure = error
-        after = session.read(outlined=True)
-        if session.holds_wanted(after):
+        after = session.read(outlined=failure is None)
+        if failure is None and session.holds_wanted(after):
             return
-        if after.native:
+        if failure is None and after.native:
             after = session.read()
         remaining = session.plan(after)
         if remaining.is_empty:

@@ -88,7 +88,8 @@ class Session:
             return
         from istio_init.mesh.ownership import holders, permit
 
-        found = holders([(store, rules) for (store, _), rules in self.before.rules.items()], tables)
+        rules = [(store, rules) for (store, _), rules in self.before.rules.items()]
+        found = holders(rules, [each.name for each in self.before.native], tables)
         manner = self.manner
         allowed = permit(found, self.wanted.kind, manner.replace_other, beside_meshes=manner.beside_meshes)
         self.owned, self.also = allowed.owned, allowed.also

@@ -14,7 +14,7 @@ import pytest
 from support.command import istio_init
 
 from istio_init.netfilter.family import Family
-from istio_init.testing.pods import PROXY
+from istio_init.testing.pods import PROXY, Pod
 
 from .sidecar import Sidecar
 
@@ -48,10 +48,10 @@ def printed(command: str, name: str) -> list[str]:
 
 
 def _words(lines: list[str]) -> str:
-    return " ".join(VOLATILE.sub("N", "\n".join(lines)).split())
+    return VOLATILE.sub("N", " ".join("\n".join(lines).split()))
 
 
-def assert_shown(page: str, pod: Sidecar, first: str, last: str | None = None) -> None:
+def assert_shown(page: str, pod: Sidecar | Pod, first: str, last: str | None = None) -> None:
     """Run the commands of a part of a page, and compare. Where lines are broken depends on the name of the pod."""
     compared = 0
     for command, lines in shown(page, first, last):

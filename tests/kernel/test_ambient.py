@@ -308,6 +308,19 @@ class TestApart:
         assert f"--replace-other {who}" in done.stderr
         assert state(pod) == before
 
+    @pytest.mark.parametrize("backend", ["nft", "native"])
+    def test_a_table_of_another_family_is_nobodys_whatever_its_name(self, pod: Pod, backend: str) -> None:
+        for family, name in (("ip", "istio-proxy-nat"), ("ip6", "istio-proxy-mangle"), ("bridge", "istio-proxy-raw")):
+            pod.inside.run("nft", f"add table {family} {name}; add chain {family} {name} istio-output")
+        tables = pod.inside.run("nft", "-a", "list", "ruleset")
+
+        apply(pod, backend=backend).ok()
+
+        assert "as wanted already" in apply(pod, backend=backend).ok().stdout
+        istio_init("clean", "--netns", pod.name).ok()
+        for table in tables.split("table ")[1:]:
+            assert table.strip() in pod.inside.run("nft", "-a", "list", "ruleset")
+
     def test_clean_asks_which_of_two_it_is_to_be(self, pod: Pod) -> None:
         both(pod)
 

@@ -11,7 +11,7 @@ from support.command import INJECTED, execute
 
 from istio_init.cli.app import run
 from istio_init.cli.dropin import run as drop_in
-from istio_init.plan.native import resembles
+from istio_init.plan.native import holds, resembles
 from istio_init.stores.nftables import Nftables
 from istio_init.system import process
 from istio_init.system.nft_outline import outlines
@@ -133,7 +133,11 @@ def test_the_image_starts_without_what_was_gathered_as_well(tmp_path: Path) -> N
     start = (REPOSITORY / "scripts/image-start").read_text().replace("/opt/istio-init", str(REPOSITORY))
     (tmp_path / "istio-iptables").write_text(start)
 
-    assert "--native-nftables" in execute(sys.executable, "-IS", str(tmp_path / "istio-iptables"), "--help").ok().stdout
+    command = (sys.executable, "-IS", str(tmp_path / "istio-iptables"), "--help")
+    assert "--native-nftables" in execute(*command).ok().stdout
+    lost = execute("sh", "-c", 'exec "$@" >/dev/full', "sh", *command)
+    assert lost.status == 1
+    assert "No space left" in lost.stderr
 
 
 def resembling() -> bool:
@@ -164,3 +168,46 @@ def test_what_others_changed_is_not_taken_for_what_was_written(pod: Pod) -> None
 
     flags = (*INJECTED, NATIVE, *CONFIGURATIONS["lists"], "-d", "15090,8000:8010", "--log_output_level=error")
     assert pod.inside.call(unnoticed) == []
+
+
+def test_a_table_that_others_make_meanwhile_is_not_added_to(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> tuple[list[str], bool]:
+        written: list[str] = []
+        commit = Nftables.commit
+
+        def late(store: Nftables, script: str) -> None:
+            if not written:
+                made = process.run(["nft", "-f", "-"], stdin=script.replace("15006", "15007"), timeout=30)
+                assert made.status == 0, made.stderr
+            written.append(script)
+            commit(store, script)
+
+        monkeypatch.setattr(Nftables, "commit", late)
+        assert drop_in([*INJECTED, NATIVE, "--reconcile"]) == 0
+        monkeypatch.undo()
+        before = Nftables(1).read()
+        assert drop_in([*INJECTED, NATIVE, "--force-apply", "--reconcile"]) == 0
+        return written, holds(before, Nftables(1).read())
+
+    written, as_written_alone = pod.inside.call(work)
+
+    assert [script.split()[0] for script in written] == ["create", "flush"]
+    assert as_written_alone
+
+
+def test_a_table_of_others_that_is_made_while_ours_are_read_stays(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> str:
+        process_run = process.run
+        assert drop_in([*INJECTED, NATIVE, "--reconcile"]) == 0
+
+        def late(argv: tuple[str, ...], **more: object) -> process.Completed:
+            if tuple(argv) == READS:
+                process_run(["nft", "add table inet late; add chain inet late mine"], timeout=30)
+            return process_run(argv, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(process, "run", late)
+        assert drop_in([*INJECTED, NATIVE, "-x", "10.0.0.0/8", "--reconcile"]) == 0
+        monkeypatch.undo()
+        return process.run(["nft", "list", "table", "inet", "late"], timeout=30).stdout
+
+    assert "chain mine" in pod.inside.call(work)

@@ -75,7 +75,8 @@ class TestHolders:
     def test_each_is_found_with_the_places_where_its_rules_stand(self) -> None:
         found = holders(
             [("nft", OF_AMBIENT), ("legacy", OF_LINKERD)],
-            ["istio-proxy-nat", "istio-ambient-raw", "consul_tproxy", "mine"],
+            ["istio-proxy-nat", "istio-ambient-raw"],
+            ["consul_tproxy", "mine", "istio-proxy-mangle"],
         )
 
         assert {each.who: (each.places, each.is_native) for each in found} == {
@@ -89,7 +90,7 @@ class TestHolders:
         }
 
     def test_nobody_holds_what_is_nobodys(self) -> None:
-        assert holders([("nft", saved("nat; :CUSTOM - [0:0]"))], ["mine"]) == ()
+        assert holders([("nft", saved("nat; :CUSTOM - [0:0]"))], (), ["mine", "istio-proxy-nat"]) == ()
 
     def test_many_places_are_counted(self) -> None:
         finding = Holder(SIDECAR, ("a", "b", "c", "d", "e", "f")).finding

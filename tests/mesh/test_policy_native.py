@@ -10,7 +10,7 @@ from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import ALL, Config, InterceptionMode, Surroundings
 from istio_init.dialects.iptables.matches import IdRange, PortRange
 from istio_init.dialects.nft.ruleset import Table
-from istio_init.dialects.nft.script import element_text, replacing
+from istio_init.dialects.nft.script import element_text, whole
 from istio_init.dialects.nft.text import rule_text
 from istio_init.mesh.native_names import AMBIENT, SIDECAR
 from istio_init.mesh.policy import ambient, sidecar
@@ -174,7 +174,7 @@ class TestOwners:
         uids = (IdRange(1, 1), IdRange(4, 9))
         config = Config(proxy_uids=uids, owner_groups=(IdRange(5, 5),), redirect_dns=dns, capture_all_dns=True)
 
-        text = replacing([], built(config, DUAL).values())
+        text = whole(built(config, DUAL).values())
         assert "skuid !=" not in text and "skgid !=" not in text
 
 

@@ -20,21 +20,32 @@ def replacing(live: Iterable[Table], wanted: Iterable[Table]) -> str:
     """Have the wanted tables, and none of the live ones besides.
 
     Base chains stay where they are as wanted: were they deleted and added, a packet that is on its way during the
-    transaction could be evaluated by both, or by neither.
+    transaction could be evaluated by both, or by neither. A table that is not live is created, so the transaction fails
+    where somebody else has made it meanwhile. It is not deleted first, after which nft waits for the kernel's readers.
     """
-    found, tables = {(table.family, table.name): table for table in live}, tuple(wanted)
-    stay = {
-        name for name in found if any(name == (each.family, each.name) and keeps(found[name], each) for each in tables)
-    }
-    # Deleting a table that is not there fails, so it is added before; what does both at once is newer than 1.0.1.
-    lines = []
-    for family, name in dict.fromkeys([*found, *[(each.family, each.name) for each in tables]]):
-        if (family, name) not in stay:
-            lines += [f"add table {family} {name}", f"delete table {family} {name}"]
-    for table in tables:
-        if (table.family, table.name) in stay:
-            lines += _emptied(found[table.family, table.name], table)
+    found, names = ({(each.family, each.name): each for each in tables} for tables in (live, wanted))
+    kept = {name for name, table in found.items() if name in names and keeps(table, names[name])}
+    lines = [line for name, table in found.items() if name not in kept for line in _deleted(table)]
+    for name, table in names.items():
+        if name in kept:
+            lines += _emptied(found[name], table)
+        elif name not in found:
+            lines.append(f"create table {table.family} {table.name}")
         lines += table_lines(table)
+    return _text(lines)
+
+
+def whole(wanted: Iterable[Table]) -> str:
+    """Have the wanted tables, whatever those of their names hold by then."""
+    return _text([line for table in wanted for line in (*_deleted(table), *table_lines(table))])
+
+
+def _deleted(table: Table) -> list[str]:
+    """Deleting a table that is not there fails, so it is added before; what does both at once is newer than 1.0.1."""
+    return [f"add table {table.family} {table.name}", f"delete table {table.family} {table.name}"]
+
+
+def _text(lines: Iterable[str]) -> str:
     return "".join([f"{line}\n" for line in lines])
 
 
