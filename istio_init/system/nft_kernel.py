@@ -41,7 +41,14 @@ MOST_SETS = 1000
 INTERFACE_TYPES = frozenset([8, 9])
 """NFT_META_IIFTYPE and NFT_META_OIFTYPE."""
 
-SIGNS = (b"range\0", *(struct.pack("=HH", 8, META_KEY) + struct.pack("!I", key) for key in INTERFACE_TYPES))
+CT_KEY, CT_PROTOCOLS = 2, {7: "l3proto", 10: "protocol"}
+"""NFT_CT_L3PROTOCOL and NFT_CT_PROTOCOL, as nft calls them."""
+
+SIGNS = (
+    b"range\0",
+    struct.pack("=HH", 7, EXPRESSION_NAME) + b"ct\0",
+    *(struct.pack("=HH", 8, META_KEY) + struct.pack("!I", key) for key in INTERFACE_TYPES),
+)
 """One of them is in every message of a rule that is looked at."""
 
 
@@ -91,7 +98,7 @@ def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
 
 
 def _told(expressions: bytes) -> Told:
-    asks_for_type, negated = False, 0
+    asks_for_type, negated, asked = False, 0, set()
     for element in elements(expressions):
         parts = parse_attributes(element, 0)
         data = parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
@@ -100,7 +107,9 @@ def _told(expressions: bytes) -> Told:
             asks_for_type |= int.from_bytes(data.get(META_KEY, b""), "big") in INTERFACE_TYPES
         elif name == "range":
             negated += int.from_bytes(data.get(RANGE_OP, b""), "big")
-    return Told(asks_for_type, negated)
+        elif name == "ct":
+            asked.add(CT_PROTOCOLS.get(int.from_bytes(data.get(CT_KEY, b""), "big")))
+    return Told(asks_for_type, negated, frozenset([each for each in asked if each is not None]))
 
 
 def garbled_sets() -> list[Set]:

@@ -75,7 +75,9 @@ def _routes(facts: Facts, state: State, packet: Packet, *, is_first: bool) -> Fi
     if is_first and packet.is_raw:
         query = query.replace(protocol=RAW, sport=0, dport=0)
     if is_first and packet.leaves_source and is_ipv6:
-        query = query.replace(source=None)
+        found, causes = facts.tables.look_up(query.replace(source=None))
+        if not all(each.type in FAILURES for each in found):
+            return found, causes  # Only where that fails is it asked with the source that was chosen all the same.
     return facts.tables.look_up(query)
 
 

@@ -74,20 +74,19 @@ def _is_possible(outcome: Outcome, sent: Json, observed: Json, trace: Trace) -> 
         return False
     if observed["end"] == "drop":
         return True
-    if outcome.kind is Kind.REDIRECT and outcome.port != observed["port"]:
+    if outcome.kind is Kind.REDIRECT and outcome.port != observed["port"] and Field.DPORT not in _rewritten(trace):
         return False
-    if outcome.kind is Kind.DIRECT and sent["dst"] != observed["address"] and not _is_rewritten(trace):
-        return False
+    if outcome.kind is Kind.DIRECT:
+        return sent["dst"] == observed["address"] or Field.DESTINATION in _rewritten(trace)
     if outcome.kind is Kind.TPROXY:  # Its address is the socket's; the packet keeps its own.
         return observed["arrived"] is None or observed["arrived"]["port"] == outcome.port
     return outcome.address is None or outcome.address == int(ip_address(observed["address"]))
 
 
-def _is_rewritten(trace: Trace) -> bool:
-    """Whether rules write the packet's destination, which is no translation."""
+def _rewritten(trace: Trace) -> set[Field]:
+    """What rules write of the packet, which is no translation."""
     hops = [hop for leg in trace.legs for hop in leg.hops if hop.matched is not False]
-    changes = [each for hop in hops for each in hop.rule.body if isinstance(each, Assign | AssignFrom | Forget)]
-    return any(each.field is Field.DESTINATION for each in changes)
+    return {each.field for hop in hops for each in hop.rule.body if isinstance(each, Assign | AssignFrom | Forget)}
 
 
 def _ends(trace: Trace, sent: Json, observed: Json) -> Iterator[str]:

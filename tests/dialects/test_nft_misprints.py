@@ -38,6 +38,7 @@ USERS = match(meta("skuid"), {"range": [1000, 1000]}, "!=")
 DESTINATION = match(header("ip", "daddr"), "10.1.2.3", "!=")
 ETHER = match(header("ether", "saddr"), "02:00:00:00:00:01")
 TYPE = match(meta("iiftype"), "ether")
+CONNECTION = match({"ct": {"key": "protocol", "dir": "original"}}, "udp")
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,19 @@ TYPE = match(meta("iiftype"), "ether")
         ((DESTINATION, DROP), Told(asks_for_type=True), True),
         ((TYPE, DROP), Told(asks_for_type=True), False),
         ((ETHER, DROP), Told(asks_for_type=True), False),
+        ((DESTINATION, DROP), Told(connection=frozenset(["protocol"])), True),
+        ((CONNECTION, DROP), Told(connection=frozenset(["protocol"])), False),
     ],
-    ids=["a range", "two comparisons", "an address", "a type that is left out", "a type", "a type that is implied"],
+    ids=[
+        "a range",
+        "two comparisons",
+        "an address",
+        "a type that is left out",
+        "a type",
+        "a type that is implied",
+        "a connection's protocol that is left out",
+        "a connection's protocol",
+    ],
 )
 def test_a_rule_is_misprinted_where_the_kernel_has_more(
     expressions: tuple[Json, ...], told: Told, expected: bool

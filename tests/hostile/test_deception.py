@@ -80,6 +80,16 @@ def test_a_separator_in_the_name_of_an_interface_separates_nothing(held: tuple[P
     assert visible(name) in istio_init("explain", "--netns", pod.name, "--rules").stdout
 
 
+def test_a_test_that_nft_leaves_out_when_it_prints_a_rule_makes_no_other_rule_of_it(pod: Pod) -> None:
+    """No TCP packet has a connection of UDP; nft 1.0.6 prints the rule as if it were for every packet to the port."""
+    rule = "ct original protocol udp meta l4proto { tcp, udp } th dport 80 drop"
+    pod.inside.run("nft", f"table inet t {{ chain c {{ type filter hook output priority 0; {rule}; }}; }}")
+
+    found = istio_init("trace", "--netns", pod.name, "outbound", "tcp", "192.0.2.9:80")
+
+    assert "dropped" not in found.stdout.splitlines()[-1]
+
+
 def test_a_chain_that_cannot_be_removed_by_its_name_leaves_everything_as_it_was(held: tuple[Pod, str]) -> None:
     pod, backend = held
     for words in (("-N", "ISTIO_\x1c"), ("-A", "ISTIO_\x1c", "-i", "x\x1b[31m"), ("-A", "OUTPUT", "-j", "ISTIO_\x1c")):

@@ -1,7 +1,8 @@
 """Rules that nft prints otherwise than the kernel evaluates them, told by what the kernel has of them.
 
-nft 1.0.6 takes ``meta iiftype ether`` for something that a later test implies, and leaves it out; ``skuid < 1000 skuid
-> 1000``, which no packet passes, it prints as ``skuid != 1000-1000`` (src/netlink_delinearize.c, src/payload.c).
+nft 1.0.6 takes ``meta iiftype ether`` and ``ct protocol udp`` for what a later test implies, and leaves them out,
+also where that test holds of other packets. ``skuid < 1000 skuid > 1000``, which no packet passes, it prints as
+``skuid != 1000-1000`` (src/netlink_delinearize.c, src/payload.c).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from istio_init.dialects.nft.ruleset import Expression, Ruleset
 
@@ -22,10 +23,14 @@ _IMPLYING = frozenset(["ether", "arp", "vlan"])
 
 
 class Told(Value):
-    """What the kernel has of one rule: whether it asks for an interface's type, and how many ranges it negates."""
+    """What the kernel has of one rule: whether it asks for an interface's type, and how many ranges it negates.
+
+    ``connection`` has what it asks of a connection's protocols, as nft names it: ``protocol``, ``l3proto``.
+    """
 
     asks_for_type: bool = False
     negated_ranges: int = 0
+    connection: frozenset[str] = frozenset()
 
 
 NOTHING = Told()
@@ -45,7 +50,9 @@ def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> frozenset[Place]
     )
 
 
-def _differs(expressions: Iterable[Expression], told: Told) -> bool:
+def _differs(expressions: Sequence[Expression], told: Told) -> bool:
+    if not told.connection <= _keys_of_connections(expressions):
+        return True
     negated, names = 0, set()
     for expression in expressions:
         match = expression.get("match")
@@ -56,6 +63,15 @@ def _differs(expressions: Iterable[Expression], told: Told) -> bool:
         if told.asks_for_type:
             names |= _names(match.get("left"))
     return negated > told.negated_ranges or (told.asks_for_type and not names & (_IMPLYING | {"iiftype", "oiftype"}))
+
+
+def _keys_of_connections(value: object) -> set[str]:
+    """What is asked of connections, anywhere in what nft prints."""
+    if isinstance(value, dict):
+        asked = value.get("ct")
+        own = {str(asked.get("key"))} if isinstance(asked, dict) else set()
+        return own.union(*map(_keys_of_connections, value.values()))
+    return set().union(*map(_keys_of_connections, value)) if isinstance(value, list | tuple) else set()
 
 
 def _names(value: object) -> set[str]:
