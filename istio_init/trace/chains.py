@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from istio_init.trace.evaluate import Evaluator
     from istio_init.trace.facts import Facts
     from istio_init.trace.result import Outcome
-    from istio_init.trace.state import DecidedBy, State
+    from istio_init.trace.state import DecidedBy, State, Values
 
     Exit = tuple[bool, State]
     """A way out of a chain: whether the packet was accepted, and its state; else the chain came to its end."""
@@ -107,6 +107,9 @@ class Chains:
             elif doubts is None:
                 note(state, rule, True)
                 left += self._body.run(rule, state, 0, exits, depth)
+            elif (failed := _contradiction(rule, doubts, state.values)) is not None:
+                note(state, rule, False, failed)
+                left.append(state)
             else:
                 note(state, rule, None, doubts[0][0])
                 holds = self.branch(state, rule, doubts[0][0], [cause for _, cause in doubts])
@@ -182,6 +185,18 @@ class Chains:
         if main >= 0:
             found[main][1].steps = steps
         return found
+
+
+def _contradiction(rule: CompiledRule, doubts: Doubts, values: Values) -> Statement | None:
+    """The test of several undecided ones that cannot hold where those before it do; None where all may."""
+    if len(doubts) > 1:
+        values, asked = values.copy(), {id(statement) for statement, _ in doubts}
+        for test, statement in rule.tests:
+            if id(statement) in asked:
+                if test(values) is False:
+                    return statement
+                narrow(values, statement, holds=True)
+    return None
 
 
 def note(state: State, rule: CompiledRule, matched: bool | None, missed: Statement | None = None) -> None:

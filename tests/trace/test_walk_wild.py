@@ -110,3 +110,10 @@ def test_a_bound_socket_of_ipv6_passes_over_routes_that_lead_nowhere() -> None:
     on = host("unreachable default6 table 100", rules=(RoutingRule(100, 100),))
     assert trace(packet("2001:db8::1", bound="eth0"), *rules, on=on).delivered.kind is Kind.DIRECT
     assert trace(packet("2001:db8::1"), *rules, on=on).delivered.kind is Kind.DROP
+
+
+def test_tests_that_exclude_each_other_hold_of_no_packet() -> None:
+    types = [Test(Field.ICMP_TYPE, ((number, number),)) for number in (0, 8)]
+    rules = table(base(Hook.OUTPUT, (*types, DROP)))
+    sent = packet("8.8.8.8", protocol=1, icmp_type=None)
+    assert (trace(sent, rules).delivered, trace(sent, rules).causes) == (Outcome(Kind.DIRECT), ())
