@@ -219,7 +219,7 @@ def trace(
             "mark": None if mark is None else str(mark),
             "ctstate": ctstate,
         }
-        unsaid = dict.fromkeys(("flags", "icmp_type", "length", "ttl", "dscp"))
+        unsaid = dict.fromkeys(("flags", "icmp_type", "length", "ttl", "dscp", "priority"))
         name = direction.value if isinstance(direction, Direction) else direction
         questions = Questions(asked)
         packet, assumed = described(name, protocol, destination, {**unsaid, **given}, questions.departures)
