@@ -141,12 +141,14 @@ class _Look:
     def all(self, *, is_mapped: bool) -> Iterator[Impact]:
         """Of each kind of traffic."""
         is_mapped = is_mapped and count(self.evaluated.live, self.family) <= MOST_MAPPED
+        is_mapped = is_mapped and self.family not in self.evaluated.divided
         for traffic in Traffic:
             parts = None
             if is_mapped:
                 try:
                     parts = self._mapped(traffic)
                 except TooManyPieces:
+                    self.evaluated.divided.add(self.family)
                     is_mapped = False
             sampled = parts is None
             parts = self._traced(traffic) if parts is None else parts

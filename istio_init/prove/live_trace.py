@@ -124,6 +124,8 @@ def _bind(made: socket.socket, packet: Packet, chosen: frozenset[str]) -> int:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", packet.mark))
     if packet.tos:
         made.setsockopt(*TOS[packet.family], packet.tos)
+    if packet.priority:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, packet.priority)
     if packet.ttl not in (None, OWN_TTL):
         made.setsockopt(*TTL[packet.family], packet.ttl)
     host = str(packet.source) if "source" in chosen else ""

@@ -43,7 +43,7 @@ class Attempts:
                 return made(*self._attempt(ports_first=True))
             except TooManyPieces:
                 self._namespaces.pop(True, None)
-                return made(*self._attempt(ports_first=False))
+            return made(*self._attempt(ports_first=False))  # Only here has what was made before been let go.
 
     def _attempt(self, *, ports_first: bool) -> tuple[Layout, list[Namespace]]:
         if ports_first not in self._layouts:
@@ -82,7 +82,8 @@ def in_some_order(family: Family, sides: Sequence[Side], made: Callable[[Layout]
     try:
         return made(layout_of(family, sides, ports_first=True))
     except TooManyPieces:
-        return made(layout_of(family, sides, ports_first=False))
+        pass
+    return made(layout_of(family, sides, ports_first=False))  # Only here has what was made before been let go.
 
 
 def _rules(netfilter: Netfilter, family: Family) -> Iterator[Rule]:

@@ -109,15 +109,18 @@ def read_beneath(root: str, path: str, longest: int = LONGEST) -> bytes | None:
 def _read(found: int, longest: int) -> bytes | None:
     """The beginning of a file, and a byte more if it goes on; None where it is none that is stored. Closes it."""
     try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
+        about = os.fstat(found)
+        if not stat.S_ISREG(about.st_mode):
             return None
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         file = os.open(f"/proc/self/fd/{found}", flags)
     finally:
         os.close(found)
+    # What is made when it is read has no size, also where another file system lies above that of the kernel.
+    most = min(longest + 1, about.st_size)
     data = b""
     try:
-        while len(data) <= longest and (more := os.read(file, longest + 1 - len(data))):
+        while len(data) < most and (more := os.read(file, most - len(data))):
             data += more
     finally:
         os.close(file)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=600", "-ra", "-k", "not fake")
+OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=1800", "-ra", "-k", "not fake")
 """The store that is a fake is the same on every kernel."""
 
 

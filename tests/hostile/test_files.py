@@ -93,7 +93,21 @@ def proc_inside(name: str) -> Callable[[Path], None]:
     return make
 
 
+def kernels_own(kind: str, name: str) -> Callable[[Path], None]:
+    """A link to a file of a file system whose files are the kernel's answers."""
+
+    def make(file: Path) -> None:
+        place = file.parent.parent / "proc"
+        place.mkdir()
+        run("mount", "-t", kind, kind, str(place))
+        assert (place / name).is_file()
+        file.symlink_to(f"/proc/{name}")
+
+    return make
+
+
 HOSTILE = {
+    "a file of sysfs": kernels_own("sysfs", "kernel/uevent_seqnum"),
     "a FIFO": fifo,
     "a device without end": device,
     "a sparse file of 20 GB": sparse,
@@ -133,6 +147,19 @@ def test_what_is_no_file_of_the_pods_is_not_read(
 
     assert found == ()
     assert took < 20
+
+
+def test_what_the_kernel_makes_when_it_is_read_is_not_read_by_way_of_a_layer_above_it(
+    root: Path, unmounted: None, real_kernel: None
+) -> None:
+    place, under = root / "proc", root / "under"
+    for each in (place, under):
+        each.mkdir()
+    made = next(Path("/sys/fs/cgroup").rglob("cgroup.procs"))
+    run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={made.parent}:{under}", str(place))
+
+    assert (place / "cgroup.procs").read_text()
+    assert not read_text(str(root), "/proc/cgroup.procs")
 
 
 @pytest.mark.parametrize("opened", ["openat2", "walk"])

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from judge.fault_points import Fault, counted, faults
-from judge.faulty import Bench, table
+from judge.faulty import COMMANDS, PROGRAMS, Bench, table
 
 from istio_init.testing.pods import Pod
 
@@ -23,6 +23,16 @@ SAMPLE = (
     Fault("poll", "SIGHUP", 6, False),
     Fault("pidfd_open", "SIGKILL", 5, False),
 )
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_rules_that_a_program_fails_to_print_are_not_taken_for_none(pod: Pod, command: str) -> None:
+    """The programs of legacy iptables exit 0 where what they print cannot be written."""
+    found = Bench(pod, PROGRAMS, command).judge(Fault("write", "ENOSPC", 1, True))
+
+    assert not found.is_wrong, found.said
+    assert (found.state, found.status) == ("old", 1)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

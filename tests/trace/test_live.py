@@ -230,3 +230,20 @@ def test_another_way_out_than_the_one_that_was_asked_about_is_a_disagreement(rea
 
     assert done.status == 3
     assert done.stdout.splitlines()[-1] == "DISAGREE: it left via eth0, not via lo"
+
+
+@pytest.mark.parametrize(("priority", "outcome"), [(5, "direct"), (4, "redirect")])
+def test_a_priority_that_the_socket_is_given_decides_as_predicted(pod: Pod, priority: int, outcome: str) -> None:
+    for line in (
+        "add table inet other",
+        "add chain inet other out { type filter hook output priority -300 ; }",
+        "add rule inet other out tcp dport 443 meta priority 5 notrack",
+    ):
+        pod.inside.run("nft", *line.split())
+    try:
+        said = live(pod, f"outbound tcp {V4.far}:443 --priority {priority}")
+    finally:
+        pod.inside.run("nft", "delete", "table", "inet", "other")
+
+    assert said["live"]["agrees"], said["live"]["differs"]
+    assert said["delivered"]["kind"] == outcome

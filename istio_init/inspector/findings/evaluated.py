@@ -55,6 +55,8 @@ class Evaluated:
     def __init__(self, view: View) -> None:
         self.view = view
         self.live = view.snapshot.netfilter
+        self.divided: set[Family] = set()
+        """Families whose rules divide connections into too many for a map: that was tried, and takes long."""
 
     @cached_property
     def meant(self) -> Netfilter:

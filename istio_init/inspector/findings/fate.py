@@ -175,13 +175,13 @@ class _Search:
         live, possible = self.evaluated.live, Possible(self.evaluated.host, family)
         if count(live, family) > MOST_MAPPED:
             live = ahead(self.evaluated, family)
-        if count(live, family) <= MOST_MAPPED:
+        if count(live, family) <= MOST_MAPPED and family not in self.evaluated.divided:
             try:
                 yield from map(possible.of, self._differing(live, family))
                 yield from map(possible.of, Aimed(self.evaluated, live, family, MOST_AIMED).unusual())
                 return
             except TooManyPieces:
-                pass
+                self.evaluated.divided.add(family)
         met = Aimed(self.evaluated, live, family, MOST_AIMED).packets()
         self.sampled.append(Sampled(family, count(live, family), len(met)))
         yield from ([packet] for packet in usual)

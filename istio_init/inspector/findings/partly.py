@@ -96,7 +96,9 @@ def some_dropped(view: View) -> Iterator[Finding]:
         return
     found: dict[str, Loss] = {}
     for family in view.meant:
-        if family not in view.snapshot.partial and count(evaluated.live, family) <= MOST_MAPPED:
+        if family in view.snapshot.partial or family in evaluated.divided:
+            continue
+        if count(evaluated.live, family) <= MOST_MAPPED:
             for where, loss in _of(evaluated, family):
                 if where not in found or loss.severity is Severity.ERROR:
                     found[where] = loss
@@ -121,6 +123,7 @@ def _of(evaluated: Evaluated, family: Family) -> Iterator[tuple[str, Loss]]:
         try:
             found = space.map(side.direction, only_expected=True, fixed=fixed, within=dict(side.within))
         except TooManyPieces:
+            evaluated.divided.add(family)
             return
         for each in found.classes:
             if each.outcome.kind not in STOPPED:
