@@ -47,7 +47,7 @@ class Nftables:
             if not ours:
                 return ()
             found = tuple(_read(ours, alone=len(ours) == len(of_inet)))
-            if _is_whole(found):
+            if _is_whole(found, [each.name for each in ours if not each.has_flags]):
                 return found
         raise ToolError(
             f"{PROGRAM} prints other tables of Istio's than the kernel holds: it could not read all of them",
@@ -111,15 +111,18 @@ def _flags(table: NftTable) -> frozenset[str]:
     return frozenset([name for name, is_set in told.items() if is_set])
 
 
-def _is_whole(found: tuple[Table, ...]) -> bool:
-    """Whether nft printed each chain and each rule: what it cannot read it leaves out, and says nothing."""
+def _is_whole(found: tuple[Table, ...], names: list[str]) -> bool:
+    """Whether nft printed each chain and each rule: what it cannot read it leaves out, and says nothing.
+
+    ``names`` are the tables that it prints rightly.
+    """
     from istio_init.system.nft_outline import rule_counts
 
-    printed = [each for each in found if not each.flags]
     try:
-        told = rule_counts([each.name for each in printed])
+        told = rule_counts(names)
     except OSError as error:
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
+    printed = [table for table in found if table.name in names]
     return told == {(table.name, chain.name): len(chain.rules) for table in printed for chain in table.chains}
 
 
