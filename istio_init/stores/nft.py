@@ -73,7 +73,9 @@ class IptablesNft:
         names = {table.value for table in wanted.tables}
         for name in names:
             if (wanted.family, name) in self._others:  # What is written there could not be read again.
-                raise ForeignRulesError(f"table {FAMILY[wanted.family]} {name} is not iptables'", fix=FOREIGN_NFT_RULES)
+                raise ForeignRulesError(
+                    f"{SAVE[wanted.family]} cannot print table {FAMILY[wanted.family]} {name}", fix=FOREIGN_NFT_RULES
+                )
         for each in netlink.all_nft_tables() or ():
             if each.is_dormant and each.name in names and netlink.FAMILIES.get(each.family) is wanted.family:
                 table = f"{FAMILY[wanted.family]} {each.name}"
