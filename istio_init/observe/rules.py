@@ -159,7 +159,7 @@ def _of_iptables(left: list[Unread]) -> tuple[dict[tuple[RuleStore, Family], Rul
     """The rules of iptables in both stores, and the families of which not all could be read."""
     found: dict[tuple[RuleStore, Family], RuleSet] = {}
     partial: set[Family] = set()
-    for backend in backends(wait=1.0):
+    for backend in backends(wait=1.0, whole=True):
         try:
             families = backend.families()
         except (IstioInitError, OSError) as error:

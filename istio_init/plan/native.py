@@ -87,7 +87,7 @@ def _outline(table: Table) -> object:
         chain.name: (chain.type, chain.hook, chain.priority, tuple([rule.comment for rule in chain.rules]))
         for chain in table.chains
     }
-    return table.family, chains, {name: _elements(each) for name, each in table.sets.items()}
+    return table.family, table.is_dormant is not True, chains, {n: _elements(each) for n, each in table.sets.items()}
 
 
 def _meaning(table: Table) -> object:

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
                 ToolError: they cannot be read.
             """
 
+        def admit(self, wanted: RuleSet) -> None:
+            """Make sure, after reading, that rules in these tables can be written and are evaluated.
+
+            Raises:
+                ToolError: they cannot, or would not be.
+            """
+
         def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
             """Carry the edits out in order, each table in one transaction; a failing table is left as it was.
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 LOAD = "load nft_compat and xt_REDIRECT on the node, or take native nftables: --native-nftables"
 
 
-def backends(wait: float) -> tuple[Store, Store]:
-    """Both backends, nft first."""
-    return IptablesNft(wait), IptablesLegacy(wait)
+def backends(wait: float, *, whole: bool = False) -> tuple[Store, Store]:
+    """Both backends, nft first; ``whole`` is for who has to know all that a table holds."""
+    return IptablesNft(wait, whole=whole), IptablesLegacy(wait)
 
 
 def choose(nft: Store, legacy: Store, legacy_rules: list[RuleSet], forced: str | None) -> str:

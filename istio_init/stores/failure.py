@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from istio_init.errors import IstioInitError
     from istio_init.system.process import Completed
 
-FOREIGN_NFT_RULES = "the table holds rules of nft that iptables cannot express: see nft list ruleset"
+FOREIGN_NFT_RULES = (
+    "the table holds rules of nft that iptables cannot express (see nft list ruleset): remove them, or restart the pod"
+)
 
 LOCK_HELD_STATUS = 4
 """Exit status of iptables for a resource problem, above all a lock that is held (iptables(8))."""

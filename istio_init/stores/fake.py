@@ -47,6 +47,9 @@ class Fake:
             read = {table: {name: _counted(chain) for name, chain in chains.items()} for table, chains in read.items()}
         return RuleSet(family, read)
 
+    def admit(self, wanted: RuleSet) -> None:
+        pass
+
     def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
         for edit in edits:
             if edit.steps:

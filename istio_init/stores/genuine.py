@@ -7,10 +7,11 @@ from istio_init.dialects.iptables.save import SaveError
 from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ToolError
+from istio_init.mesh.roles.recognise import is_istio_chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.system.kernel_names import Told
@@ -26,11 +27,18 @@ ATTEMPTS = 5
 """Readings; another process may write between the text and the question."""
 
 
-def genuine(read: Callable[[], RuleSet], store: RuleStore, known: Mapping[str, object] | None = None) -> RuleSet:
+def genuine(
+    read: Callable[[], RuleSet],
+    store: RuleStore,
+    known: Mapping[str, object] | None = None,
+    *,
+    partial: Collection[str] = (),
+) -> RuleSet:
     """What is read, if the kernel holds rules and names like these; read again where they changed meanwhile.
 
     Legacy rules whose texts are all ``known`` are not asked about: their reader knows them by their structure. Where
-    nothing is printed of a table, the kernel is asked always.
+    nothing is printed of a table, the kernel is asked always. Of ``partial`` tables, which reading may add to, chains
+    that are not Istio's may be missing.
 
     Raises:
         DeceptiveError: the text is not what the kernel holds.
@@ -47,7 +55,7 @@ def genuine(read: Callable[[], RuleSet], store: RuleStore, known: Mapping[str, o
             is_asked = store is not RuleStore.LEGACY or left_out or not known
             if not is_asked and all(entry.text in (known or ()) for *_, entry in rules.entries()):
                 return rules
-            why = next(_differences(rules, store, left_out), "")
+            why = next(_differences(rules, store, left_out, partial), "")
         except OSError as error:
             raise ToolError(
                 f"the kernel does not tell what rules of {store.value} there are: {error.strerror}"
@@ -64,7 +72,9 @@ def _left_out(rules: RuleSet) -> tuple[str, ...]:
     return tuple(sorted(table.value for table in existing_tables(rules.family) if table not in rules.tables))
 
 
-def _differences(rules: RuleSet, store: RuleStore, left_out: tuple[str, ...]) -> Iterator[str]:
+def _differences(
+    rules: RuleSet, store: RuleStore, left_out: tuple[str, ...], partial: Collection[str]
+) -> Iterator[str]:
     from istio_init.system import kernel_names
 
     for name in left_out:
@@ -73,23 +83,25 @@ def _differences(rules: RuleSet, store: RuleStore, left_out: tuple[str, ...]) ->
     of_nft = kernel_names.of_nft(rules.family) if store is RuleStore.NFT else {}
     printed = {table.value for table in rules.tables}
     for name, held in of_nft.items():
-        if name in XTABLES and name not in printed and any(held.chains.values()):
+        is_others = name in partial and not any(map(is_istio_chain, held.chains))
+        if name in XTABLES and name not in printed and any(held.chains.values()) and not is_others:
             yield f"table {name} has rules, and none is printed"
     for table, chains in rules.tables.items():
         if store is RuleStore.NFT:
             told = of_nft.get(table.value, kernel_names.NOTHING)  # A table may be there without any chain.
         else:
             told = kernel_names.of_legacy(rules.family, table.value)
-        if why := _difference({name: len(chain.entries) for name, chain in chains.items()}, told):
+        printed_rules = {name: len(chain.entries) for name, chain in chains.items()}
+        if why := _difference(printed_rules, told, is_partial=table.value in partial):
             yield f"table {table.value}: {why}"
 
 
-def _difference(read: Mapping[str, int], told: Told) -> str | None:
+def _difference(read: Mapping[str, int], told: Told, *, is_partial: bool) -> str | None:
     for name in told.interfaces:
         if not is_one_name(name):
             return f"a rule tests the interface {name!r}"
     for name in told.chains:
-        if name not in read:
+        if name not in read and (is_istio_chain(name) or not is_partial):
             return f"the chain {name!r} is not printed so"
     for name, printed in read.items():
         if printed != (count := told.chains.get(name, 0)):

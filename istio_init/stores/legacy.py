@@ -105,6 +105,9 @@ class IptablesLegacy:
             text += completed.stdout
         return parse_save(text, family, known).rules
 
+    def admit(self, wanted: RuleSet) -> None:
+        """Nobody but iptables writes these tables, and none of them sleeps."""
+
     def commit(self, family: Family, edits: Sequence[TableEdit]) -> None:
         text = render_restore(edits)
         completed = self._through_binding(family, "commit", f"{self.wait:g}", stdin=text)

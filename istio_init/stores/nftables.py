@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from istio_init.dialects.nft.ruleset import Table
 from istio_init.errors import BusyError, IstioInitError, LackError, NoBackendError, PrivilegeError, ToolError
 from istio_init.mesh.native_names import FAMILY, TABLES
 from istio_init.plan.model import NATIVE
@@ -9,7 +10,9 @@ from istio_init.system import netlink, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.dialects.nft.ruleset import Table
+    from collections.abc import Iterator
+
+    from istio_init.system.netlink import NftTable
     from istio_init.system.process import Completed
 
 PROGRAM = "nft"
@@ -39,24 +42,17 @@ class Nftables:
             ToolError: they cannot be read, or not whole.
         """
         for _ in range(READINGS):
-            of_inet, names = _names()
-            if not names:
+            of_inet = _tables()
+            ours = [each for each in of_inet if each.name in TABLES]
+            if not ours:
                 return ()
-            # Where all of the family are read, there may be others by now, which are not ours to replace.
-            found = tuple([each for each in self._read(of_inet, names) if each.name in names])
-            if _is_whole(found, names):
+            found = tuple(_read(ours, alone=len(ours) == len(of_inet)))
+            if _is_whole(found, [each.name for each in ours if not each.has_flags]):
                 return found
         raise ToolError(
             f"{PROGRAM} prints other tables of Istio's than the kernel holds: it could not read all of them",
             fix="try again; if it stays, look for what the node lacks, such as memory",
         )
-
-    def _read(self, of_inet: list[str], names: list[str]) -> tuple[Table, ...]:
-        if process.find_binary(PROGRAM) is None:
-            raise NoBackendError(f"there are rules of native nftables, and {PROGRAM} is not installed", fix=INSTALL)
-        # Of several tables in one command line, nft 1.0.6 finds only the last.
-        lists = [f"table {FAMILY} {name}" for name in names] if len(names) < len(of_inet) else [f"ruleset {FAMILY}"]
-        return tuple([table for each in lists for table in _listed(each)])
 
     def outline(self) -> tuple[Table, ...]:
         """As much of the tables as tells which they are, from the kernel, without a program.
@@ -67,7 +63,8 @@ class Nftables:
         from istio_init.system.nft_outline import outlines
 
         try:
-            return outlines(_names()[1])
+            ours = {each.name: each.is_dormant for each in _tables() if each.name in TABLES}
+            return tuple([each.replace(is_dormant=ours[each.name]) for each in outlines(ours)])
         except OSError:
             return self.read()
 
@@ -80,24 +77,62 @@ class Nftables:
         """
         completed = process.run([PROGRAM, "-f", "-"], stdin=script, timeout=TIMEOUT + self.wait, writing=True)
         if completed.status != 0:
+            _refuse_owned()
             raise failure(completed)
 
 
+def _tables() -> list[NftTable]:
+    """All tables of the family."""
+    return [each for each in netlink.all_nft_tables() or () if each.family == INET]
+
+
+def _read(ours: list[NftTable], *, alone: bool) -> Iterator[Table]:
+    """Istio's tables; ``alone`` where there are no others of the family, so that they can be listed at once."""
+    if process.find_binary(PROGRAM) is None:
+        raise NoBackendError(f"there are rules of native nftables, and {PROGRAM} is not installed", fix=INSTALL)
+    if alone and not any(each.has_flags for each in ours):
+        names = {each.name for each in ours}
+        # Others may have made some by now, which are not ours to replace.
+        yield from [each for each in _listed(f"ruleset {FAMILY}") if each.name in names]
+        return
+    for each in ours:  # Of several tables in one command line, nft 1.0.6 finds only the last.
+        try:
+            found = _listed(f"table {FAMILY} {each.name}")
+        except ToolError:
+            if not each.has_flags:
+                raise
+            # At flags nft up to 1.0.6 prints other memory, or stops. Such a table is not kept, whatever it holds.
+            found = (Table(FAMILY, each.name),)
+        yield from [table.replace(is_dormant=each.is_dormant, flags=_flags(each)) for table in found]
+
+
+def _flags(table: NftTable) -> frozenset[str]:
+    told = {"dormant": table.is_dormant, "owner": table.is_owned}
+    return frozenset([name for name, is_set in told.items() if is_set])
+
+
 def _is_whole(found: tuple[Table, ...], names: list[str]) -> bool:
-    """Whether nft printed each chain and each rule: what it cannot read it leaves out, and says nothing."""
+    """Whether nft printed each chain and each rule: what it cannot read it leaves out, and says nothing.
+
+    ``names`` are the tables that it prints rightly.
+    """
     from istio_init.system.nft_outline import rule_counts
 
     try:
         told = rule_counts(names)
     except OSError as error:
         raise ToolError(f"nf_tables cannot be read: {error.strerror}") from error
-    return told == {(table.name, chain.name): len(chain.rules) for table in found for chain in table.chains}
+    printed = [table for table in found if table.name in names]
+    return told == {(table.name, chain.name): len(chain.rules) for table in printed for chain in table.chains}
 
 
-def _names() -> tuple[list[str], list[str]]:
-    """All tables of the family, and those of them that have Istio's names."""
-    of_inet = [each.name for each in netlink.all_nft_tables() or () if each.family == INET]
-    return of_inet, [name for name in of_inet if name in TABLES]
+def _refuse_owned() -> None:
+    for each in _tables():
+        if each.name in TABLES and each.is_owned:
+            raise ToolError(
+                f"table {FAMILY} {each.name} belongs to another program, which alone may change it (flag owner)",
+                fix="stop that program: the kernel removes the table with it",
+            )
 
 
 def _listed(what: str) -> tuple[Table, ...]:

@@ -6,7 +6,15 @@ import os
 import time
 
 from istio_init.config.model import Config
-from istio_init.errors import IstioInitError, LackError, NoBackendError, NotWantedError, ToolError, VerificationError
+from istio_init.errors import (
+    ForeignRulesError,
+    IstioInitError,
+    LackError,
+    NoBackendError,
+    NotWantedError,
+    ToolError,
+    VerificationError,
+)
 from istio_init.plan.model import NATIVE
 from istio_init.plan.restore import refuse_unwritable
 from istio_init.stores.detect import has_native
@@ -67,7 +75,7 @@ def _said(error: OSError | MemoryError) -> str:
 def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
     try:
         return _through(wanted, manner, warn)
-    except (NoBackendError, LackError) as error:
+    except (NoBackendError, LackError, ForeignRulesError) as error:
         if manner.backend is not None or not has_native():
             raise
         # A pod without redirection, or one that never starts, is worse than rules in another store.
@@ -87,6 +95,7 @@ def _program(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None)
 
 def _through(wanted: Wanted, manner: Manner, warn: Callable[[str], None] | None) -> Done:
     session = Session(wanted, manner, warn)
+    session.admit()
     plan = session.plan(session.before, rewrite=manner.rewrite)
     note = Note()
     began = note.left()

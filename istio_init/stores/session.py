@@ -74,6 +74,11 @@ class Session:
         self.backend = choose(nft, legacy, legacy_rules, manner.backend)
         self.others = tuple([name for name in self.by_name if name != self.backend])
 
+    def admit(self) -> None:
+        """Raise where rules in the wanted tables could not be written, or would not be evaluated."""
+        for rules in self.wanted.rules.values() if self.backend in self.by_name else ():
+            self.by_name[self.backend].admit(rules)
+
     @property
     def means(self) -> str:
         """How the chosen backend is reached."""

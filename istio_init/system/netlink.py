@@ -32,7 +32,8 @@ ATTEMPTS = 5
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
-NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT = 1, 2, 1
+NFTA_TABLE_NAME, NFTA_TABLE_FLAGS = 1, 2
+NFT_TABLE_F_DORMANT, NFT_TABLE_F_OWNER = 1, 2
 CT_GET_STATS, CTA_STATS_INVALID = (1 << 8) | 4, 4
 RTN_LOCAL = 2
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_FWMASK = 6, 10, 14, 16
@@ -76,6 +77,14 @@ class NftTable(Value):
     name: str
     is_dormant: bool
     """Whether the kernel does not call it."""
+
+    is_owned: bool = False
+    """Whether only the socket that made it may change it."""
+
+    @property
+    def has_flags(self) -> bool:
+        """Whether nft has to print more of it than chains and sets, which it did wrongly for long."""
+        return self.is_dormant or self.is_owned
 
 
 def understood(read: Callable[Given, T]) -> Callable[Given, T]:
@@ -240,7 +249,7 @@ def _nft_table(body: bytes) -> NftTable:
     attributes = parse_attributes(body, 4)
     name = text_of(attributes[NFTA_TABLE_NAME])
     flags = int.from_bytes(attributes.get(NFTA_TABLE_FLAGS, b""), "big")
-    return NftTable(body[0], name, bool(flags & NFT_TABLE_F_DORMANT))
+    return NftTable(body[0], name, bool(flags & NFT_TABLE_F_DORMANT), bool(flags & NFT_TABLE_F_OWNER))
 
 
 @understood

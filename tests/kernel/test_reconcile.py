@@ -415,7 +415,8 @@ class TestFailure:
                        f"add chain {name} mangle PREROUTING {{ type filter hook prerouting priority -150; }}; "
                        f"add rule {name} mangle PREROUTING ct state established accept")  # fmt: skip
         generation, routes = nft_generation(pod.inside), routing(pod.inside)
-        done = istio_init("apply", "--netns", pod.name, "--dual-stack", "-m", "TPROXY")
+        arguments = ("apply", "--netns", pod.name, "--dual-stack", "-m", "TPROXY")
+        done = istio_init(*arguments, "--force-iptables-binary", "nft")
         assert done.status == 1
         assert "mangle" in done.stderr
         assert PROGRAMS[family] in done.stderr

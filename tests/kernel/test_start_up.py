@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import marshal
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from support.command import INJECTED, execute
 
 from istio_init.cli.app import run
 from istio_init.cli.dropin import run as drop_in
+from istio_init.errors import ToolError
 from istio_init.plan.native import holds, resembles
 from istio_init.stores.nftables import Nftables
 from istio_init.system import process
@@ -211,3 +213,21 @@ def test_a_table_of_others_that_is_made_while_ours_are_read_stays(pod: Pod, monk
         return process.run(["nft", "list", "table", "inet", "late"], timeout=30).stdout
 
     assert "chain mine" in pod.inside.call(work)
+
+
+def test_tables_of_which_nft_prints_but_some_are_not_read_as_all(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        assert drop_in([*INJECTED, NATIVE, "--drop-invalid", "--reconcile"]) == 0
+        process_run = process.run
+
+        def forgetful(argv: tuple[str, ...], **more: object) -> process.Completed:
+            done = process_run(argv, **more)  # type: ignore[arg-type]
+            kept = [each for each in json.loads(done.stdout)["nftables"] if "mangle" not in json.dumps(each)]
+            return done.replace(stdout=json.dumps({"nftables": kept}))
+
+        monkeypatch.setattr(process, "run", forgetful)
+        with pytest.raises(ToolError, match="other tables of Istio's than the kernel holds"):
+            Nftables(1).read()
+        monkeypatch.undo()
+
+    pod.inside.call(work)

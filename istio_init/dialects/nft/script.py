@@ -77,6 +77,8 @@ def _emptied(live: Table, wanted: Table) -> Iterator[str]:
 def table_lines(table: Table) -> Iterator[str]:
     """A table with all that it holds. Chains stand before what jumps to them, which nft does not ask for."""
     yield f"table {table.family} {table.name} {{"
+    if table.is_dormant:
+        yield "  flags dormant"
     for each in table.sets.values():
         yield from _set(each)
     for chain in table.chains:
