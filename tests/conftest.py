@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 from support.built import Built, built_in
 from support.rules import BACKENDS, program
 
+from istio_init.cli.main import SELDOM
 from istio_init.netfilter.family import Family
 from istio_init.testing import namespaces
 from istio_init.testing.namespaces import Namespace
@@ -44,6 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(NEEDS[name])
         if item.get_closest_marker("x_tables") or item.get_closest_marker("envoy"):
             item.add_marker("kernel")
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage as seldom as the program does, and never look through what is there for the whole run."""
+    gc.set_threshold(*SELDOM)
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
