@@ -63,12 +63,24 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """The same of a test whose fixtures, those of its module among them, make one."""
+    before = namespaces.made()
+    yield
+    _check_its_mark(item, before)
+
+
 @pytest.fixture(autouse=True)
 def says_what_it_needs(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that makes a namespace and is not marked so: ``scripts/test --fast`` would try it without root."""
     before = namespaces.made()
     yield
-    if namespaces.made() != before and request.node.get_closest_marker("kernel") is None:
+    _check_its_mark(request.node, before)
+
+
+def _check_its_mark(item: pytest.Item, before: int) -> None:
+    if namespaces.made() != before and item.get_closest_marker("kernel") is None:
         pytest.fail("this makes a network namespace: use a fixture that does, or pytest.mark.kernel", pytrace=False)
 
 
