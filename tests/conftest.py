@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 from support.built import Built, built_in
 from support.rules import BACKENDS, program
 
+from istio_init.cli.main import SELDOM
 from istio_init.netfilter.family import Family
 from istio_init.testing import namespaces
 from istio_init.testing.namespaces import Namespace
@@ -46,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("kernel")
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage as seldom as the program does, and never look through what is there for the whole run."""
+    gc.set_threshold(*SELDOM)
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
@@ -55,12 +63,24 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """The same of a test whose fixtures, those of its module among them, make one."""
+    before = namespaces.made()
+    yield
+    _check_its_mark(item, before)
+
+
 @pytest.fixture(autouse=True)
 def says_what_it_needs(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that makes a namespace and is not marked so: ``scripts/test --fast`` would try it without root."""
     before = namespaces.made()
     yield
-    if namespaces.made() != before and request.node.get_closest_marker("kernel") is None:
+    _check_its_mark(request.node, before)
+
+
+def _check_its_mark(item: pytest.Item, before: int) -> None:
+    if namespaces.made() != before and item.get_closest_marker("kernel") is None:
         pytest.fail("this makes a network namespace: use a fixture that does, or pytest.mark.kernel", pytrace=False)
 
 

@@ -22,7 +22,7 @@ from .sidecar import EXCLUDED, SERVICE, Sidecar
 from .test_requests import WORLD
 from .web import ask_often
 
-REQUESTS = int(os.environ.get("ISTIO_INIT_REQUESTS", "4000"))
+REQUESTS = int(os.environ.get("ISTIO_INIT_REQUESTS", "3000"))
 """Half of them inbound, half outbound; of both families alike."""
 
 OTHERS = (

@@ -46,8 +46,16 @@ def run(trap: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("command", ["apply", "explain", "clean", "verify", "ps"])
-def test_what_lies_in_the_current_directory_is_not_run(pod: Pod, backend: str, trap: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "backend"),
+    [
+        *((each, "nft") for each in ("apply", "explain", "clean", "verify", "ps")),
+        *((each, "legacy") for each in ("apply", "explain", "clean")),  # The others read its rules as explain does.
+    ],
+)
+def test_what_lies_in_the_current_directory_is_not_run(
+    pod: Pod, both_backends: None, trap: Path, command: str, backend: str
+) -> None:
     forced = ("--force-iptables-binary", backend)
     if command != "apply":
         execute(str(CONSOLE), "apply", "--netns", pod.name, *forced).ok()

@@ -14,6 +14,7 @@ import pytest
 from support.asking import proxy_that_says
 from support.command import PROGRAM, Result, environment, execute, istio_init
 from support.injected import ANNOTATED, STATUS, TRAFFIC, ambient, arguments, by_cni, by_init_container
+from support.privileges import need_sight_of_all
 
 from istio_init.cli.asked import asked_by, asked_in
 from istio_init.cli.source import live_snapshot
@@ -33,7 +34,7 @@ NAMED = {"POD_NAME": "payment-7f9c", "POD_NAMESPACE": "shop"}
 
 
 @pytest.fixture(scope="module")
-def sidecar() -> Iterator[Sidecar]:
+def sidecar(real_kernel: None) -> Iterator[Sidecar]:
     """A pod that is programmed again by each test."""
     with Sidecar.create(families=(Family.IPV4,)) as made:
         yield made
@@ -251,6 +252,7 @@ def test_a_snapshot_holds_what_was_asked_for(sidecar: Sidecar, tmp_path: Path) -
 
 class TestManifests:
     def test_a_pod_that_is_not_here_is_not_found(self, tmp_path: Path) -> None:
+        need_sight_of_all()
         (tmp_path / "pod.json").write_text(json.dumps(by_cni({})))
         done = istio_init("explain", "--pod", str(tmp_path / "pod.json"))
         assert done.status == 4

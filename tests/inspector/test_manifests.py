@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.command import istio_init
 from support.injected import TRAFFIC, arguments, by_init_container
+from support.privileges import need_sight_of_all
 
 from istio_init.netfilter.family import Family
 from istio_init.testing.namespaces import Namespace
@@ -26,7 +27,7 @@ LET_PAST = {f"{TRAFFIC}excludeOutboundPorts": "3306"}
 
 
 @pytest.fixture(scope="module")
-def sidecar() -> Iterator[Sidecar]:
+def sidecar(real_kernel: None) -> Iterator[Sidecar]:
     """A pod that excludes nothing outbound."""
     with Sidecar.create(*arguments({}), families=(Family.IPV4,)) as made:
         made.inside.run("ip", "addr", "add", f"{ADDRESS}/32", "dev", "lo")
@@ -131,12 +132,14 @@ def test_a_pod_that_asks_for_nothing_has_nothing_to_prove(sidecar: Sidecar, tmp_
     ],
 )
 def test_it_is_one_thing_that_is_looked_at(asked: str, words: tuple[str, ...]) -> None:
+    need_sight_of_all()
     done = istio_init(*words, "--pod", asked)
 
     assert done.status == 2 and "--pod" in done.stderr
 
 
 def test_of_a_pod_elsewhere_the_rules_that_it_asks_for_can_be_asked(tmp_path: Path) -> None:
+    need_sight_of_all()
     manifest = written(tmp_path / "pod.json", by_init_container({}, {}), "10.215.0.1")
 
     done = istio_init("trace", *TRACED, "--pod", manifest)

@@ -23,7 +23,7 @@ EVERY = {**SIDECARS, **AMBIENT}
 
 
 @pytest.fixture(scope="module")
-def pods() -> Iterator[tuple[Pod, Pod]]:
+def pods(real_kernel: None) -> Iterator[tuple[Pod, Pod]]:
     """One to be programmed, and one into which the text is loaded."""
     with Pod.create(families=tuple(Family)) as one, Pod.create(families=tuple(Family)) as other:
         yield one, other

@@ -30,7 +30,7 @@ from istio_init.testing.namespaces import Namespace
 from istio_init.testing.pods import APP, HOSTS, Pod
 from istio_init.testing.traffic import ADDRESS_FAMILIES, Endpoint, Listener, connect, family_of
 
-SWITCHES = int(os.environ.get("ISTIO_INIT_SWITCHES", "30"))
+SWITCHES = int(os.environ.get("ISTIO_INIT_SWITCHES", "20"))
 CAPTURED, ESCAPED = b"captured", b"escaped"
 OUTBOUND, INBOUND = 15001, 15006
 SERVER, APPLICATION = 80, 8080

@@ -29,10 +29,10 @@ def test_of_rules(istio_pod):
 
 
 def test_the_example_runs_from_a_wheel_in_an_environment_of_its_own(project: Path, built: Built) -> None:
-    subprocess.run([sys.executable, "-m", "venv", str(project / "venv")], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(project / "venv")], check=True, timeout=60)
     python = project / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", "install", str(built.wheel), "pytest"]
-    subprocess.run(install, check=True, timeout=240)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "install", "--no-compile", str(built.wheel), "pytest"], check=True, timeout=240)
 
     tests = project / "tests"
     tests.mkdir()
