@@ -13,6 +13,7 @@ from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
     Assign,
     AssignFrom,
+    Cause,
     End,
     Forget,
     Hook,
@@ -22,6 +23,7 @@ from istio_init.netfilter.rules import (
     Openness,
     Statement,
     Store,
+    Test,
     Tproxy,
     Undecided,
     Unknowable,
@@ -39,6 +41,7 @@ from .nft_rules import (
     document,
     header,
     in_chain,
+    match,
     meta,
     rules,
     table,
@@ -74,7 +77,7 @@ def and_or(looked_at: Json, mask: int, bits: int) -> Json:
         ({"queue": {"num": 1, "flags": "bypass"}}, End(Verdict.QUEUE)),
         ({"fwd": {"dev": "lo"}}, End(Verdict.STOLEN)),
         ({"notrack": None}, Untrack()),
-        (give(ct("zone"), 5), Zone(5)),
+        (give(ct("zone"), 5), Zone(5, even_untracked=True)),
         (give(meta("mark"), 0x539), Assign(MARK, (), 0x539)),
         (give(meta("mark"), and_or(meta("mark"), 0xFF05, 5)), Assign(MARK, ((MARK, 0xFF00),), 5)),
         (give(meta("mark"), {"^": [meta("mark"), 1]}), Assign(MARK, ((MARK, ALL),), 1)),
@@ -130,13 +133,26 @@ def test_a_mark_of_a_connection_is_read_only_where_there_is_one() -> None:
         (give(meta("mark"), {"<<": [meta("mark"), 2]}), MARK, Openness.NOT_MODELLED),
         (give(meta("mark"), {"|": [meta("mark"), ct("mark")]}), MARK, Openness.NOT_MODELLED),
         (give(meta("mark"), {"numgen": {"mode": "inc", "mod": 2}}), MARK, Openness.OPEN),
-        (give(ct("zone", "original"), 5), Field.CT_ZONE, Openness.NOT_MODELLED),
     ],
 )
 def test_a_value_that_cannot_be_told_is_forgotten(expression: Json, field: Field, openness: Openness) -> None:
     found = body(expression)[-1]
     assert isinstance(found, Forget)
     assert (found.field, found.cause.openness) == (field, openness)
+
+
+def test_a_zone_of_one_direction_cannot_be_told() -> None:
+    [zone] = body(give(ct("zone", "original"), 5))
+    assert isinstance(zone, Zone) and zone.even_untracked
+    assert isinstance(zone.zone, Cause) and zone.zone.openness is Openness.NOT_MODELLED
+
+
+def test_a_header_of_the_other_family_is_one_that_no_packet_has() -> None:
+    tests = body(match(meta("protocol"), "ip6"), match(header("ip", "daddr"), "8.8.8.9", "!="), family="inet")
+    assert {each.within for each in tests if isinstance(each, Test) and each.field is Field.NFPROTO} == {
+        ((2, 2),),
+        ((10, 10),),
+    }
 
 
 def test_values_come_from_maps() -> None:

@@ -61,7 +61,7 @@ def connection(body: dict[str, Json], family: str) -> Operand:
     if not network and family == "inet":
         raise OddError("an address of no family")
     test = loads_header.IPV6 if is_long else loads_header.IPV4
-    needs = (test,) if family == "inet" else ()
+    needs = () if family == ("ip6" if is_long else "ip") else (test,)
     return Operand(Kind.IPV6 if is_long else Kind.IPV4, 128 if is_long else 32, field, needs=needs, tracks=True)
 
 

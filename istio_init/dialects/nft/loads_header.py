@@ -101,9 +101,9 @@ def payload(body: dict[str, Json], family: str) -> Operand:
 
 def _field(protocol: str, name: str, family: str) -> Operand:
     needs = []
-    network = _NETWORK.get(protocol) or _BY_FAMILY.get(protocol)
-    if network is not None and family == "inet":
-        needs.append(network)
+    network = _NETWORK.get(protocol) or (_BY_FAMILY.get(protocol) if family == "inet" else None)
+    if network is not None and network is not _NETWORK.get(family):
+        needs.append(network)  # Of the other family it is a header that no packet has.
     if protocol in _PROTOCOLS:
         needs.append(Test(Field.PROTOCOL, ((_PROTOCOLS[protocol], _PROTOCOLS[protocol]),)))
     known = _FIELDS.get((protocol, name))
@@ -131,7 +131,7 @@ def is_fragment_offset(expression: Json) -> bool:
 
 def fragment_offset(family: str) -> Operand:
     """The offset of a fragment."""
-    return _FRAGMENT.replace(needs=(IPV4,)) if family == "inet" else _FRAGMENT
+    return _FRAGMENT if family == "ip" else _FRAGMENT.replace(needs=(IPV4,))
 
 
 def _bytes(body: dict[str, Json], family: str) -> Operand:
