@@ -25,7 +25,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "render": (
         "istio-init render -b '*' -i '*' -x 10.96.0.0/12",
-        "istio-init render --pod pod.yaml --format args",
+        "istio-init render --ambient --format nft",
+        "kubectl get pod NAME -o yaml | istio-init render --pod - --format args",
     ),
     "verify": ("istio-init verify --pid 4711", "istio-init verify --netns pod-a --expect \"-b '*' -i '*'\""),
     "map": ("istio-init map --pid 4711 --only direct", "istio-init map --expect \"-b '*' -i '*' -d 15090\""),

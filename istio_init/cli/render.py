@@ -94,12 +94,7 @@ def render(
     """Print the rules of a configuration. Needs no privilege and no namespace.
 
     ARGS are those of istio-iptables, with its defaults and its environment, or
-    with --ambient those of apply --ambient:
-
-    \b
-        istio-init render -b '*' -i '*' -x 10.96.0.0/12
-        istio-init render --ambient --format nft | nft -f -
-        kubectl get pod NAME -o yaml | istio-init render --pod - --format args
+    with --ambient those of apply --ambient.
     """
     if manifest is not None and (words or ambient):
         raise click.UsageError("give arguments, or --pod")
