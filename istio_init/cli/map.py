@@ -15,12 +15,14 @@ from istio_init.cli.source import NAMESPACE_OPTIONS, Source, source_of
 from istio_init.cli.targets import with_options
 from istio_init.errors import InputError
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import Field
 from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.stages import NFT_FAMILIES
 from istio_init.space.diagram import TooManyPieces
 from istio_init.space.map import classes
 from istio_init.space.traffic import TrafficClass
+from istio_init.space.unsaid import taken_for_zero
 from istio_init.trace.result import Kind
 from istio_init.value import Value
 from istio_init.wording.outcomes import outcome_words, place, word
@@ -28,6 +30,7 @@ from istio_init.wording.regions import decider_json, decider_words, lines
 from istio_init.wording.traces import causes_words
 
 KINDS = [each.value for each in Kind]
+ASSUMED = {Field.TOS: ("tos", "DSCP and ECN 0"), Field.PRIORITY: ("priority", "priority 0")}
 
 
 @click.command("map", short_help="Divide all connections by what becomes of them.")
@@ -65,6 +68,8 @@ def map_command(
     say(source.snapshot.label)
     for part in _parts(source, only):
         _print(source, *part)
+    if assumed := [ASSUMED[field][1] for field in taken_for_zero(source.netfilter, source.host)]:
+        say(f"assumed: {', '.join(assumed)}; rules test that, and any program may set it (trace --dscp, --priority)")
     for caveat in source.caveats:
         say(f"not certain: {caveat}")
     return 0
@@ -79,7 +84,14 @@ def map_json(source: Source, only: str | None = None) -> dict[str, object]:
     objects = [
         _json(source, family, direction, each) for family, direction, found in _parts(source, only) for each in found
     ]
-    return {"schema": 1, "target": source.snapshot.label, "classes": objects, "caveats": list(source.caveats)}
+    assumed = {ASSUMED[field][0]: 0 for field in taken_for_zero(source.netfilter, source.host)}
+    return {
+        "schema": 1,
+        "target": source.snapshot.label,
+        "classes": objects,
+        "assumed": assumed,
+        "caveats": list(source.caveats),
+    }
 
 
 def _parts(source: Source, only: str | None) -> Iterator[tuple[Family, Direction, list[_Shown]]]:

@@ -178,6 +178,15 @@ class TestMap:
         where = {"store": "nft", "family": "ip6", "table": "nat", "chain": "ISTIO_REDIRECT"}
         assert captured["decided_by"] == {**where, "first": 1, "last": 1}
 
+    def test_what_is_assumed_of_connections_is_said_where_rules_test_it(self, tmp_path: Path) -> None:
+        rules = tmp_path / "rules"
+        rules.write_text("*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -m dscp --dscp 0x10 -j DROP\nCOMMIT\n")
+        shown = istio_init("map", "--file", str(rules)).ok().stdout
+        objects = said("map", istio_init("map", "--file", str(rules), "--format", "json").ok())
+        assert shown.splitlines()[-1].startswith("assumed: DSCP and ECN 0;")
+        assert objects["assumed"] == {"tos": 0}
+        assert said("map", istio_init("map", "--expect", INJECTED, "--format", "json").ok())["assumed"] == {}
+
     def test_a_file_gives_the_same_map_as_the_configuration_that_made_it(self, save: Path) -> None:
         of_file = istio_init("map", "--file", str(save)).ok().stdout.partition("\n")
         of_arguments = istio_init("map", "--expect", INJECTED).ok().stdout.partition("\n")
