@@ -55,15 +55,19 @@ def rules(made: Attacker, backend: str) -> str:
 
 
 def test_the_attack_works_on_a_program_that_is_simply_started_there() -> None:
-    with attacker(look_into) as made:
-        enter = ("nsenter", "-t", str(made.pid), "-U", "-n", "--preserve-credentials")
-        child = subprocess.Popen([*enter, "setpriv", "--reuid", "0", "--regid", "0", "--clear-groups", "sleep", "3"])
-        child.wait()
-        if child.returncode:  # Groups cannot be set there.
-            subprocess.run(["nsenter", "-t", str(made.pid), "-U", "-n", "sleep", "3"], check=False)
-        made.finish()
+    wanted, got = {"seize", "environ", "memory", "descriptors", "process_vm_readv"}, set[str]()
+    for _ in range(5):  # She may find no time to look while it runs.
+        with attacker(look_into) as made:
+            enter = ("nsenter", "-t", str(made.pid), "-U", "-n", "--preserve-credentials")
+            as_root = ("setpriv", "--reuid", "0", "--regid", "0", "--clear-groups")
+            if subprocess.run([*enter, *as_root, "sleep", "3"], check=False).returncode:  # Groups cannot be set there.
+                subprocess.run(["nsenter", "-t", str(made.pid), "-U", "-n", "sleep", "3"], check=False)
+            made.finish()
+        got |= {word.split()[0] for word in made.got}
+        if got >= wanted:
+            break
 
-    assert {word.split()[0] for word in made.got} >= {"seize", "environ", "memory", "descriptors", "process_vm_readv"}
+    assert got >= wanted
 
 
 @pytest.mark.parametrize(
