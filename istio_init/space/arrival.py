@@ -74,13 +74,20 @@ class Arriving:
             found = self._where(self._in(Field.DESTINATION, STRICT), near, found)
         types = union([((each.value, each.value),) for each in HERE])
         is_here = self.truths.within({self.layout.route_type: types})
-        held = self._nowhere("what a socket here takes is not forwarded")
-        onwards = self._where(self.truths.node(Test(Field.SOCKET, ((1, 1),))), held, self.ways.going)
-        onwards = self._where(self._forwards(name), onwards, self._nowhere("this host does not forward"))
-        taken = self._where(is_here, self.here, onwards)
+        taken = self._where(is_here, self.here, self._onwards(name, self.ways.going))
         if self.family is Family.IPV4:
             taken = self.ways.then(taken, self._checked(name, interface))
         return self.ways.then(found, taken)
+
+    def onwards(self, program: Node) -> Node:
+        """A program for what is forwarded, where this host does that."""
+        by_interface = self.surroundings.interfaces.by
+        return by_interface(self.layout.dim(Field.IN_INTERFACE), lambda name: self._onwards(name, program))
+
+    def _onwards(self, name: str | None, program: Node) -> Node:
+        held = self._nowhere("what a socket here takes is not forwarded")
+        free = self._where(self.truths.node(Test(Field.SOCKET, ((1, 1),))), held, program)
+        return self._where(self._forwards(name), free, self._nowhere("this host does not forward"))
 
     def _checked(self, name: str | None, interface: str) -> Node:
         """Drop what has a source that is not believed. The route back is asked as for where it goes."""

@@ -197,11 +197,15 @@ class Walk:
             for ttl in dict.fromkeys(came.ttl for came in groups)
         }
         routes = self.namespace.surroundings.routes
-        arriving = Arriving(self.namespace.surroundings).program() if routes is not None else None
+        arriving = Arriving(self.namespace.surroundings) if routes is not None else None
+        routed = arriving.program() if arriving is not None else None
         parts = []
         for key, found in groups.items():
             line = Line(self.namespace, ways.part(came, found))
-            line.put(self._arrived(key, arriving))
+            if routed is not None and key.unknown is None:
+                line.put(routed)
+            else:
+                line.put(self._arrived(key, arriving))
             line.put(taken[key.ttl])
             parts.append(line.program())
         return ways.apart(parts)
@@ -214,18 +218,16 @@ class Walk:
         kind = way.delivery.kind if way.delivery is not None else None
         return Came(kind, unknown, changes.get(self.layout.dim(Field.TTL)))
 
-    def _arrived(self, came: Came, arriving: Node | None) -> Node:
-        """Where routing sends it; where that is unknown, it is delivered here unless it was translated."""
+    def _arrived(self, came: Came, arriving: Arriving | None) -> Node:
+        """Where it may go, of which routing or the address is unknown: here, unless it was translated."""
         ways, here = self.ways, self.leaving.here()
         kind, unknown, _ = came
         if unknown is not None and kind is Kind.REDIRECT:
             return here
         if unknown is not None and arriving is not None:
             assert isinstance(unknown.why, Cause)
-            nowhere = ways.stopped(Kind.DROP, RoutingDecider("no route"))
-            return ways.either(here, nowhere, doubts([unknown.why]))
-        if arriving is not None:
-            return arriving
+            nowhere, why = ways.stopped(Kind.DROP, RoutingDecider("no route")), doubts([unknown.why])
+            return ways.either(ways.either(here, arriving.onwards(self.leaving.astray()), why), nowhere, why)
         if kind is not Kind.DNAT:
             return here
         either = ways.either(self.leaving.astray(), here, doubts([ROUTING]))

@@ -64,9 +64,10 @@ class Arriving:
     def arrive(self, values: Values, interface: str, *, has_socket: bool) -> Arrivals:
         """What becomes of the packet. One that has a socket already is never sent onwards."""
         source, destination = values[SOURCE], values[DESTINATION]
-        for number in (source, destination):
-            if isinstance(number, Unsure):
-                return (IS_HERE, _nowhere("no route")), (number.cause,)
+        unsure = next((number for number in (source, destination) if isinstance(number, Unsure)), None)
+        if unsure is not None:
+            onwards = () if has_socket or self._forwards(interface) is False else (Arrival(End.ONWARDS),)
+            return (IS_HERE, *onwards, _nowhere("no route")), (unsure.cause,)
         answers: dict[Arrival, None] = {}
         causes: dict[Cause, None] = {}
         for answer in self._answers(values, interface, source, destination):

@@ -142,8 +142,8 @@ Decider = Hop | PolicyDecider | RoutingDecider | ReversePathDecider | SocketDeci
 class Ended(Value):
     """The packet as it ended: numbers, None for what it does not have or what cannot be told, as ways differ in it.
 
-    ``via`` is each interface by which it may have left, None where it was delivered here, or where routing is not
-    known; the main way's first.
+    ``via`` is each interface by which it may have left, empty where that is not known, None where it was delivered
+    here; the main way's first.
     """
 
     source: int | None

@@ -99,7 +99,8 @@ class State:
     """One way of a packet at one place. Copies of it are other ways, and share nothing that changes.
 
     ``because`` is what was decided on this way. ``steps`` takes the rules that are evaluated; None on all ways but the
-    one on which undecided tests do not hold. ``device`` is the interface via which routing sends it.
+    one on which undecided tests do not hold. ``device`` is the interface via which routing sends it; it ``is_here``
+    where it was delivered.
     """
 
     __slots__ = (
@@ -110,6 +111,7 @@ class State:
         "has_connection",
         "has_returned",
         "has_template",
+        "is_here",
         "is_local",
         "is_looked_up",
         "is_mapped",
@@ -130,6 +132,7 @@ class State:
         self.first: tuple[Outcome, DecidedBy] | None = None
         self.device: str | None = packet.interface
         self.is_local = True
+        self.is_here = False
         self.has_connection = self.has_template = False
         self.zone: Number = 0
         self.is_untracked = False
@@ -145,7 +148,7 @@ class State:
         other.because = self.because
         other.steps = None
         other.outcome, other.decided_by, other.first = self.outcome, self.decided_by, self.first
-        other.device, other.is_local = self.device, self.is_local
+        other.device, other.is_local, other.is_here = self.device, self.is_local, self.is_here
         other.has_template, other.zone = self.has_template, self.zone
         other.has_connection, other.is_untracked = self.has_connection, self.is_untracked
         other.is_looked_up, other.is_mapped, other.nat_done = self.is_looked_up, self.is_mapped, self.nat_done

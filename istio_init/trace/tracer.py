@@ -154,7 +154,7 @@ def _ended(state: State) -> Ended:
         _known(values[DPORT]),
         _known(values[MARK]),
         _known(values[CT_MARK]),
-        (state.device,),
+        (None if state.is_here else state.device or "",),
     )
 
 

@@ -205,7 +205,7 @@ class Walk:
         if states:
             for state in self.stages.hook(states, Hook.INPUT):
                 confirm(state)
-                state.device = None
+                state.device, state.is_here = None, True
                 self.finish(state, state.outcome, state.decided_by, None)
 
     def _forward(self, states: list[State]) -> None:
@@ -235,7 +235,7 @@ class Walk:
             going.append(state)
         if going:
             for state in self._out(self.stages.hook(going, Hook.FORWARD), interface_number(self.packet.interface)):
-                words = f"routing forwards it via {state.device}"
+                words = f"routing forwards it via {state.device or 'some interface'}"
                 self.finish(state, state.outcome, state.decided_by or RoutingDecider(words), None)
 
     def _leg(self, hook: Hook, interface: str) -> None:

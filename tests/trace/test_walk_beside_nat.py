@@ -138,6 +138,21 @@ def test_where_a_packet_with_an_unknown_mark_goes_is_either() -> None:
     assert set(trace(packet("8.8.8.8"), rules, on=on).state.via) == {None, "eth0"}
 
 
+def test_what_is_sent_to_one_of_several_addresses_may_be_forwarded() -> None:
+    nat = Nat(NatKind.DNAT, cause=Cause(Openness.OPEN, "which address it is"))
+    rules = tables(base(Hook.PREROUTING, (nat,), type=ChainType.NAT, priority=-100), base(Hook.INPUT, (DROP,)))
+    ends = {
+        forwards: {
+            way.delivered.kind
+            for way in trace(
+                packet("10.1.2.3", to="inbound"), *rules, on=host(forwards=dict.fromkeys(Family, forwards)), tracks=True
+            ).ways
+        }
+        for forwards in (True, False)
+    }
+    assert ends == {True: {Kind.DROP, Kind.DNAT}, False: {Kind.DROP}}
+
+
 FROM_US = RoutingRule(100, None, AddressType.UNREACHABLE, source=ip_network("fd00:1::3"))
 BY_PORT = RoutingRule(100, None, AddressType.UNREACHABLE, dports=(80, 80))
 ASKED: dict[str, tuple[Packet, RoutingRule, Kind]] = {
