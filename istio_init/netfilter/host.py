@@ -109,6 +109,9 @@ class Host(Value):
     rules: Mapping[Family, tuple[RoutingRule, ...]] | None = None
     routes: Mapping[Family, tuple[Route, ...]] | None = None
     listeners: tuple[Listener, ...] | None = None
+    connected: tuple[int, ...] = ()
+    """Ports of UDP sockets that have a peer, whose packets they may take before those of ``listeners``."""
+
     forwards: Mapping[Family, bool] | None = None
     forwards_from: Mapping[str, bool] | None = None
     """Whether IPv4 sends on what comes in via an interface (net.ipv4.conf.*.forwarding); None: as ``forwards`` says."""

@@ -42,6 +42,7 @@ def read_host(sockets: Sequence[Socket] | None, *, asks_for_sockets: bool = Fals
         rules=attempt(Part.ROUTING_RULES, routes.rules),
         routes=attempt(Part.ROUTING, lambda: routes.routes(names)),
         listeners=waiting,
+        connected=listeners.connected(sockets or ()),
         forwards=None if settings is None else links.forwards(settings),
         forwards_from=None if settings is None else settings.forwards,
         reverse_path_filter=None if settings is None else settings.reverse_path_filter,

@@ -9,6 +9,7 @@ from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.layout import NO_SOCKET
 from istio_init.space.presence import PORTED
 from istio_init.space.truth import Maybe
+from istio_init.trace.facts import UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +104,20 @@ class Sockets:
             for within, sample in bound:
                 answer = self._answer(protocol, sample, each, transparent=transparent, wildcards=wildcards)
                 nodes.append(truths.all_of([here, truths.node(Test(Field.DESTINATION, within)), answer]))
-        return truths.any_of(nodes)
+        return self._unless_connected(port, truths.any_of(nodes))
+
+    def _unless_connected(self, port: int | None, found: Node) -> Node:
+        """What is found, but where a UDP socket that has a peer may take the packet instead."""
+        truths = self.truths
+        for number in self.host.connected:
+            if port in (None, number):
+                here = truths.within({self.layout.dim(Field.PROTOCOL): ((UDP, UDP),)})
+                if port is None:
+                    here = truths.all_of([here, truths.node(Test(Field.DPORT, ((number, number),)))])
+                doubt = self.facts.connected(UDP, number)
+                assert doubt is not None
+                found = truths.either_of(here, truths.maybe(doubt), found)
+        return found
 
     def _bound(self, protocol: int, port: int) -> Iterator[tuple[tuple[tuple[int, int], ...], int]]:
         """Addresses that the sockets on a port tell apart, with one of each; at last all others."""

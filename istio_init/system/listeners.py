@@ -10,6 +10,7 @@ import sys
 
 from istio_init.netfilter.host import Listener
 from istio_init.system.netlink import dump, parse_attributes, understood
+from istio_init.system.sockets import ESTABLISHED
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -63,6 +64,11 @@ def _told(request: bytes) -> dict[int, Options]:
         transparent = bool(told[0] & TRANSPARENT) if told else None
         found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")), backlog)
     return found
+
+
+def connected(sockets: Iterable[Socket]) -> tuple[int, ...]:
+    """The local ports of UDP sockets that have a peer."""
+    return tuple(sorted({each.port for each in sockets if each.protocol == "udp" and each.state == ESTABLISHED}))
 
 
 def listeners(sockets: Iterable[Socket], known: Mapping[int, Options]) -> tuple[Listener, ...]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 GET_CHAINS, GET_RULES = (10 << 8) | 4, (10 << 8) | 7
 TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS = 1, 2, 3, 4
 CHAIN_NAME, CHAIN_HOOK, HOOK_DEVICE, HOOK_DEVICES = 3, 4, 3, 4
-EXPRESSION_NAME, EXPRESSION_DATA, META_KEY, RANGE_OP = 1, 2, 2, 2
+EXPRESSION_NAME, EXPRESSION_DATA, META_KEY, RANGE_OP, COMPARE_OP, NOT_EQUAL = 1, 2, 2, 2, 2, 1
 GET_SETS, GET_ELEMENTS = (10 << 8) | 10, (10 << 8) | 13
 SET_NAME, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ELEMENTS = 2, 4, 5, 3
 ELEMENT_KEY, ELEMENT_FLAGS, INTERVAL_END = 1, 3, 1
@@ -46,6 +46,7 @@ CT_KEY, CT_PROTOCOLS = 2, {7: "l3proto", 10: "protocol"}
 
 SIGNS = (
     b"range\0",
+    struct.pack("=HH", 8, COMPARE_OP) + struct.pack("!I", NOT_EQUAL),
     struct.pack("=HH", 7, EXPRESSION_NAME) + b"ct\0",
     *(struct.pack("=HH", 8, META_KEY) + struct.pack("!I", key) for key in INTERFACE_TYPES),
 )
@@ -98,7 +99,7 @@ def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
 
 
 def _told(expressions: bytes) -> Told:
-    asks_for_type, negated, asked = False, 0, set()
+    asks_for_type, negated, unequal, asked = False, 0, 0, set()
     for element in elements(expressions):
         parts = parse_attributes(element, 0)
         data = parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
@@ -107,9 +108,11 @@ def _told(expressions: bytes) -> Told:
             asks_for_type |= int.from_bytes(data.get(META_KEY, b""), "big") in INTERFACE_TYPES
         elif name == "range":
             negated += int.from_bytes(data.get(RANGE_OP, b""), "big")
+        elif name == "cmp":
+            unequal += int.from_bytes(data.get(COMPARE_OP, b""), "big") == NOT_EQUAL
         elif name == "ct":
             asked.add(CT_PROTOCOLS.get(int.from_bytes(data.get(CT_KEY, b""), "big")))
-    return Told(asks_for_type, negated, frozenset([each for each in asked if each is not None]))
+    return Told(asks_for_type, negated, unequal, frozenset([each for each in asked if each is not None]))
 
 
 def garbled_sets() -> list[Set]:

@@ -35,7 +35,7 @@ LINK_LOCAL = 0xFE80 >> 6
 
 LIMITED_BROADCAST = 0xFFFFFFFF
 LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
-TCP = 6
+TCP, UDP = 6, 17
 WILDCARDS = frozenset([Field.SOCKET_FOUND_ANY, Field.SOCKET_TRANSPARENT_ANY])
 TRANSPARENT = frozenset([Field.SOCKET_TRANSPARENT, Field.SOCKET_TRANSPARENT_ANY])
 """Fields that count sockets bound to every address, and that ask for transparent ones."""
@@ -187,6 +187,8 @@ class Facts:
         destination = values[DESTINATION]
         if isinstance(destination, Unsure) or isinstance(port, Unsure):
             return Unsure(((0, 1),), not_given("the packet's destination"))
+        if (doubt := self.connected(values[PROTOCOL], port)) is not None:
+            return Unsure(((0, 1),), doubt)
         found = list(self.listening(values[PROTOCOL], destination, port))
         if not found or (asked not in WILDCARDS and int(found[0].address) == 0):
             return 0
@@ -196,6 +198,12 @@ class Facts:
         if len(answers) > 1 or None in answers:
             return Unsure(((0, 1),), not_given(f"whether the socket on port {port} is transparent"))
         return int(answers == {True})
+
+    def connected(self, protocol: int, port: int) -> Cause | None:
+        """Why it cannot be told which socket takes a packet: one on the port has a peer, who may have sent it."""
+        if protocol == UDP and port in self.host.connected:
+            return not_given(f"whether a connected socket on port {port} takes the packet")
+        return None
 
     def listening(self, protocol: int, address: int, port: int) -> Iterator[Listener]:
         """The sockets that would take a packet to an address: those bound to it, else those bound to every one."""

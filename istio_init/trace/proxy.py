@@ -53,6 +53,8 @@ def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
         if bound:
             return not_given("the addresses of the incoming interface")
         address = 0
+    if (doubt := facts.connected(values[PROTOCOL], port)) is not None:
+        return doubt
     answers = {listener.is_transparent for listener in facts.listening(values[PROTOCOL], address, port)}
     if len(answers) > 1 or None in answers:
         return not_given(f"whether the socket on port {port} is transparent")

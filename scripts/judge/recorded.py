@@ -79,6 +79,7 @@ def host_of(found: Recorded) -> Host:
             for number, routes in found["routes"].items()
         },
         listeners=tuple(_listener(each) for each in found["listeners"] if not each.get("remote")),
+        connected=tuple(each["port"] for each in found["listeners"] if each.get("remote")),
         forwards={
             Family.IPV4: bool(settings["net.ipv4.ip_forward"]),
             Family.IPV6: bool(settings["net.ipv6.conf.all.forwarding"]),

@@ -36,6 +36,7 @@ def ruleset(*expressions: Json, family: str = "inet", table: str = "t", hook: st
 
 USERS = match(meta("skuid"), {"range": [1000, 1000]}, "!=")
 DESTINATION = match(header("ip", "daddr"), "10.1.2.3", "!=")
+PORT = match(header("tcp", "dport"), 80, "!=")
 ETHER = match(header("ether", "saddr"), "02:00:00:00:00:01")
 TYPE = match(meta("iiftype"), "ether")
 CONNECTION = match({"ct": {"key": "protocol", "dir": "original"}}, "udp")
@@ -46,17 +47,21 @@ CONNECTION = match({"ct": {"key": "protocol", "dir": "original"}}, "udp")
     [
         ((USERS, DROP), Told(negated_ranges=1), False),
         ((USERS, DROP), Told(), True),
-        ((DESTINATION, DROP), Told(), False),
-        ((DESTINATION, DROP), Told(asks_for_type=True), True),
+        ((DESTINATION, DROP), Told(negated_values=1), False),
+        ((DESTINATION, PORT, DROP), Told(negated_values=1), True),
+        ((DESTINATION, PORT, DROP), Told(negated_values=2), False),
+        ((DESTINATION, DROP), Told(asks_for_type=True, negated_values=1), True),
         ((TYPE, DROP), Told(asks_for_type=True), False),
         ((ETHER, DROP), Told(asks_for_type=True), False),
-        ((DESTINATION, DROP), Told(connection=frozenset(["protocol"])), True),
+        ((ETHER, DROP), Told(connection=frozenset(["protocol"])), True),
         ((CONNECTION, DROP), Told(connection=frozenset(["protocol"])), False),
     ],
     ids=[
         "a range",
         "two comparisons",
         "an address",
+        "two fields in one comparison",
+        "a comparison of each",
         "a type that is left out",
         "a type",
         "a type that is implied",

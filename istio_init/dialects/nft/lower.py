@@ -6,6 +6,7 @@ Families ip, ip6 and inet, hooks from prerouting to postrouting. What else is re
 from __future__ import annotations
 
 from istio_init.dialects.nft import statements
+from istio_init.dialects.nft.misprints import may_be_merged
 from istio_init.dialects.nft.names import PRIORITIES
 from istio_init.dialects.nft.ruleset import Uncollected
 from istio_init.dialects.nft.scope import Body, Scope
@@ -154,10 +155,11 @@ def _maybe_dormant(scope: Scope, chain: Chain) -> model.Rule:
 
 def _rule(scope: Scope, chain: Chain, number: int, rule: Rule, printed: str) -> list[model.Rule]:
     """A rule; several of the same number where it does one of several things, by an element or by chance."""
-    body = Body(scope)
+    body, tested = Body(scope), rule.expressions
     if (scope.family, scope.table, chain.name, rule.handle) in scope.misprinted:
         body.add(Undecided(Cause(Openness.NOT_MODELLED, "a test that nft does not print")))
-    ways = statements.lower(body, rule.expressions) or [[]]
+        tested = tuple([each for each in tested if not may_be_merged(each)])
+    ways = statements.lower(body, tested) or [[]]
     is_theirs = printed and is_written_by_iptables(rule.expressions)
     text = printed if is_theirs else rule_text(rule.expressions, rule.comment)
     origin = Origin(Store.NFT, scope.family, scope.table, chain.name, number, text)

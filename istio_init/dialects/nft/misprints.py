@@ -2,7 +2,8 @@
 
 nft 1.0.6 takes ``meta iiftype ether`` and ``ct protocol udp`` for what a later test implies, and leaves them out,
 also where that test holds of other packets. ``skuid < 1000 skuid > 1000``, which no packet passes, it prints as
-``skuid != 1000-1000`` (src/netlink_delinearize.c, src/payload.c).
+``skuid != 1000-1000`` (src/netlink_delinearize.c, src/payload.c). ``udp sport != 443 udp dport != 79`` it loads as one
+comparison of both ports, which packets pass that have one of them, and prints as it was written (src/rule.c).
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ _IMPLYING = frozenset(["ether", "arp", "vlan"])
 
 
 class Told(Value):
-    """What the kernel has of one rule: whether it asks for an interface's type, and how many ranges it negates.
+    """What the kernel has of one rule: whether it asks for an interface's type, and how much it negates.
 
     ``connection`` has what it asks of a connection's protocols, as nft names it: ``protocol``, ``l3proto``.
     """
 
     asks_for_type: bool = False
     negated_ranges: int = 0
+    negated_values: int = 0
     connection: frozenset[str] = frozenset()
 
 
@@ -53,16 +55,29 @@ def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> frozenset[Place]
 def _differs(expressions: Sequence[Expression], told: Told) -> bool:
     if not told.connection <= _keys_of_connections(expressions):
         return True
-    negated, names = 0, set()
+    negated, unequal, names = 0, 0, set()
     for expression in expressions:
         match = expression.get("match")
         if not isinstance(match, dict):
             continue
         right = match.get("right")
         negated += match.get("op") == "!=" and isinstance(right, dict) and "range" in right
+        unequal += may_be_merged(expression)
         if told.asks_for_type:
             names |= _names(match.get("left"))
-    return negated > told.negated_ranges or (told.asks_for_type and not names & (_IMPLYING | {"iiftype", "oiftype"}))
+    if negated > told.negated_ranges or unequal > told.negated_values:
+        return True
+    return told.asks_for_type and not names & (_IMPLYING | {"iiftype", "oiftype"})
+
+
+def may_be_merged(expression: Expression) -> bool:
+    """Whether it compares a field of a header with another value, which nft may load together with the next field's."""
+    match expression:
+        case {"match": {"op": "!=", "left": {"payload": _}, "right": int()}}:
+            return True
+        case {"match": {"op": "!=", "left": {"payload": _}, "right": str(value)}}:
+            return not value.startswith("@")
+    return False
 
 
 def _keys_of_connections(value: object) -> set[str]:
