@@ -106,8 +106,8 @@ def _attack(act: Act, user: int) -> dict[str, object]:
             os.waitpid(-1, os.WNOHANG | WALL)  # What she traces can end only then.
         for name in [name for name in os.listdir("/proc") if name.isdigit() and name not in before]:
             with contextlib.suppress(OSError):
-                text = Path(f"/proc/{name}/status").read_text()
-                fields = dict(line.split(":\t", 1) for line in text.splitlines())
+                text = Path(f"/proc/{name}/status").read_text(errors="replace")  # Any process may be called anything.
+                fields = dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
                 # As she sees it: her own user is 0, and nobody else has a number.
                 if "0" in fields["Uid"].split() or fields["Uid"].split()[0] == str(user):
                     saw[f"{name} {fields['Name']}"] = fields["State"]

@@ -191,7 +191,7 @@ KEPT = """
 Host.accept_local Host.forwards_from Host.reverse_path_filter Host.route_localnet Host.src_valid_mark Link.kind
 Link.name Route.device RoutingRule.in_interface RoutingRule.out_interface Interface.name Listener.protocol
 IpSet.name IpSet.options IpSet.type Known.devices Known.dormant Known.sets Known.told Snapshot.programs
-Snapshot.sysctls Taken.date Taken.kernel Taken.version Taken.path Unread.file Unread.reason
+Snapshot.sysctls Taken.date Taken.kernel Taken.version Taken.path Told.connection Unread.file Unread.reason
 Pod.source Pod.labels Pod.command Pod.arguments Pod.initial Pod.notes
 """
 """Names that rules and findings depend on, and what is of no pod; docs/tickets.md tells of them."""
