@@ -6,6 +6,7 @@ import pytest
 
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, CtStatus, Field
+from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import (
     AnyOf,
     Cause,
@@ -105,7 +106,7 @@ def test_a_match_becomes_tests(text: str, expected: tuple[Statement, ...]) -> No
     [
         *[(f"-m {name} --x y", OPEN) for name in "limit hashlimit statistic time bpf u32 string quota cgroup".split()],
         *[(f"-m {name} --x y", OPEN) for name in "connlimit connbytes cpu cluster helper".split()],
-        *[(f"-m {name} --x y", NOT_GIVEN) for name in "mac esp ah realm tcpmss".split()],
+        *[(f"-m {name} --x y", NOT_GIVEN) for name in "esp ah realm tcpmss".split()],
         *[(f"-m {name} --x y", NOT_MODELLED) for name in "physdev ipvs made-up tos conntrack owner".split()],
         ("-m recent --rcheck --seconds 5", OPEN),
         ("-m conntrack --ctexpire 5", OPEN),
@@ -170,6 +171,9 @@ BY_PACKET: list[tuple[str, Facts, bool | None]] = [
     ("-m pkttype --pkt-type multicast", {Field.PKTTYPE: 5, Field.DESTINATION: 0xE0000001}, True),
     ("-m pkttype --pkt-type broadcast", {Field.PKTTYPE: 5, Field.DESTINATION: 0xE0000001}, False),
     ("-m pkttype --pkt-type broadcast", {Field.PKTTYPE: 5, Field.DESTINATION: 0xFFFFFFFF}, True),
+    ("-m mac --mac-source 02:00:00:00:00:01", {Field.IN_INTERFACE: number_of("eth0")}, None),
+    ("-m mac --mac-source 02:00:00:00:00:01", {Field.IN_INTERFACE: number_of("lo")}, False),
+    ("-m mac ! --mac-source 02:00:00:00:00:01", {Field.IN_INTERFACE: number_of("lo")}, False),
     ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 7}, True),
     ("-m rpfilter --accept-local", {Field.RETURN_INTERFACE_HERE: 0}, None),
 ]

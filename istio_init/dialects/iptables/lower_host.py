@@ -6,6 +6,7 @@ from istio_init.dialects.iptables.lower_extension import number_range
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import BITS, AddressType, Field
 from istio_init.netfilter.intervals import union
+from istio_init.netfilter.names import exactly
 from istio_init.netfilter.rules import AnyOf, Forget, Note, Openness, Test
 
 TYPE_CHECKING = False
@@ -139,6 +140,11 @@ def rpfilter(asked: Asked) -> Lowered:
         return (Test(field, back, None, negated, negated),)
     routed = Test(field, back, None, False, False)
     return (AnyOf(((routed,), (asked.undecided(Openness.NOT_MODELLED),)), negated),)
+
+
+def mac(asked: Asked) -> Lowered:
+    """mac: which neighbour sent it, that nobody gives; via lo it never matches, nor its negation (xt_mac.c)."""
+    return Test(Field.IN_INTERFACE, exactly("lo"), None, True, False), asked.undecided(Openness.NOT_GIVEN)
 
 
 def policy(asked: Asked) -> Lowered:

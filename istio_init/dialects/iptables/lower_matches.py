@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.lower_connection import connmark, conntrack
 from istio_init.dialects.iptables.lower_extension import Extension, cannot_tell, listing
-from istio_init.dialects.iptables.lower_host import addrtype, owner, policy, recent, rpfilter, set_match, socket
+from istio_init.dialects.iptables.lower_host import addrtype, mac, owner, policy, recent, rpfilter, set_match, socket
 from istio_init.dialects.iptables.lower_packet import (
     dscp,
     ecn,
@@ -53,7 +53,7 @@ MATCHES: dict[str, Extension] = {
     "length": Extension(length),
     "limit": _OPEN,
     "listing": Extension(listing),
-    "mac": _NOT_GIVEN,
+    "mac": Extension(mac),
     "mark": Extension(mark),
     "multiport": Extension(multiport),
     "nfacct": Extension(lambda asked: (Note(asked.text),)),
