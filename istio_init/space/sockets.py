@@ -51,7 +51,8 @@ class Sockets:
         else:
             incoming = self.layout.dim(Field.IN_INTERFACE)
             found = self.interfaces.by(incoming, lambda name: self._transparent_on(name, tproxy.port))
-        return self.truths.all_of([proxied, found])
+        # Before those that listen, one is looked for that is connected at the packet's own port.
+        return self.truths.all_of([proxied, self._unless_connected(None, found)])
 
     def _transparent_on(self, name: str | None, port: int | None) -> Node:
         """The same for packets of an interface: the socket is looked for at its address, or the packet's own."""

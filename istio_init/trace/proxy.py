@@ -53,8 +53,10 @@ def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
         if bound:
             return not_given("the addresses of the incoming interface")
         address = 0
-    if (doubt := facts.connected(values[PROTOCOL], port)) is not None:
-        return doubt
+    for number in (values[DPORT], port):  # Before those that listen, one is looked for that is connected there.
+        doubt = facts.connected(values[PROTOCOL], number) if isinstance(number, int) else None
+        if doubt is not None:
+            return doubt
     answers = {listener.is_transparent for listener in facts.listening(values[PROTOCOL], address, port)}
     if len(answers) > 1 or None in answers:
         return not_given(f"whether the socket on port {port} is transparent")

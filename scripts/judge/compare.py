@@ -79,7 +79,8 @@ def _is_possible(outcome: Outcome, sent: Json, observed: Json, trace: Trace) -> 
     if outcome.kind is Kind.DIRECT:
         return sent["dst"] == observed["address"] or Field.DESTINATION in _rewritten(trace)
     if outcome.kind is Kind.TPROXY:  # Its address is the socket's; the packet keeps its own.
-        return observed["arrived"] is None or observed["arrived"]["port"] == outcome.port
+        taken = observed["arrived"]
+        return taken is None or taken["remote"] is not None or taken["port"] == outcome.port
     return outcome.address is None or outcome.address == int(ip_address(observed["address"]))
 
 

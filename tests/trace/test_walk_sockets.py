@@ -133,3 +133,10 @@ def test_a_bound_socket_sends_by_its_interface_whatever_rules_say() -> None:
     redirect = save("*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001")
     found = trace(packet("8.8.8.8", bound="eth0"), *redirect)
     assert (found.state.destination, found.state.via) == (address("127.0.0.1"), ("eth0",))
+
+
+def test_a_connected_socket_of_udp_may_take_a_packet_before_those_that_listen() -> None:
+    rules = save("*mangle\n-A PREROUTING -p udp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 1")
+    on = host(sockets=(Listener(17, ip_address("0.0.0.0"), 15006, True),), connected=(53,))
+    for port, kind in ((53, Kind.UNKNOWN), (54, Kind.TPROXY)):
+        assert trace(inbound("10.1.2.3", port, protocol=17), *rules, on=on).delivered.kind is kind
