@@ -13,7 +13,7 @@ from istio_init.space.diagram import Moved, Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from istio_init.netfilter.host import Host, Link
     from istio_init.netfilter.intervals import Intervals
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from istio_init.space.layout import Layout
     from istio_init.space.surroundings import Surroundings
 
-    Address = Unknown | dict[int, Substitute]
+    Address = Unknown | Mapping[int, Substitute]
     """One that is not known, or what the dimensions of an address become."""
     Choice = tuple[Region, Address | None]
     """Where packets get which address; None is dropped."""
@@ -56,7 +56,7 @@ class Addresses:
         if nat.cause is not None:
             return [({}, Unknown(nat.cause))]
         if nat.addresses is None:
-            return [({}, {**self.layout.kept(field)})]
+            return [({}, self.layout.kept(field))]
         low, high = nat.addresses
         if nat.netmap:
             return self._netmap(low, high, field, given)
@@ -79,7 +79,7 @@ class Addresses:
         """Addresses that lie within stay what they are."""
         known = self.layout.known_to_nat(field)
         for region in self._within(known, within):
-            yield region, {**self.layout.kept(field)}
+            yield region, self.layout.kept(field)
         for region in self._within(known, self._rest(field, within)):
             yield region, otherwise
 
@@ -110,7 +110,7 @@ class Addresses:
         """REDIRECT gives what comes in the first address of its interface (nf_nat_redirect_ipv4)."""
         links = self.host.links
         if not any(link.addresses for link in links):
-            yield {}, {**self.layout.kept(field)}
+            yield {}, self.layout.kept(field)
             return
         interface = self.layout.dim(Field.IN_INTERFACE)
         for link in links:

@@ -17,7 +17,7 @@ from istio_init.trace.result import Kind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from istio_init.netfilter.host import Host
     from istio_init.netfilter.rules import Nat, Tproxy
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from istio_init.space.truth import Truths
     from istio_init.space.ways import Parts, RuleDecider
 
-    Changed = dict[int, Substitute]
+    Changed = Mapping[int, Substitute]
     """What the dimensions of a field become."""
 
 FEW = 16
@@ -87,7 +87,7 @@ class Translation:
             done = self.ways.either(done, other, why)
         return done
 
-    def _changes(self, field: Field, address: Address | int) -> dict[int, Substitute]:
+    def _changes(self, field: Field, address: Address | int) -> Changed:
         """What the dimensions of an address or port become; of one of several, as far as each tells by itself."""
         if isinstance(address, int):
             return dict(self.layout.numbers(field, address))
@@ -167,7 +167,7 @@ class Translation:
         is_destination = nat.kind.is_of_destination
         if nat.ports is None:
             is_chosen = nat.random and not is_destination
-            yield {}, Unknown(chosen("port"), ((1, 0xFFFF),)) if is_chosen else {**self.layout.kept(field)}
+            yield {}, Unknown(chosen("port"), ((1, 0xFFFF),)) if is_chosen else self.layout.kept(field)
             return
         low, high = nat.ports
         inside = ((low, high),)
@@ -180,7 +180,7 @@ class Translation:
         else:
             known = self.layout.known_to_nat(field)
             for region in self.layout.regions(known, None, inside) or ():
-                yield region, {**self.layout.kept(field)}
+                yield region, self.layout.kept(field)
             for region in self.layout.regions(known, None, difference(((0, 0xFFFF),), inside)) or ():
                 yield region, first if is_destination else one_of
 

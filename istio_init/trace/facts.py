@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.netfilter.family import Family
@@ -55,7 +56,6 @@ class Facts:
             link.name: [int(each) for each in link.addresses if each.version == (4, 6)[family is Family.IPV6]]
             for link in host.links
         }
-        self._asked_for_types: Tables | None = None
         self.down = frozenset(link.name for link in host.links if not link.is_up)
         self.derived: dict[Field, Callable[[Values], Number]] = {
             Field.SOURCE_TYPE: lambda values: self._type(values, SOURCE, None),
@@ -98,7 +98,7 @@ class Facts:
         if self.tables is None:
             return self._type_by_links(address, device)
         if self.family is Family.IPV6:
-            return self._type_of_ipv6(address, device, self.tables)
+            return self._type_of_ipv6(address, device)
         found, _ = self.tables.search(LOCAL_TABLE, Query(address))
         result = found[0]
         if result is None:
@@ -108,26 +108,26 @@ class Facts:
             return result.type if routes[0].device == device else AddressType.UNICAST
         return result.type
 
-    def _type_of_ipv6(self, address: int, device: str | None, tables: Tables) -> AddressType | None:
+    def _type_of_ipv6(self, address: int, device: str | None) -> AddressType | None:
         if device is not None and address in self.addresses.get(device, ()):
             return AddressType.LOCAL
         is_link_local = address >> 118 == LINK_LOCAL
-        found, _ = self._types(tables).look_up(Query(address, out_interface=device if is_link_local else None))
+        found, _ = self._tables_for_types.look_up(Query(address, out_interface=device if is_link_local else None))
         kinds = {each.type for each in found}
         if len(kinds) > 1:
             return None
         kind = kinds.pop()
         return AddressType.UNICAST if kind is AddressType.LOCAL and device is not None else kind
 
-    def _types(self, tables: Tables) -> Tables:
+    @cached_property
+    def _tables_for_types(self) -> Tables:
         """The tables as types of addresses are asked for.
 
         nft asks for the packet's protocol, TOS and other address (nft_fib6_flowi_init), iptables for none of them
         (match_lookup_rt6): whether rules match that select by these cannot be told for both.
         """
-        if self._asked_for_types is None:
-            self._asked_for_types = tables.without(source=None, tos=None, protocol=None)
-        return self._asked_for_types
+        assert self.tables is not None
+        return self.tables.without(source=None, tos=None, protocol=None)
 
     def _type_by_links(self, address: int, device: str | None) -> AddressType | None:
         if self.is_loopback(address):

@@ -13,15 +13,32 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.processes import sleeping
+
+from istio_init.testing.entering import Entrance
+
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT, INTERRUPT, BATCH_FORGET = (
     1, 2, 3, 14, 15, 17, 18, 25, 26, 36, 42,
 )  # fmt: skip
 """linux/fuse.h"""
 
+CLONE_NEWUTS = 0x04000000
 SIZE = 1 << 40
 MNT_DETACH = 2
 HEADER = struct.Struct("=IIQQIIII")
 NAMES = {"lookup": LOOKUP, "getattr": GETATTR, "open": OPEN, "read": READ}
+
+
+def living_in(root: Path, namespace: str) -> contextlib.AbstractContextManager[int]:
+    """A process in a network namespace, whose root and UTS namespace are its own."""
+
+    def prepare() -> None:
+        ctypes.CDLL(None).unshare(CLONE_NEWUTS)
+        Entrance(Path(f"/run/netns/{namespace}"), None, Path("/nonexistent")).enter()
+        os.chroot(root)
+        os.chdir("/")
+
+    return sleeping(prepare)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import threading
@@ -24,11 +23,10 @@ from istio_init.testing.entering import Entrance
 from istio_init.testing.pods import Pod
 from istio_init.testing.processes import run
 
-from .served import served
+from .served import living_in, served
 
 SERVER = "192.0.2.53"
 SECRET = "192.0.2.99"
-CLONE_NEWUTS = 0x04000000
 LINE = f"nameserver {SERVER}\n"
 """A line of a resolv.conf."""
 
@@ -299,13 +297,7 @@ def test_a_pod_that_serves_its_own_files_holds_no_command_up(
 ) -> None:
     """What was left waiting for it has no part in the pipes that others wait for."""
 
-    def prepare() -> None:
-        ctypes.CDLL(None).unshare(CLONE_NEWUTS)
-        Entrance(Path(f"/run/netns/{pod.name}"), None, Path("/nonexistent")).enter()
-        os.chroot(root)
-        os.chdir("/")
-
-    with served(root / where, LINE.encode(), silent), sleeping(prepare) as pid:
+    with served(root / where, LINE.encode(), silent), living_in(root, pod.name) as pid:
         done = istio_init(*[word.replace("PID", str(pid)) for word in command])
 
     assert done.status == status and said in done.stdout + done.stderr

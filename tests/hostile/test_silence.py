@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from functools import partial
@@ -10,14 +9,11 @@ from pathlib import Path
 
 import pytest
 from inspector.test_ps_watch import free_port, metrics, watching
-from support.processes import sleeping, wait_until
+from support.processes import wait_until
 
-from istio_init.testing.entering import Entrance
 from istio_init.testing.pods import Pod
 
-from .served import served
-
-CLONE_NEWUTS = 0x04000000
+from .served import living_in, served
 
 pytestmark = [
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="the kernel has no fuse"),
@@ -53,14 +49,12 @@ def has_looked(address: str, since: float) -> float:
 def test_metrics_leave_one_process_waiting_for_a_silent_pod_and_say_so_and_look_at_its_rules(
     root: Path, pod: Pod
 ) -> None:
-    def prepare() -> None:
-        ctypes.CDLL(None).unshare(CLONE_NEWUTS)
-        Entrance(Path(f"/run/netns/{pod.name}"), None, Path("/nonexistent")).enter()
-        os.chroot(root)
-        os.chdir("/")
-
     address = f"127.0.0.1:{free_port()}"
-    with served(root / "etc", b"x\n", "read"), sleeping(prepare) as pid, watching("--metrics", address) as child:
+    with (
+        served(root / "etc", b"x\n", "read"),
+        living_in(root, pod.name) as pid,
+        watching("--metrics", address) as child,
+    ):
         wait_until(lambda: metrics(address)["istio_init_not_answering", ""] == 1)
         before, at = wait_until(lambda: uninterruptible(address)), 0.0
         for _ in range(2):
