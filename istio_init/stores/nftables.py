@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PROGRAM = "nft"
 TIMEOUT = 60.0
 READINGS = 3
-"""Of tables that somebody else may change meanwhile."""
+"""Attempts to read tables that another process may change meanwhile."""
 INET = 1
 """The number of the family ``inet`` (linux/netfilter.h, NFPROTO_INET)."""
 

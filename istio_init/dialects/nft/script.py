@@ -1,4 +1,4 @@
-"""What ``nft -f`` reads to replace whole tables, in one transaction: either all of it takes place, or nothing."""
+"""What ``nft -f`` reads to replace whole tables in one transaction: all of it takes effect, or none."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COUNTING = "counter"
 
 
 def replacing(live: Iterable[Table], wanted: Iterable[Table]) -> str:
-    """Have the wanted tables, and none of the live ones besides.
+    """Replace the live tables with the wanted ones.
 
-    Base chains stay where they are as wanted: were they deleted and added, a packet that is on its way during the
+    Base chains that match what is wanted stay: if they were deleted and added again, a packet in flight during the
     transaction could be evaluated by both, or by neither. A table that is not live is created, so the transaction fails
-    where somebody else has made it meanwhile. It is not deleted first, after which nft waits for the kernel's readers.
+    if another process created it meanwhile. Deleting it first would make nft wait for an RCU grace period.
     """
     found, names = ({(each.family, each.name): each for each in tables} for tables in (live, wanted))
     kept = {name for name, table in found.items() if name in names and keeps(table, names[name])}
@@ -36,12 +36,12 @@ def replacing(live: Iterable[Table], wanted: Iterable[Table]) -> str:
 
 
 def whole(wanted: Iterable[Table]) -> str:
-    """Have the wanted tables, whatever those of their names hold by then."""
+    """Replace tables of these names with the wanted ones, whatever they hold by then."""
     return _text([line for table in wanted for line in (*_deleted(table), *table_lines(table))])
 
 
 def _deleted(table: Table) -> list[str]:
-    """Deleting a table that is not there fails, so it is added before; what does both at once is newer than 1.0.1."""
+    """Deleting a missing table fails, so it is added first; ``destroy`` needs a newer nft than 1.0.1."""
     return [f"add table {table.family} {table.name}", f"delete table {table.family} {table.name}"]
 
 
@@ -64,7 +64,7 @@ def _hooked(chain: Chain) -> object:
 
 
 def _emptied(live: Table, wanted: Table) -> Iterator[str]:
-    """What makes a table hold nothing but the wanted chains, without rules."""
+    """Empty a table but for the wanted chains, which lose their rules."""
     kept = {chain.name for chain in wanted.chains}
     yield f"flush table {live.family} {live.name}"
     for name in live.sets:

@@ -86,7 +86,7 @@ def _is_near(host: Host, route: Route) -> bool:
 
 
 def _is_local(route: Route) -> bool:
-    """Whether it leads to nobody whom a pod would talk to."""
+    """Whether it leads to no address that a pod would connect to."""
     network = route.destination
     return route.device in (None, LOOPBACK_DEVICE) or network.is_link_local or network.is_multicast
 
@@ -103,7 +103,7 @@ def _words(host: Host, family: Family, near: tuple[Network, ...]) -> str:
 
 
 def virtual_uplink(view: View) -> Iterator[Finding]:
-    """The interface via which the pod reaches the world is named as one of virtual machines or containers in it."""
+    """The configuration names the pod's uplink as an interface of virtual machines or containers inside it."""
     found = view.inferred or view.ambient
     if found is None or not view.snapshot.is_live:
         return
@@ -120,7 +120,7 @@ def virtual_uplink(view: View) -> Iterator[Finding]:
 
 
 def proxy_redirected(view: View) -> Iterator[Finding]:
-    """The proxy's own connections are redirected by somebody else's rules, wherever they go."""
+    """Rules of others redirect the proxy's own connections, wherever they go."""
     evaluated = evaluated_of(view)
     if not view.meant or evaluated.is_as_meant or not evaluated.has_others():
         return
