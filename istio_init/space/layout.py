@@ -99,6 +99,8 @@ class Layout:
     """Whether nat has given the packet another destination, for which routing has not been asked yet."""
     taker = 6
     """The socket that TPROXY gave the packet."""
+    rewritten = 7
+    """Whether a rule may have given the packet an address that its connection does not know of."""
 
     def __init__(
         self,
@@ -121,7 +123,7 @@ class Layout:
             masks[Field.TOS].add(PRIORITY_OF_TOS)
         masks.update(dict.fromkeys(ADDRESSES, _edges(family.bits, scan.tested, scan.exchanged)))
         masks.update(dict.fromkeys(PORTS, _edges(16, scan.ports)))
-        self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3, 3]
+        self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3, 3, 2]
         self.fields: list[Field | None] = [None] * len(self.sizes)
         self.masks = [0] * len(self.sizes)
         """Of which bits of its field each dimension is."""
@@ -149,7 +151,9 @@ class Layout:
         if self.assigned & ENDS.keys():
             seen.update(REPLY)
         unseen = [dim for field in SELDOM if field not in seen for dim in self.dims(field)]
-        self.unseen = frozenset(unseen if seen & TAKERS else [*unseen, self.taker])
+        unseen += [] if seen & TAKERS else [self.taker]
+        unseen += [] if self.assigned & ENDS.keys() else [self.rewritten]
+        self.unseen = frozenset(unseen)
         """Dimensions that nothing asks for."""
 
     def width(self, field: Field) -> int:

@@ -81,7 +81,8 @@ class Walk:
         layout = self.layout
         changes: dict[int, Substitute] = {layout.dim(other): NO_INTERFACE, layout.track: NOT_YET,
                                           layout.destination_done: 0, layout.source_done: 0, layout.moved: STAYS,
-                                          layout.taker: UNTOLD, layout.route: Moved(layout.dim(interface)),
+                                          layout.taker: UNTOLD, layout.rewritten: 0,
+                                          layout.route: Moved(layout.dim(interface)),
                                           layout.route_type: AddressType.LOCAL.value}  # fmt: skip
         zeros = dict.fromkeys((Field.CT_STATUS, Field.CT_ZONE, Field.PKTTYPE, Field.TOS, Field.PRIORITY, Field.CT_MARK,
                                *ORIGINAL, *REPLY), 0)  # fmt: skip
