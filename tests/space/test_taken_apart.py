@@ -218,3 +218,17 @@ def test_what_the_socket_of_tproxy_is_bound_to_tells_whether_a_rule_for_sockets_
     listener = Listener(6, ip_address(address), 15006, is_transparent=True)
     rules = handed_over + filtered("INPUT -m socket -j DROP")
     assert told(rules, inbound(MINE), HOST.replace(listeners=(listener,))).outcome.kind is kind
+
+
+IPSEC: dict[str, tuple[str, dict[bool | None, Kind]]] = {
+    "protected": ("--pol ipsec", {False: Kind.DIRECT, True: Kind.UNKNOWN, None: Kind.UNKNOWN}),
+    "unprotected": ("--pol none", {False: Kind.DROP, True: Kind.UNKNOWN, None: Kind.UNKNOWN}),
+}
+
+
+@pytest.mark.parametrize("has_ipsec", [False, True, None])
+@pytest.mark.parametrize("name", IPSEC)
+def test_no_packet_is_protected_where_ipsec_has_nothing_to_do(name: str, has_ipsec: bool | None) -> None:
+    asked, kinds = IPSEC[name]
+    rules = filtered(f"INPUT -m policy --dir in {asked} -j DROP")
+    assert told(rules, inbound(MINE), HOST.replace(has_ipsec=has_ipsec)).outcome.kind is kinds[has_ipsec]
