@@ -1,11 +1,8 @@
-"""Whether IPsec has anything to do in the current network namespace: what ``ip xfrm policy count`` shows.
-
-Asking may load the kernel module xfrm_user.
-"""
+"""Whether IPsec has anything to do in the current network namespace: what ``ip xfrm policy count`` shows."""
 
 from __future__ import annotations
 
-import errno
+import os
 import struct
 
 from istio_init.system.netlink import answer, parse_attributes, understood
@@ -16,8 +13,8 @@ XFRM_MSG_GETSADINFO, XFRM_MSG_GETSPDINFO = 0x23, 0x25
 XFRMA_SAD_CNT = XFRMA_SPD_INFO = 1
 """Numbers of linux/xfrm.h."""
 
-NOT_THERE = frozenset([errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT])
-"""The kernel has no IPsec."""
+NETLINK_SOCKETS, PFKEY_SOCKETS = "/proc/thread-self/net/netlink", "/proc/thread-self/net/pfkey"
+MOST_READ = 1 << 20
 
 
 class Ipsec(Value):
@@ -29,19 +26,26 @@ class Ipsec(Value):
 
 @understood
 def ipsec() -> Ipsec:
-    """What the namespace has of them; nothing where the kernel has none of it.
+    """What the namespace has of them; nothing where the kernel has no part that could have made any.
 
     Raises:
         OSError: asking is denied: it takes CAP_NET_ADMIN.
     """
-    try:
-        policies = _attribute(XFRM_MSG_GETSPDINFO, XFRMA_SPD_INFO)
-        states = _attribute(XFRM_MSG_GETSADINFO, XFRMA_SAD_CNT)
-    except OSError as error:
-        if error.errno in NOT_THERE:
-            return Ipsec()
-        raise
+    if not _can_be_there():
+        return Ipsec()
+    policies = _attribute(XFRM_MSG_GETSPDINFO, XFRMA_SPD_INFO)
+    states = _attribute(XFRM_MSG_GETSADINFO, XFRMA_SAD_CNT)
     return Ipsec(sum(struct.unpack("=6I", policies[:24])), *struct.unpack("=I", states[:4]))
+
+
+def _can_be_there() -> bool:
+    """Whether xfrm_user or af_key is there. Asking would load the former, and reading is to load nothing."""
+    if os.path.exists(PFKEY_SOCKETS):
+        return True
+    with open(NETLINK_SOCKETS) as file:
+        text = file.read(MOST_READ)
+    protocols = {words[1] for line in text.splitlines() if len(words := line.split()) > 1}
+    return len(text) == MOST_READ or str(NETLINK_XFRM) in protocols
 
 
 def _attribute(request: int, number: int) -> bytes:
