@@ -136,6 +136,8 @@ BY_PACKET: list[tuple[str, Facts, bool | None]] = [
     ("-m icmp ! --icmp-type 3/1", ICMP, False),
     ("-m icmp ! --icmp-type 3/2", ICMP, True),
     ("-m icmp ! --icmp-type 3", ICMP, False),
+    ("-m icmp ! --icmp-type any", ICMP, False),
+    ("-m icmp ! --icmp-type 255", ICMP, False),
     ("-m owner --uid-owner 0", {}, False),
     ("-m owner ! --uid-owner 0", {}, True),
     ("-m owner --socket-exists", {}, False),
