@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.nft.changes import change
 from istio_init.dialects.nft.loads import load_all
+from istio_init.dialects.nft.loads_header import IPV4, IPV6
 from istio_init.dialects.nft.maps import CALLS, VERDICTS, dispatch, mapped, verdict
 from istio_init.dialects.nft.matches import match
 from istio_init.dialects.nft.text import expression_text
@@ -47,6 +48,9 @@ _TRACKING_XT = frozenset(
 
 _CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never, Note)
 _TCP = Test(Field.PROTOCOL, ((6, 6),))
+_REJECTED = {"tcp reset": (_TCP,), "icmp": (IPV4,), "icmpv6": (IPV6,)}
+"""What nft tests by itself before it rejects in a form, and leaves out when it prints."""
+
 _SYN_OR_ACK = Test(Field.TCP_FLAGS, ((1, 255),), mask=0x12)
 
 
@@ -106,6 +110,8 @@ def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> b
         body.statements += [] if end is None else [end]
         return False
     if kind == "reject":
+        form = content.get("type") if isinstance(content, dict) else None
+        body.need(_REJECTED.get(form, ()) if isinstance(form, str) else ())
         body.statements.append(End(Verdict.REJECT))
         return False
     if kind == "fwd":
