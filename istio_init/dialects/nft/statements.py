@@ -8,7 +8,7 @@ from istio_init.dialects.nft.loads_header import IPV4, IPV6
 from istio_init.dialects.nft.maps import CALLS, VERDICTS, dispatch, mapped, verdict
 from istio_init.dialects.nft.matches import match
 from istio_init.dialects.nft.text import expression_text
-from istio_init.dialects.nft.translations import NATS, nat, tproxy
+from istio_init.dialects.nft.translations import NATS, nat, tproxy, untold
 from istio_init.dialects.nft.values import OddError
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
@@ -16,7 +16,6 @@ from istio_init.netfilter.rules import (
     Cause,
     End,
     Lookup,
-    Nat,
     Never,
     Note,
     Openness,
@@ -67,7 +66,7 @@ def lower(body: Body, expressions: tuple[Expression, ...]) -> list[list[Statemen
             body.statements += ways[0]
         elif kind in NATS:
             ways = nat(body, expression)
-            return ways if len(ways) == 1 or _only_tests(body) else [[_untold(kind, expression)]]
+            return ways if len(ways) == 1 or _only_tests(body) else [[untold(expression)]]
         elif not _plain(body, kind, expression, is_last=place == len(expressions) - 1):
             break
     return []
@@ -91,10 +90,6 @@ def _dispatch(body: Body, expression: Expression) -> tuple[list[list[Statement]]
 def _only_tests(body: Body) -> bool:
     """Whether nothing was changed so far: each way would change it once more."""
     return all(isinstance(each, _CONDITIONS) for each in body.statements)
-
-
-def _untold(kind: str, expression: Expression) -> Nat:
-    return Nat(NATS[kind], cause=Cause(Openness.NOT_MODELLED, expression_text(expression)))
 
 
 def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> bool:
