@@ -176,7 +176,7 @@ class Facts:
     def _socket(self, values: Values, asked: Field) -> Number:
         """Whether a socket would take the packet (nf_sk_lookup_slow_v4). Of established connections none is known.
 
-        A packet that TPROXY gave a socket has the answer with it; for what is sent it is the sender's (nft_socket_eval).
+        A packet that TPROXY gave a socket has the answer with it; of what is sent it is the sender's (nft_socket_eval).
         """
         bits, port, known = values[CT_STATE], values[DPORT], values[asked]
         if known is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_rules_ask_for_the_socket_that_would_take_the_packet(name: str) -> None:
         (Field.SOCKET_TRANSPARENT_ANY, {"uid": None, "gid": None}, Kind.DIRECT),
     ],
 )
-def test_the_socket_of_what_is_sent_is_the_one_that_sends_it(field: Field, facts: dict[str, None], kind: Kind) -> None:
+def test_the_socket_of_what_is_sent_is_the_one_that_sends_it(field: Field, facts: dict[str, Any], kind: Kind) -> None:
     rule = table(base(Hook.OUTPUT, (Test(field, ((1, 1),)), End(Verdict.DROP))))
     sent = packet("10.1.2.3", interface="lo", **facts)
     assert trace(sent, rule, on=host(sockets=(socket("10.1.2.3", 80),))).delivered.kind is kind
