@@ -9,7 +9,7 @@ from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.layout import BOUND, NO_SOCKET, UNTOLD, WILDCARD
 from istio_init.space.presence import PORTED
 from istio_init.space.truth import Maybe
-from istio_init.trace.facts import UDP
+from istio_init.trace.facts import OWN_SOCKET, UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PROXIED = ((6, 6), (17, 17))
 """TCP and UDP: nothing else is handed to a socket."""
 
 TAKER = Cause(Openness.NOT_GIVEN, "the socket that takes the packet")
+SENDER = Cause(Openness.NOT_GIVEN, OWN_SOCKET)
 SOCKETS = Cause(Openness.NOT_GIVEN, "the namespace's sockets")
 
 
@@ -81,16 +82,24 @@ class Sockets:
 
         return self.diagrams.mapped(found, number)
 
-    def unless_handed_over(self, asked: Node, *, wildcards: bool) -> Node:
-        """What is found of a packet, but for one that came in and to which TPROXY gave a socket: that is found."""
-        layout, leaf = self.layout, self.diagrams.leaf
-        came = difference(((0, layout.sizes[layout.dim(Field.IN_INTERFACE)] - 1),), ((NO_INTERFACE, NO_INTERFACE),))
-        taken: Region = {layout.dim(Field.UID): ((0, NO_SOCKET - 1),), layout.dim(Field.IN_INTERFACE): came}
-        found = leaf(1)
-        if not wildcards:
-            is_bound = self.truths.choice({layout.taker: ((BOUND, BOUND),)}, leaf(1), leaf(TAKER))
-            found = self.truths.choice({layout.taker: ((WILDCARD, WILDCARD),)}, leaf(0), is_bound)
-        return self.truths.either_of(self.truths.within(taken), found, asked)
+    def unless_it_has_one(self, asked: Node, *, transparent: bool, wildcards: bool) -> Node:
+        """What is found of a packet, but for its sender's, and the one that TPROXY gave it: that is found."""
+        layout, leaf, either = self.layout, self.diagrams.leaf, self.truths.either_of
+        socket, incoming = layout.dim(Field.UID), layout.dim(Field.IN_INTERFACE)
+        nowhere = ((NO_INTERFACE, NO_INTERFACE),)
+        came = difference(((0, layout.sizes[incoming] - 1),), nowhere)
+        taken: Region = {socket: ((0, NO_SOCKET - 1),), incoming: came}
+        sent: Region = {socket: ((0, NO_SOCKET - 1),), incoming: nowhere}
+        of_sender = leaf(SENDER if transparent or not wildcards else 1)
+        found = either(self.truths.within({incoming: nowhere}), leaf(0), asked)
+        found = either(self.truths.within(sent), of_sender, found)
+        return either(self.truths.within(taken), leaf(1) if wildcards else self._by_taker(), found)
+
+    def _by_taker(self) -> Node:
+        """What is found of a packet that has TPROXY's socket, by what that is bound to."""
+        taker, leaf = self.layout.taker, self.diagrams.leaf
+        is_bound = self.truths.choice({taker: ((BOUND, BOUND),)}, leaf(1), leaf(TAKER))
+        return self.truths.choice({taker: ((WILDCARD, WILDCARD),)}, leaf(0), is_bound)
 
     def taker(self, tproxy: Tproxy) -> Node:
         """What the socket is bound to that TPROXY gives packets: a number of `Layout.taker`."""

@@ -82,7 +82,7 @@ class Surroundings:
             else:
                 transparent, wildcards = FOUND[field]
                 asked = self.sockets.found(transparent=transparent, wildcards=wildcards)
-                self._made[field] = self.sockets.unless_handed_over(asked, wildcards=wildcards)
+                self._made[field] = self.sockets.unless_it_has_one(asked, transparent=transparent, wildcards=wildcards)
         return self._made[field]
 
     def _types(self, field: Field, interface: Field | None) -> Node:
