@@ -28,12 +28,13 @@ LONG = 600.0
 @contextlib.contextmanager
 def without_first_thread(namespace: Namespace) -> Iterator[int]:
     """A process there that listens at the proxy's port, and whose first thread has ended."""
+    held: list[socket.socket] = []
     pid = os.fork()
     if not pid:
         try:
             Entrance(namespace.path, None, namespace.path).enter()
-            waiting = socket.create_server(("0.0.0.0", 15001))
-            threading.Thread(target=lambda: (time.sleep(LONG), waiting.close())).start()
+            held.append(socket.create_server(("0.0.0.0", 15001)))
+            threading.Thread(target=time.sleep, args=(LONG,)).start()
             ctypes.CDLL(None).syscall(ctypes.c_long(EXIT), 0)
         finally:
             os._exit(1)
