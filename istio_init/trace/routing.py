@@ -71,9 +71,11 @@ class Tables:
     def __init__(self, host: Host, family: Family) -> None:
         self.bits = family.bits
         self.rules = (host.rules or {}).get(family, DEFAULT_RULES)
-        self.has_custom_rules = [(rule.priority, rule.table) for rule in self.rules] != [
+        has_custom_rules = [(rule.priority, rule.table) for rule in self.rules] != [
             (rule.priority, rule.table) for rule in DEFAULT_RULES
         ]
+        self.checks_every_source = has_custom_rules or self._has_custom_local_routes(host, family)
+        """Whether the way back is asked for of every source, even where rp_filter is off (fib_validate_source)."""
         self.tables: dict[int, dict[int, dict[int, list[Route]]]] = {}
         for route in (host.routes or {}).get(family, ()):
             length, network = route.destination.prefixlen, int(route.destination.network_address)
@@ -84,6 +86,17 @@ class Tables:
                 for routes in by_network.values():
                     routes.sort(key=lambda route: route.metric)
             self.tables[table] = dict(sorted(by_length.items(), reverse=True))
+
+    @staticmethod
+    def _has_custom_local_routes(host: Host, family: Family) -> bool:
+        """Whether somebody added a route of type local, beside those that come with addresses."""
+        own = {int(each) for each in host.addresses}
+        return any(
+            route.type is AddressType.LOCAL
+            and (route.destination.prefixlen < family.bits or int(route.destination.network_address) not in own)
+            and not route.destination.is_loopback
+            for route in (host.routes or {}).get(family, ())
+        )
 
     def without(self, **selectors: None) -> Tables:
         """The same, where it cannot be told whether rules match that select by any of these."""
