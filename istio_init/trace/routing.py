@@ -135,6 +135,21 @@ class Tables:
         distinct = tuple(dict.fromkeys(found))
         return distinct, tuple(dict.fromkeys(causes)) if len(distinct) > 1 else ()
 
+    def route(self, query: Query) -> Route | None:
+        """The route that is taken, if it can be told and leads somewhere."""
+        for rule in self.rules:
+            matches = _matches(rule, query)
+            if isinstance(matches, Cause) or (matches and rule.action in FAILURES):
+                return None
+            if not matches or rule.table is None:
+                continue
+            least = -1 if rule.suppressed_prefix_length is None else rule.suppressed_prefix_length
+            found = next(self.candidates(rule.table, query.destination), None)
+            if found is None or found.type is AddressType.THROW or found.destination.prefixlen <= least:
+                continue
+            return None if found.is_one_of_several or not found.is_known or found.type in FAILURES else found
+        return None
+
     def _follow(self, rule: RoutingRule, query: Query) -> tuple[list[Found | None], list[Cause]]:
         """What a rule that matches leads to; None where the next rule is asked."""
         if rule.action is not None:
