@@ -119,26 +119,43 @@ class Tables:
         """Where the rules lead: to one route, or to several where it is undecidable which."""
         found: list[Found] = []
         causes: list[Cause] = []
-        for rule in self.rules:
-            matches = _matches(rule, query)
-            if matches is False:
-                continue
-            ends, why = self._follow(rule, query)
-            causes += why
-            found += (end for end in ends if end is not None)
-            if isinstance(matches, Cause):
-                causes.append(matches)
-            elif None not in ends:
-                break
-        else:
-            found.append(NO_ROUTE)
+        self._ask(0, query, found, causes)
         distinct = tuple(dict.fromkeys(found))
         return distinct, tuple(dict.fromkeys(causes)) if len(distinct) > 1 else ()
 
+    def _ask(self, first: int, query: Query, found: list[Found], causes: list[Cause]) -> None:
+        """Ask the rules from one on."""
+        for place, rule in enumerate(self.rules[first:], first):
+            matches = _matches(rule, query)
+            if matches is False:
+                continue
+            target = self.target(rule, place)
+            if target is not None:
+                self._ask(target, query, found, causes)
+                ends: list[Found | None] = []
+            else:
+                ends, why = self._follow(rule, query)
+                causes += why
+                found += (end for end in ends if end is not None)
+            if isinstance(matches, Cause):
+                causes.append(matches)
+            elif None not in ends:
+                return
+        found.append(NO_ROUTE)
+
+    def target(self, rule: RoutingRule, place: int) -> int | None:
+        """Where a rule at a place goes on that is a goto, which leads forwards alone."""
+        if rule.goes_to is None:
+            return None
+        return next((at for at, each in enumerate(self.rules) if at > place and each.priority == rule.goes_to), None)
+
     def route(self, query: Query) -> Route | None:
         """The route that is taken, if it can be told and leads somewhere."""
-        for rule in self.rules:
-            matches = _matches(rule, query)
+        skipped_to = 0
+        for place, rule in enumerate(self.rules):
+            matches = place >= skipped_to and _matches(rule, query)
+            if matches is True:
+                skipped_to = self.target(rule, place) or 0
             if isinstance(matches, Cause) or (matches and rule.action in FAILURES):
                 return None
             if not matches or rule.table is None:
@@ -155,7 +172,7 @@ class Tables:
         if rule.action is not None:
             if rule.action in FAILURES:
                 return [Found(rule.action, None, FAILURES[rule.action])], []
-            if rule.action is AddressType.THROW:  # goto and nop: where they go on is not followed.
+            if rule.action is AddressType.THROW:  # nop, or a goto without its rule.
                 return [None], []
         if rule.table is None:
             return [None], []

@@ -56,6 +56,7 @@ TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it differe
 
 BROADCAST = IPv4Address("255.255.255.255")
 BEYOND_SCOPE = "its source is of no use behind another interface"
+NO_SOURCE = "its source would be no address of this machine"
 NOT_LOCAL = "its route leads to lo but is not a local one"
 TTL_ENDS = "its TTL ends here"
 TO_MANY = "TCP is not sent to many hosts"
@@ -124,6 +125,9 @@ class Walk:
         to, is_tcp = packet.destination, packet.protocol == TCP and packet.uid is not None and not packet.is_raw
         if to.is_multicast or to == BROADCAST:
             return TO_MANY if is_tcp else None
+        chooses = packet.leaves_source and packet.uid is not None and self.facts.family is Family.IPV4
+        if chooses and self.facts.type_of(state.values[SOURCE]) is not AddressType.LOCAL:
+            return NO_SOURCE
         found, _ = leaving(self.facts, state, packet, is_first=True)
         if all(route.type in FAILURES for route in found):
             return found[0].words

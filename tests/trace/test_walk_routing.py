@@ -375,3 +375,28 @@ def test_a_ttl_that_a_rule_has_changed_may_end(rule: str, ends: set[Kind]) -> No
     found = trace(inbound("10.9.0.77"), *save(f"*mangle\n-A PREROUTING -j {rule}"), on=host(**FORWARDING))
     assert {way.delivered.kind for way in found.ways} == ends
     assert found.delivered.kind is (Kind.UNKNOWN if len(ends) > 1 else Kind.FORWARD)
+
+
+GOTOS: dict[str, tuple[tuple[RoutingRule, ...], str]] = {
+    "passes over rules": ((RoutingRule(5, None, AddressType.THROW, mark=1, goes_to=7),), "eth0"),
+    "is for what it selects": ((RoutingRule(5, None, AddressType.THROW, mark=2, goes_to=7),), "net1"),
+    "leads to no rule": ((RoutingRule(5, None, AddressType.THROW, mark=1, goes_to=8),), "net1"),
+    "may be one": ((RoutingRule(5, None, AddressType.THROW, mark=1, goes_to=7, is_known=False),), "eth0 net1"),
+}
+
+
+@pytest.mark.parametrize("name", GOTOS)
+def test_a_goto_among_routing_rules(name: str) -> None:
+    rules, via = GOTOS[name]
+    others = (RoutingRule(6, 70, mark=1), RoutingRule(7, 71, mark=1))
+    on = host("default dev net1 table 70", "default dev eth0 table 71", rules=(*rules, *others))
+    found, _ = Tables(on, Family.IPV4).look_up(Query(address("8.8.8.8"), mark=1))
+    assert " ".join(sorted(each.device or "" for each in found)) == via
+
+
+def test_a_socket_does_not_send_from_an_address_that_a_mark_makes_its_own() -> None:
+    """By ``local default dev lo`` in the table of a mark, the source would be the destination."""
+    on = host("local default dev lo table 133", rules=(RoutingRule(100, 133, mark=0x539),))
+    sent = packet("8.8.8.8", source="8.8.8.8", interface="lo", mark=0x539, leaves_source=True)
+    assert isinstance(trace(sent, on=on).delivered_by, RoutingDecider)
+    assert trace(sent.replace(leaves_source=False), on=on).delivered.kind is Kind.DIRECT
