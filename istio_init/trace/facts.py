@@ -38,6 +38,7 @@ LINK_LOCAL = 0xFE80 >> 6
 LIMITED_BROADCAST = 0xFFFFFFFF
 LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
 TCP, UDP = 6, 17
+IPSEC = not_given("whether IPsec protects the packet")
 WILDCARDS = frozenset([Field.SOCKET_FOUND_ANY, Field.SOCKET_TRANSPARENT_ANY])
 TRANSPARENT = frozenset([Field.SOCKET_TRANSPARENT, Field.SOCKET_TRANSPARENT_ANY])
 """Fields that count sockets bound to every address, and that ask for transparent ones."""
@@ -74,7 +75,13 @@ class Facts:
             Field.SOCKET_FOUND_ANY: lambda values: self._socket(values, Field.SOCKET_FOUND_ANY),
             Field.SOCKET_TRANSPARENT: lambda values: self._socket(values, Field.SOCKET_TRANSPARENT),
             Field.SOCKET_TRANSPARENT_ANY: lambda values: self._socket(values, Field.SOCKET_TRANSPARENT_ANY),
+            Field.IPSEC: lambda _: self.ipsec,
         }
+
+    @property
+    def ipsec(self) -> Number:
+        """Whether IPsec protects a packet: none is, where it has nothing to do."""
+        return 0 if self.host.has_ipsec is False else Unsure(((0, 1),), IPSEC)
 
     def is_loopback(self, address: int) -> bool:
         """Whether it is an address of the loopback network."""

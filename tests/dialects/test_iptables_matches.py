@@ -76,7 +76,14 @@ EXACT: list[tuple[str, tuple[Statement, ...]]] = [
         (Test(Field.RETURN_INTERFACE_HERE_MARK, ((1, (1 << 128) - 1),), None, True, True),),
     ),
     ("-m rpfilter --loose", (Test(Field.RETURN_INTERFACE, ((1, (1 << 128) - 1),)),)),
-    ("-m policy --dir in --pol none", ()),
+    ("-m policy --dir in --pol none", (Test(Field.IPSEC, ((0, 0),)),)),
+    (
+        "-m policy --dir in --pol ipsec --reqid 1",
+        (
+            Test(Field.IPSEC, ((1, 1),)),
+            Undecided(Cause(NOT_GIVEN, "-m policy --dir in --pol ipsec --reqid 1")),
+        ),
+    ),
     (
         "-m recent --set --name x --mask 255.255.255.255 --rsource",
         (Note("-m recent --set --name x --mask 255.255.255.255 --rsource"),),
@@ -111,7 +118,6 @@ def test_a_match_becomes_tests(text: str, expected: tuple[Statement, ...]) -> No
         ("-m recent --rcheck --seconds 5", OPEN),
         ("-m conntrack --ctexpire 5", OPEN),
         ("-m tcp --tcp-option 5", NOT_GIVEN),
-        ("-m policy --dir in --pol ipsec", NOT_GIVEN),
         ("-m set --match-set s src", NOT_GIVEN),
         ("-m conntrack --ctstate WHAT", NOT_MODELLED),
         ("-m mark --mark x", NOT_MODELLED),

@@ -76,7 +76,7 @@ _LOADS: dict[str, Callable[[dict[str, Json], str], Operand]] = {
     "symhash": loads_host.by_chance,
     "rt": loads_host.not_given,
     "osf": loads_host.not_given,
-    "ipsec": loads_host.not_given,
+    "ipsec": loads_host.ipsec,
     "exthdr": loads_host.not_given,
     "tcp option": loads_host.not_given,
     "ip option": loads_host.not_given,

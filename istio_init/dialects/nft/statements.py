@@ -96,13 +96,14 @@ def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> b
     """Append one statement; whether the rule may go on behind it."""
     content = expression[kind]
     body.tracks |= kind in _TRACKING or (kind == "xt" and _tracks(content))
-    if kind in VERDICTS or kind in CALLS or kind in ("continue", "queue"):
+    if kind == "continue":
+        return True  # The next statement is what it goes on with (nft_do_chain).
+    if kind in VERDICTS or kind in CALLS or kind == "queue":
         try:
             end = verdict(expression)
         except OddError:
-            body.statements.append(_unknowable(expression))
-            return False
-        body.statements += [] if end is None else [end]
+            end = None
+        body.statements.append(_unknowable(expression) if end is None else end)
         return False
     if kind == "reject":
         form = content.get("type") if isinstance(content, dict) else None
