@@ -5,8 +5,8 @@ from __future__ import annotations
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
+from istio_init.inspector.findings.dns import missed_servers
 from istio_init.inspector.findings.listening import silent
-from istio_init.inspector.findings.namespace import missed_servers
 from istio_init.inspector.findings.rules import half_applied, missing
 from istio_init.inspector.findings.uplink import no_route, virtual_uplink
 from istio_init.inspector.release import is_older, release_span

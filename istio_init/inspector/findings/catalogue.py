@@ -239,8 +239,8 @@ TPROXY_ROUTING = FindingKind(
     _AGAIN,
 )
 DNS_SERVERS_DIFFER = FindingKind(
-    "dns-servers-differ", _WARNING, "DNS is captured for servers other than those in resolv.conf",
-    "Queries to the servers in use bypass the proxy's DNS.",
+    "dns-servers-differ", _WARNING, "DNS queries to a server in resolv.conf are not captured",
+    "They bypass the proxy's DNS: names that only the mesh knows do not resolve.",
     f"{_AGAIN} With --capture-all-dns the servers' addresses do not matter.",
 )
 NO_DNS_LISTENER = FindingKind(
