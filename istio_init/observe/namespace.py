@@ -17,7 +17,7 @@ from istio_init.observe.rules import Kept, read_rules
 from istio_init.observe.snapshot import Interface, Snapshot
 from istio_init.observe.unread import Part, Unread
 from istio_init.observe.unread import unread as not_read
-from istio_init.system import netlink, process, routing, sockets
+from istio_init.system import living, netlink, process, routing, sockets
 from istio_init.system.namespaces import is_host
 from istio_init.system.places import Place
 from istio_init.system.processes import Process
@@ -115,7 +115,7 @@ def _processes() -> tuple[tuple[Process, ...], int]:
     found, unseen = [], 0
     for each in running():
         try:
-            if os.stat(f"/proc/{each.pid}/ns/net").st_ino == here and each.pid != os.getpid():
+            if living.network(each.pid) == here and each.pid != os.getpid():
                 found.append(each.process)
         except PermissionError:
             unseen += 1

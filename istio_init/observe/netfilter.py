@@ -92,7 +92,7 @@ def model(
         for each in known.extensions.values()
         for table in lower(each, Store.NFT, known.sets)
     }
-    odd = misprinted(ruleset, known.told) if known.told is not None else frozenset()
+    odd = misprinted(ruleset, known.told) if known.told is not None else {}
     texts = {
         (family, name, chain.name): tuple([rule.origin.text for rule in chain.rules])
         for (family, name), table in printed.items()

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from ipaddress import ip_address
 
 from istio_init.errors import PrivilegeError
+from istio_init.system import living
 from istio_init.system.places import RUN_NETNS
 from istio_init.system.pod_names import answers
 from istio_init.system.pods import addresses_of, containers_of, hidden, pod_namespaces
@@ -96,7 +97,7 @@ def _distinct(found: Iterable[Match]) -> Iterator[Match]:
 def _processes(word: str) -> Iterator[Match]:
     number = int(word) if word.isascii() and word.isdecimal() and len(word) <= DIGITS else 0
     if number and os.path.exists(f"/proc/{number}"):
-        yield Match("a process", "--pid", str(number), _inode(f"/proc/{number}/ns/net"))
+        yield Match("a process", "--pid", str(number), _inode(f"{living.directory(number)}/ns/net"))
 
 
 def _named(word: str) -> Iterator[Match]:

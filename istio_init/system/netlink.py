@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 AF_NETLINK = 16
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
-ATTEMPTS = 5
+ATTEMPTS = 20
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
@@ -284,16 +284,16 @@ def invalid_packets() -> int:
 def dump(protocol: int, request: int, header: bytes) -> list[bytes]:
     """The payload of each message that answers a dump request.
 
-    It is asked again, a few times, where something changed meanwhile and the kernel says that the answer is no whole.
+    It is asked again where something changed meanwhile and the kernel says that the answer is no whole.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: the kernel refuses, or something changed each time.
     """
     for _ in range(ATTEMPTS):
         bodies, is_whole = _dump_once(protocol, request, header)
         if is_whole:
-            break
-    return bodies
+            return bodies
+    raise OSError(errno.EBUSY, f"something changed each of {ATTEMPTS} times while it was read")
 
 
 def _dump_once(protocol: int, request: int, header: bytes) -> tuple[list[bytes], bool]:

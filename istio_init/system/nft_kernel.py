@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import struct
+import sys
 
-from istio_init.dialects.nft.misprints import Told
+from istio_init.dialects.nft.loaded import key_order
+from istio_init.dialects.nft.misprints import NOTHING, Told
+from istio_init.dialects.nft.registers import is_usual
 from istio_init.system.netlink import (
     NETLINK_NETFILTER,
     dump,
@@ -15,11 +18,14 @@ from istio_init.system.netlink import (
     text_of,
     understood,
 )
+from istio_init.system.nft_outline import userdata
 from istio_init.system.ruleset import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from istio_init.dialects.nft.loaded import KeyOrder
 
     Chain = tuple[str, str, str]
     """Family, table and chain."""
@@ -44,13 +50,8 @@ INTERFACE_TYPES = frozenset([8, 9])
 CT_KEY, CT_PROTOCOLS = 2, {7: "l3proto", 10: "protocol"}
 """NFT_CT_L3PROTOCOL and NFT_CT_PROTOCOL, as nft calls them."""
 
-SIGNS = (
-    b"range\0",
-    struct.pack("=HH", 8, COMPARE_OP) + struct.pack("!I", NOT_EQUAL),
-    struct.pack("=HH", 7, EXPRESSION_NAME) + b"ct\0",
-    *(struct.pack("=HH", 8, META_KEY) + struct.pack("!I", key) for key in INTERFACE_TYPES),
-)
-"""One of them is in every message of a rule that is looked at."""
+SET_FLAGS, SET_DATA_LENGTH, SET_USERDATA, IS_INTERVAL, STATED_ORDER = 3, 7, 13, 0x4, 0
+LOOKUP = b"lookup\0"
 
 
 def devices() -> dict[Chain, tuple[str, ...]]:
@@ -82,28 +83,30 @@ def told() -> dict[tuple[str, str, str, int], Told]:
     Raises:
         OSError: the kernel does not tell.
     """
-    return told_in(dump(NETLINK_NETFILTER, GET_RULES, bytes(4)))
+    rules = dump(NETLINK_NETFILTER, GET_RULES, bytes(4))
+    sets = dump(NETLINK_NETFILTER, GET_SETS, bytes(4)) if any(LOOKUP in body for body in rules) else ()
+    return told_in(rules, sets)
 
 
 @understood
-def told_in(bodies: Iterable[bytes]) -> dict[tuple[str, str, str, int], Told]:
+def told_in(rules: Iterable[bytes], sets: Iterable[bytes] = ()) -> dict[tuple[str, str, str, int], Told]:
     """The same, from the kernel's messages."""
+    keys = dict(map(_key_of, sets))
     found = {}
-    for body in bodies:
-        if body[0] in FAMILIES and any(sign in body for sign in SIGNS):
+    for body in rules:
+        if body[0] in FAMILIES:
             attributes = parse_attributes(body, 4)
             place = FAMILIES[body[0]], text_of(attributes[TABLE]), text_of(attributes[RULE_CHAIN])
-            handle = int.from_bytes(attributes[RULE_HANDLE], "big")
-            found[*place, handle] = _told(attributes.get(RULE_EXPRESSIONS, b""))
+            each = _told(attributes.get(RULE_EXPRESSIONS, b""), keys, place[:2])
+            if each != NOTHING:
+                found[*place, int.from_bytes(attributes[RULE_HANDLE], "big")] = each
     return found
 
 
-def _told(expressions: bytes) -> Told:
+def _told(packed: bytes, keys: Mapping[Set, KeyOrder], table: tuple[str, str]) -> Told:
     asks_for_type, negated, unequal, asked = False, 0, 0, set()
-    for element in elements(expressions):
-        parts = parse_attributes(element, 0)
-        data = parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
-        name = text_of(parts[EXPRESSION_NAME])
+    expressions = [_expression(each) for each in elements(packed)]
+    for name, data in expressions:
         if name == "meta":
             asks_for_type |= int.from_bytes(data.get(META_KEY, b""), "big") in INTERFACE_TYPES
         elif name == "range":
@@ -112,11 +115,30 @@ def _told(expressions: bytes) -> Told:
             unequal += int.from_bytes(data.get(COMPARE_OP, b""), "big") == NOT_EQUAL
         elif name == "ct":
             asked.add(CT_PROTOCOLS.get(int.from_bytes(data.get(CT_KEY, b""), "big")))
-    return Told(asks_for_type, negated, unequal, frozenset([each for each in asked if each is not None]))
+    is_odd = not is_usual(expressions, lambda name: keys.get((*table, name)))
+    return Told(asks_for_type, negated, unequal, frozenset([each for each in asked if each is not None]), is_odd)
+
+
+def _expression(element: bytes) -> tuple[str, dict[int, bytes]]:
+    parts = parse_attributes(element, 0)
+    return text_of(parts[EXPRESSION_NAME]), parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
+
+
+def _key_of(body: bytes) -> tuple[Set, KeyOrder]:
+    """The set of a message, and what its keys are."""
+    attributes = parse_attributes(body, 4)
+    length, kind, flags, data_length = (
+        int.from_bytes(attributes.get(each, b""), "big")
+        for each in (SET_KEY_LENGTH, SET_KEY_TYPE, SET_FLAGS, SET_DATA_LENGTH)
+    )
+    place = FAMILIES.get(body[0], ""), text_of(attributes[TABLE]), text_of(attributes[SET_NAME])
+    stated = userdata(attributes.get(SET_USERDATA, b"")).get(STATED_ORDER)
+    order = int.from_bytes(stated, sys.byteorder) if stated is not None else None
+    return place, key_order(length, kind, order, is_interval=bool(flags & IS_INTERVAL), data_length=data_length)
 
 
 def garbled_sets() -> list[Set]:
-    """Sets with names of interfaces that are no text: nft leaves such an element out, without a word.
+    """Sets with names of interfaces that are no text: nft leaves such an element out, or prints a part of it.
 
     Raises:
         OSError: the kernel does not tell, or has too many to ask about.
@@ -164,15 +186,18 @@ def _elements(asked: bytes) -> list[bytes]:
 
 @understood
 def is_garbled(found: Iterable[bytes], offsets: list[int]) -> bool:
-    """Whether one of the elements has a name at one of these places that is no text."""
+    """Whether one of the elements has a name at one of these places that is no text, or bytes behind it."""
     for element in found:
         parts = parse_attributes(element, 0)
         if int.from_bytes(parts.get(ELEMENT_FLAGS, b""), "big") & INTERVAL_END:
             continue
         key = parse_attributes(parts.get(ELEMENT_KEY, b""), 0).get(1, b"")
         for at in offsets:
+            name, _, behind = key[at : at + 16].partition(b"\0")
             try:
-                key[at : at + 16].rstrip(b"\0").decode()
+                name.decode()
             except UnicodeDecodeError:
+                return True
+            if any(behind):
                 return True
     return False

@@ -97,15 +97,20 @@ def _chain(attributes: dict[int, bytes], rules: dict[str, list[Rule]]) -> Chain:
     return Chain(name, of_chain, None, text_of(attributes[CHAIN_TYPE]), HOOKS[number], priority)
 
 
-def _comment(userdata: bytes) -> str | None:
-    """What nft keeps with a rule for its reader: parts, each after its kind and its length, of a byte each."""
+def _comment(packed: bytes) -> str | None:
+    found = userdata(packed).get(COMMENT)
+    return None if found is None else text_of(found)
+
+
+def userdata(packed: bytes) -> dict[int, bytes]:
+    """What nft keeps for its reader: parts, each after its kind and its length, of a byte each."""
+    found: dict[int, bytes] = {}
     offset = 0
-    while offset + 2 <= len(userdata):
-        kind, length = userdata[offset : offset + 2]
-        if kind == COMMENT:
-            return text_of(userdata[offset + 2 : offset + 2 + length])
+    while offset + 2 <= len(packed):
+        kind, length = packed[offset : offset + 2]
+        found.setdefault(kind, packed[offset + 2 : offset + 2 + length])
         offset += 2 + length
-    return None
+    return found
 
 
 def _set(table: str, attributes: dict[int, bytes]) -> Set | None:

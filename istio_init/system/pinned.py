@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from istio_init.system import living
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -21,7 +23,7 @@ PROXIES = frozenset(["pilot-agent", "envoy", "istio-proxy", "istio-agent"])
 def pinned(pid: int) -> Iterator[str | None]:
     """The path of a process's directory, which stays its own; None where there is none that we may see."""
     try:
-        directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(living.directory(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         yield None
         return

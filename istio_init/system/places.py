@@ -53,6 +53,8 @@ def of_pid(pid: int) -> Place:
         NamespaceError: there is no such process, or it ended meanwhile.
         PrivilegeError: opening its namespace is denied.
     """
+    from istio_init.system import living
+
     label = f"pid {pid}"
     gone = NamespaceError(f"{label}: there is no such process", fix="look for the pod's process again")
     if pid <= 0:
@@ -66,9 +68,10 @@ def of_pid(pid: int) -> Place:
             raise NamespaceError(f"{label}: not a process, but a thread of one", fix="give the process's id") from None
         raise NamespaceError(f"{label}: {error.strerror}") from None
     try:
-        netns = _open(f"/proc/{pid}/ns/net", label)
+        process = living.directory(pid)
+        netns = _open(f"{process}/ns/net", label)
         try:
-            root = _open(f"/proc/{pid}/root", label, os.O_PATH | os.O_DIRECTORY)
+            root = _open(f"{process}/root", label, os.O_PATH | os.O_DIRECTORY)
         except BaseException:
             os.close(netns)
             raise

@@ -6,7 +6,7 @@ import os
 import re
 
 from istio_init.errors import IstioInitError, NamespaceError, PrivilegeError
-from istio_init.system import namespaces, netlink, places
+from istio_init.system import living, namespaces, netlink, places
 from istio_init.system.processes import Process
 from istio_init.system.running import running
 from istio_init.value import Value
@@ -44,7 +44,7 @@ def pod_namespaces() -> list[PodNamespace]:
     found: dict[int, list[tuple[int, Process]]] = {}
     for each in running():
         try:
-            inode = os.stat(f"/proc/{each.pid}/ns/net").st_ino
+            inode = living.network(each.pid)
         except OSError:
             continue
         found.setdefault(inode, []).append((each.started, each.process))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 from istio_init.errors import IstioInitError, NoBackendError, PrivilegeError, ToolError
 from istio_init.system import netlink, process
@@ -77,23 +78,28 @@ def listed_apart() -> Iterator[tuple[NftTable, str | IstioInitError]]:
     """What nft prints of each table alone, or why it is not known.
 
     nft 1.0.6 stops in the middle where a table has flags, at times: whoever writes a dormant one could hide the others.
+    All of them together have the time of one program.
     """
     tables = netlink.all_nft_tables() or []
+    until = time.monotonic() + TIMEOUT
     for number, table in enumerate(tables):
+        if (left := until - time.monotonic()) <= 0:
+            yield table, ToolError(f"no time is left to read table {table.name}: nft took {TIMEOUT:g} s for others")
+            continue
         family = FAMILIES.get(table.family)
         if number >= MOST_TABLES or family is None or not PLAIN.fullmatch(table.name):
             yield table, ToolError(f"table {table.name} cannot be asked for by itself")
             continue
         try:
-            yield table, _listed("table", family, table.name)
+            yield table, _listed("table", family, table.name, seconds=left)
         except IstioInitError as error:
             yield table, error
 
 
-def _listed(*what: str) -> str:
+def _listed(*what: str, seconds: float = TIMEOUT) -> str:
     if process.find_binary(PROGRAM) is None:
         raise NoBackendError(f"{PROGRAM} is not installed", fix="install the package nftables")
-    completed = process.run((*LIST, *what), timeout=TIMEOUT)
+    completed = process.run((*LIST, *what), timeout=seconds)
     said = completed.stderr.strip()
     if completed.status != 0 and "not permitted" in said:
         raise PrivilegeError(f"{PROGRAM}: {said}", fix="run as root, or with the capability NET_ADMIN")

@@ -7,6 +7,7 @@ import os
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from istio_init.system import living
 from istio_init.system.netlink import dump, understood
 from istio_init.value import Value
 
@@ -135,7 +136,7 @@ def owners(pids: list[int]) -> dict[int, int]:
     found: dict[int, int] = {}
     for pid in pids:
         try:
-            for descriptor in os.scandir(f"/proc/{pid}/fd"):
+            for descriptor in os.scandir(f"{living.directory(pid)}/fd"):
                 target = os.readlink(descriptor.path)
                 if target.startswith("socket:["):
                     found.setdefault(int(target[8:-1]), pid)

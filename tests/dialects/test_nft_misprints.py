@@ -9,7 +9,7 @@ import pytest
 from istio_init.dialects.iptables.lower import lower as lower_text
 from istio_init.dialects.iptables.save import parse_save
 from istio_init.dialects.nft.lower import lower
-from istio_init.dialects.nft.misprints import Told, misprinted
+from istio_init.dialects.nft.misprints import Misprint, Told, misprinted
 from istio_init.dialects.nft.ruleset import Ruleset, parse
 from istio_init.dialects.nft.xtables import extension_chain, lacks_extensions, merge
 from istio_init.netfilter.family import Family
@@ -74,11 +74,11 @@ def test_a_rule_is_misprinted_where_the_kernel_has_more(
 ) -> None:
     place = ("inet", "t", "c", HANDLE)
     found = ruleset(*expressions)
-    assert misprinted(found, {place: told}) == ({place} if expected else frozenset())
+    assert misprinted(found, {place: told}) == ({place: Misprint.LESS} if expected else {})
 
 
 def test_nobody_can_tell_whether_a_misprinted_rule_matches() -> None:
-    [table] = lower(ruleset(DESTINATION, DROP), misprinted=frozenset([("inet", "t", "c", HANDLE)]))
+    [table] = lower(ruleset(DESTINATION, DROP), misprinted={("inet", "t", "c", HANDLE): Misprint.LESS})
     [rule] = table.chains["c"].rules
     assert rule.body[0] == Undecided(Cause(Openness.NOT_MODELLED, "a test that nft does not print"))
 

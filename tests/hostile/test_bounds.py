@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from support.command import istio_init
 
+from istio_init.system import ruleset
+from istio_init.testing.pods import Pod
+
 LEVELS = 29
 NAT = """\
 *nat
@@ -80,3 +83,16 @@ def test_what_has_no_end_is_ended(name: str, command: str, tmp_path: Path) -> No
         assert "too many" in done.stderr
     else:
         assert done.status == 0
+
+
+def test_tables_that_are_read_one_by_one_have_the_time_of_one_program(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        pod.inside.run("nft", "add", "table", "inet", name)
+    monkeypatch.setattr(ruleset, "TIMEOUT", 0.0)
+
+    found = pod.inside.call(lambda: [str(text) for _, text in ruleset.listed_apart()])
+
+    assert len(found) == 3
+    assert all("no time is left" in each for each in found)

@@ -43,3 +43,10 @@ def test_a_message_without_a_length_ends_the_reading() -> None:
 def test_a_line_of_proc_that_is_no_sockets_is_an_error_of_the_systems() -> None:
     with pytest.raises(OSError, match="not understood"):
         sockets.parsed("tcp", ["0: zz:50"])
+
+
+def test_an_answer_that_is_no_whole_each_time_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes rules all the time would have a part of them taken for all."""
+    monkeypatch.setattr(netlink, "_dump_once", lambda *_: ([SHORT], False))
+    with pytest.raises(OSError, match="changed each of 20 times"):
+        netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETADDR, bytes(8))

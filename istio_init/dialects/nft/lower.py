@@ -6,7 +6,7 @@ Families ip, ip6 and inet, hooks from prerouting to postrouting. What else is re
 from __future__ import annotations
 
 from istio_init.dialects.nft import statements
-from istio_init.dialects.nft.misprints import may_be_merged
+from istio_init.dialects.nft.misprints import Misprint, may_be_merged
 from istio_init.dialects.nft.names import PRIORITIES
 from istio_init.dialects.nft.ruleset import Uncollected
 from istio_init.dialects.nft.scope import Body, Scope
@@ -71,7 +71,7 @@ def lower(
     links: Mapping[int, Link] | None = None,
     *,
     dormant: Mapping[tuple[str, str], bool] | None = None,
-    misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
+    misprinted: Mapping[tuple[str, str, str, int], Misprint] | None = None,
     texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
 ) -> tuple[kernel.Table, ...]:
     """The tables that see IP packets.
@@ -79,8 +79,8 @@ def lower(
     ``links`` are the interfaces by index: nft prints the index of one that was not there when it was asked, and rules
     test their types, groups and kinds.
     ``dormant`` tells by family and name of tables whether they are (netlink knows), for those where the JSON does not
-    (`ruleset.Table.is_dormant`). ``misprinted`` are rules of which nft does not tell all (`misprints`). ``texts`` are
-    what iptables prints of all rules of a chain, by family, table and chain: what is shown of those that it wrote.
+    (`ruleset.Table.is_dormant`). ``misprinted`` are rules that nft does not print as they are (`misprints`). ``texts``
+    are what iptables prints of all rules of a chain, by family, table and chain: what is shown of those that it wrote.
     """
     with Uncollected():
         return tuple(
@@ -156,10 +156,16 @@ def _maybe_dormant(scope: Scope, chain: Chain) -> model.Rule:
 def _rule(scope: Scope, chain: Chain, number: int, rule: Rule, printed: str) -> list[model.Rule]:
     """A rule; several of the same number where it does one of several things, by an element or by chance."""
     body, tested = Body(scope), rule.expressions
-    if (scope.family, scope.table, chain.name, rule.handle) in scope.misprinted:
-        body.add(Undecided(Cause(Openness.NOT_MODELLED, "a test that nft does not print")))
+    misprint = scope.misprinted.get((scope.family, scope.table, chain.name, rule.handle or 0))
+    if misprint is not None:
+        cause = Cause(Openness.NOT_MODELLED, misprint.value)
+        body.add(Undecided(cause))
         tested = tuple([each for each in tested if not may_be_merged(each)])
-    ways = statements.lower(body, tested) or [[]]
+    if misprint is Misprint.ODD:
+        ways: list[list[model.Statement]] = [[model.Unknowable(cause)]]
+        body.tracks = True
+    else:
+        ways = statements.lower(body, tested) or [[]]
     is_theirs = printed and is_written_by_iptables(rule.expressions)
     text = printed if is_theirs else rule_text(rule.expressions, rule.comment)
     origin = Origin(Store.NFT, scope.family, scope.table, chain.name, number, text)

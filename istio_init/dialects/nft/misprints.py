@@ -8,6 +8,8 @@ comparison of both ports, which packets pass that have one of them, and prints a
 
 from __future__ import annotations
 
+from enum import Enum
+
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -23,33 +25,43 @@ _IMPLYING = frozenset(["ether", "arp", "vlan"])
 """Headers that only interfaces of type ether have: nft tests the type for them, and need not print that."""
 
 
+class Misprint(Enum):
+    """What is wrong with what nft prints of a rule, in the words of a cause."""
+
+    LESS = "a test that nft does not print"
+    ODD = "a rule that nft did not write, and prints wrongly"
+
+
 class Told(Value):
     """What the kernel has of one rule: whether it asks for an interface's type, and how much it negates.
 
-    ``connection`` has what it asks of a connection's protocols, as nft names it: ``protocol``, ``l3proto``.
+    ``connection`` has what it asks of a connection's protocols, as nft names it: ``protocol``, ``l3proto``. ``is_odd``
+    says that nft would not write it so, and nothing that it prints is to be believed (`registers`).
     """
 
     asks_for_type: bool = False
     negated_ranges: int = 0
     negated_values: int = 0
     connection: frozenset[str] = frozenset()
+    is_odd: bool = False
 
 
 NOTHING = Told()
 
 
-def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> frozenset[Place]:
+def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> dict[Place, Misprint]:
     """The rules of which nft prints something else, or not all."""
-    return frozenset(
-        [
-            (table.family, table.name, chain.name, rule.handle)
-            for table in ruleset.tables
-            for chain in table.chains
-            for rule in chain.rules
-            if rule.handle is not None
-            and _differs(rule.expressions, told.get((table.family, table.name, chain.name, rule.handle), NOTHING))
-        ]
-    )
+    found = {}
+    for table in ruleset.tables:
+        for chain in table.chains:
+            for rule in chain.rules:
+                if rule.handle is None:
+                    continue
+                place = table.family, table.name, chain.name, rule.handle
+                its = told.get(place, NOTHING)
+                if its.is_odd or _differs(rule.expressions, its):
+                    found[place] = Misprint.ODD if its.is_odd else Misprint.LESS
+    return found
 
 
 def _differs(expressions: Sequence[Expression], told: Told) -> bool:

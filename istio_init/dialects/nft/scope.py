@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.dialects.nft.maps import Mapped
+    from istio_init.dialects.nft.misprints import Misprint
     from istio_init.dialects.nft.operands import Operand
     from istio_init.dialects.nft.ruleset import Json, Set, Table
     from istio_init.netfilter.host import Link
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 class Scope:
     """A table, its sets, and which interfaces there are, by index. ``changing`` are sets that rules add to.
 
-    ``misprinted`` are rules, by family, table, chain and handle, of which not all is known. ``texts`` are those
-    that iptables prints of all rules of a chain, by family, table and chain.
+    ``misprinted`` are rules, by family, table, chain and handle, that nft does not print as they are. ``texts`` are
+    those that iptables prints of all rules of a chain, by family, table and chain.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class Scope:
         table: Table,
         links: Mapping[int, Link],
         changing: frozenset[str],
-        misprinted: frozenset[tuple[str, str, str, int]] = frozenset(),
+        misprinted: Mapping[tuple[str, str, str, int], Misprint] | None = None,
         texts: Mapping[tuple[str, str, str], tuple[str, ...]] | None = None,
     ) -> None:
         self.family = table.family
@@ -39,7 +40,7 @@ class Scope:
         self.sets = table.sets
         self.links = links
         self.changing = changing
-        self.misprinted = misprinted
+        self.misprinted = misprinted or {}
         self.texts = texts or {}
         self.elements: dict[tuple[str, tuple[Operand, ...]], Elements] = {}
         self.maps: dict[tuple[str, tuple[Operand, ...]], Mapped] = {}

@@ -6,6 +6,7 @@ The expressions are what the kernel evaluates. But of extensions of x_tables nft
 
 from __future__ import annotations
 
+from istio_init.dialects.nft.misprints import Misprint
 from istio_init.netfilter.chains import Chain
 from istio_init.netfilter.chains import Table as Lowered
 from istio_init.netfilter.fields import Field
@@ -188,6 +189,8 @@ def _merged(printed: Chain, lowered: Chain, chain: ruleset.Chain) -> Chain:
 def _chosen(text: Rule, lowered: list[Rule], source: ruleset.Rule) -> list[Rule]:
     # What iptables wrote has its text already, if it was lowered with that.
     is_shown = bool(lowered) and lowered[0].origin.text == text.origin.text
+    if any(map(_is_misprinted, lowered)):
+        return lowered  # What iptables prints of such a rule is no better.
     is_theirs = is_shown or is_written_by_iptables(source.expressions)
     is_told = not has_extension(source.expressions) and all(is_exact(rule.body) for rule in lowered)
     if is_theirs and not is_told:
@@ -198,6 +201,11 @@ def _chosen(text: Rule, lowered: list[Rule], source: ruleset.Rule) -> list[Rule]
     return [
         rule if rule.origin.text == shown else rule.replace(origin=rule.origin.replace(text=shown)) for rule in lowered
     ]
+
+
+def _is_misprinted(rule: Rule) -> bool:
+    first = rule.body[0] if rule.body else None
+    return isinstance(first, Undecided) and first.cause.words in _MISPRINTS
 
 
 def _with_tests(text: Rule, lowered: Rule, expressions: Iterable[Expression]) -> Rule:
@@ -229,6 +237,7 @@ def _may_test_ports(expressions: Iterable[Expression]) -> bool:
 _REPEATED = frozenset([Field.SPORT, Field.DPORT, Field.TCP_FLAGS])
 _PORT_EXTENSIONS = frozenset(["multiport", "tcp", "udp", "udplite", "sctp", "dccp"])
 _CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never)
+_MISPRINTS = frozenset([each.value for each in Misprint])
 _EXTENSION_WORDS = ("xt match ", "xt target ")
 _TESTS = (Test, Lookup, Never)
 
