@@ -15,7 +15,7 @@ from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_arguments
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.applications import HEALTH_PORTS, health_captured
-from istio_init.inspector.findings.listening import hears
+from istio_init.inspector.findings.listening import hears, silent, tcp_on
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.namespace import PROXY_ID, has_other_default, ipv6_not_captured
 from istio_init.inspector.findings.ordinary import is_excluded
@@ -58,6 +58,10 @@ AGAIN = {
 ZTUNNEL_SILENT = (
     "See whether ztunnel runs on the pod's node, and what its log says of this pod. If it runs, restart the pod: the "
     "istio-cni agent then makes the pod known to it again."
+)
+ELSEWHERE = (
+    "Have the proxy listen on all addresses of both families: outbound connections arrive at 127.0.0.1 or ::1, inbound "
+    "ones at the pod's address."
 )
 ASK = (
     "Give explain the arguments that it was injected with, as --expect ARGS, and it prints the command that does it in "
@@ -263,7 +267,10 @@ class Remedies:
         return fix, self._inside("ip", "route", "show", "table", str(config.tproxy_table))
 
     def _no_listener(self, fix: str) -> Said:
-        return ZTUNNEL_SILENT if self.pod is Pod.AMBIENT else fix, ()
+        if self.pod is Pod.AMBIENT:
+            return ZTUNNEL_SILENT, ()
+        ports = tuple({port for silenced in silent(self.view).values() for port in silenced})
+        return ELSEWHERE if tcp_on(self.view, ports) else fix, ()
 
     def _health(self, fix: str) -> Said:
         return fix, self._better(lambda config: all(is_excluded(config, port) for port in HEALTH_PORTS))

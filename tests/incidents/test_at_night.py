@@ -240,3 +240,21 @@ def test_queries_of_a_family_in_which_nobody_answers_are_told(ward: Ward) -> Non
     [finding] = explain(seen.replace(listeners=tuple(left))).findings
 
     assert finding.evidence == tuple(f"nothing listens on {name} 15053 where ipv6 arrives" for name in ("udp", "tcp"))
+
+
+def test_a_proxy_that_listens_elsewhere_is_not_told_to_be_started(ward: Ward) -> None:
+    make(ward, INJECTED, proxy(*PROXY, ("::1", INBOUND)))
+
+    [finding] = ward.look().findings
+
+    assert finding.fix.startswith("Have the proxy listen on all addresses of both families")
+
+
+def test_verify_does_not_prove_a_family_of_which_all_is_excluded(ward: Ward) -> None:
+    make(ward, f"{INJECTED} -x 0.0.0.0/0", "true")
+
+    intent = inferred(View(ward.observe()))
+
+    assert intent is not None
+    [problem] = intent.problems
+    assert problem.startswith("ipv4 nat (nft): ISTIO_OUTPUT 9: -j RETURN")

@@ -22,7 +22,7 @@ MESH_BYPASSED = FindingKind(
 LOOPBACK_DOWN = FindingKind(
     "loopback-down", _ERROR, "The loopback interface is down, or has no address",
     "What is redirected outbound goes over lo, and so does the proxy's way to the application: neither arrives.",
-    "Set it up again; explain prints the command.",
+    "Set it up again: ip link set lo up, or ip address add 127.0.0.1/8 dev lo.",
 )
 NO_ROUTE = FindingKind(
     "no-route", _ERROR, "No route leads out of the pod",

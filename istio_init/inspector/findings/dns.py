@@ -34,7 +34,8 @@ def queries(view: View) -> Iterator[Finding]:
         for protocol in ("udp", "tcp")
         if (where := _unheard(view, protocol)) is not None
     ]
-    if missing and (captured or inferred.config.capture_all_dns):
+    is_asked = not view.snapshot.knows_servers or any(each in captured for each in named)
+    if missing and (inferred.config.capture_all_dns or (captured and is_asked)):
         yield Finding(catalogue.NO_DNS_LISTENER, tuple(missing))
 
 
