@@ -6,14 +6,12 @@ rules.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from ipaddress import IPv6Network
 
 from istio_init.config.model import ALL, Config, Surroundings
 from istio_init.dialects.iptables.rules import RuleSet
 from istio_init.dialects.iptables.tables import Table
-from istio_init.dialects.iptables.targets import Jump
 from istio_init.dialects.role import Role
 from istio_init.inspector import kept
 from istio_init.inspector.options import ANYWHERE, configuration, entries_of
@@ -72,8 +70,10 @@ def infer(
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    others = [] if any(map(_was_appended_twice, captured.values())) else readings
-    nearest = min([*_readings(unrepeated, captured, routing, policy), *others], key=_oddness)[1]
+    readings = [*_readings(unrepeated, captured, routing, policy), *readings]
+    if unrepeated != captured:
+        readings = [each for each in _readings(unrepeated, unrepeated, routing, policy) if not each[0]] or readings
+    nearest = min(readings, key=_oddness)[1]
     return _with_lost_loopback(_without_loopback_alone(_as_meant(nearest)), captured, policy)
 
 
@@ -160,17 +160,6 @@ def _telling(rules: RuleSet) -> RuleSet:
 
 def _known_rules(rules: RuleSet) -> int:
     return sum(entry.role is not None for *_, entry in rules.entries())
-
-
-def _was_appended_twice(rules: RuleSet) -> bool:
-    """Whether a built-in chain leads to the same chain twice: no configuration, whatever it repeats, gives that."""
-    jumps = Counter(
-        (table, chain.name, entry.rule)
-        for table, chain in rules.chains()
-        for entry in chain.entries
-        if not is_istio_chain(chain.name) and isinstance(entry.rule.target, Jump)
-    )
-    return max(jumps.values(), default=0) > 1
 
 
 def _without_repeats(rules: RuleSet) -> RuleSet:
