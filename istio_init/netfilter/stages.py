@@ -63,7 +63,7 @@ class Netfilter:
     told (nfnetlink_hook); a missing entry means that what has the same priority may stand in either order. (What was
     registered last comes first then.) ``tracks`` is whether connections are
     tracked, by family, where that is known otherwise than from the rules. ``ingress`` and ``egress`` are the
-    interfaces, "" any, at which chains are called that nobody follows here, with their names: before PREROUTING and
+    interfaces, "" any, at which something is called that nobody follows here, with its name: before PREROUTING and
     behind POSTROUTING.
     """
 
@@ -87,6 +87,18 @@ class Netfilter:
     def in_order(self, order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]]) -> Netfilter:
         """The same, with the order that the kernel told."""
         return Netfilter(self.tables, order, self.tracks, ingress=self.ingress, egress=self.egress)
+
+    def beside(self, ingress: Mapping[str, str], egress: Mapping[str, str]) -> Netfilter:
+        """The same, with what else takes packets at interfaces."""
+        if not ingress and not egress:
+            return self
+        return Netfilter(
+            self.tables,
+            self.order,
+            self.tracks,
+            ingress={**ingress, **self.ingress},
+            egress={**egress, **self.egress},
+        )
 
     def tracks_connections(self, family: Family) -> bool:
         """Whether the kernel tracks connections of a family: a rule makes it do so, called or not."""
