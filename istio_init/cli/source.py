@@ -208,7 +208,7 @@ def refuse_unread(snapshot: Snapshot) -> None:
 
 
 DECIDING = frozenset(
-    [Part.RULES_NFT, Part.RULES_LEGACY, Part.NATIVE, Part.ROUTING, Part.ROUTING_RULES, Part.INTERFACES]
+    [Part.RULES_NFT, Part.RULES_LEGACY, Part.NATIVE, Part.ROUTING, Part.ROUTING_RULES, Part.INTERFACES, Part.IPSEC]
 )
 """Parts without which a packet may fare otherwise than what is known says."""
 

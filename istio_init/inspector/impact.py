@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
 
 from istio_init.inspector.findings.ahead import count
 from istio_init.inspector.findings.evaluated import Evaluated, evaluated_of
 from istio_init.inspector.findings.fate import MOST_MAPPED
-from istio_init.inspector.findings.listening import hears
+from istio_init.inspector.findings.listening import TUNNEL, hears
 from istio_init.inspector.findings.model import View
 from istio_init.inspector.findings.namespace import loopback_fault
 from istio_init.inspector.findings.ordinary import ordinary
-from istio_init.inspector.findings.uplink import cut_off
+from istio_init.inspector.findings.uplink import cut_off, unroutable
 from istio_init.inspector.reader import proxy_ports
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
@@ -32,7 +33,6 @@ from istio_init.wording.traces import causes_words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from ipaddress import IPv4Address, IPv6Address
 
     from istio_init.netfilter.intervals import Intervals
     from istio_init.netfilter.rules import Cause
@@ -162,6 +162,8 @@ class _Look:
         if traffic is Traffic.INBOUND:
             fixed = {Field.PROTOCOL: TCP, Field.SPORT: CLIENT_PORT, Field.MARK: 0, **self._at(Field.DESTINATION)}
             away = {Field.SOURCE: self._away(), Field.DESTINATION: self._away(), Field.IN_INTERFACE: self._interfaces()}
+            if self.view.ambient is not None:  # Who connects there wants ztunnel itself.
+                away[Field.DPORT] = difference(((0, (1 << 16) - 1),), ((TUNNEL, TUNNEL),))
             return self._parts(
                 self.space.map(Direction.INBOUND, only_expected=True, within=away, fixed=fixed), Direction.INBOUND
             )
@@ -176,10 +178,12 @@ class _Look:
     def _leaving(self, fixed: dict[Field, int], within: dict[Field, Intervals], protocol: str = "tcp") -> list[Part]:
         """What is sent, that which no route leads to first: it is refused to its sender before any rule sees it."""
         near = cut_off(self.evaluated.host, self.family)
+        server = fixed.get(Field.DESTINATION)
+        if near is None and server is not None and unroutable(self.evaluated.host, self._address(server)):
+            return [Part(Word.DROPPED.value, Kind.DROP, None, "dropped", NO_ROUTE)]
         refused = []
         if near is not None:
             reached = union([((int(each.network_address), int(each.broadcast_address)),) for each in near])
-            server = fixed.get(Field.DESTINATION)
             if server is None or not any(low <= server <= high for low, high in reached):
                 refused = [Part(Word.DROPPED.value, Kind.DROP, None, "dropped", NO_ROUTE)]
             if not reached or (refused and server is not None):
@@ -191,6 +195,9 @@ class _Look:
         if refused and parts and near:
             parts[0] = parts[0].replace(conditions=(f"to {' or '.join(map(str, near[:SHOWN]))}",))
         return [*refused, *parts]
+
+    def _address(self, number: int) -> IPv4Address | IPv6Address:
+        return IPv4Address(number) if self.family is Family.IPV4 else IPv6Address(number)
 
     def _servers(self) -> list[int | None]:
         """The name servers that are asked by way of the network; None for any where none is known."""
@@ -272,9 +279,9 @@ class _Look:
         if fault is not None and outcome.kind is Kind.REDIRECT:
             return Part(Word.DROPPED.value, Kind.DROP, None, Word.DROPPED.value, f"{by}, as {fault}", told)
         if self._is_refused(outcome, direction, protocol):
-            said, name = f"{said}, where nothing listens: {REFUSED}", REFUSED
+            said, name = f"{REFUSED}, as nothing listens on port {outcome.port}", REFUSED
         elif direction is Direction.INBOUND and outcome.port is not None and outcome.port == self._outbound_port:
-            said = f"{said}, that of outbound connections"
+            said = f"{said}, the proxy's outbound listener"
             return Part(name, outcome.kind, outcome.port, said, by, told, is_misled=True)
         return Part(name, outcome.kind, outcome.port, said, by, told)
 

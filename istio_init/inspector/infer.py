@@ -70,8 +70,9 @@ def infer(
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    nearest = min([*_readings(unrepeated, captured, routing, policy), *readings], key=_oddness)[1]
-    return _with_lost_loopback(_as_meant(nearest), captured, policy)
+    readings = list(_readings(unrepeated, captured, routing, policy)) or readings
+    nearest = min(readings, key=_oddness)[1]
+    return _with_lost_loopback(_without_loopback_alone(_as_meant(nearest)), captured, policy)
 
 
 def _as_meant(read: Inferred) -> Inferred:
@@ -84,6 +85,14 @@ def _as_meant(read: Inferred) -> Inferred:
         return read
     meant = read.config.replace(outbound_ranges=ALL)
     return read.replace(config=meant, exact=False, literal=read.config if read.exact else None)
+
+
+def _without_loopback_alone(read: Inferred) -> Inferred:
+    """A loopback range alone is what rules tell of which those that leave an application's loopback alone are lost."""
+    ranges = read.config.outbound_ranges
+    if ranges is ALL or not ranges or not all(each.is_loopback for each in ranges):
+        return read
+    return read.replace(config=read.config.replace(outbound_ranges=()))
 
 
 def _with_lost_loopback(read: Inferred, live: Mapping[Family, RuleSet], policy: Policy) -> Inferred:

@@ -9,13 +9,19 @@ from __future__ import annotations
 from enum import Enum
 
 from istio_init.config.ambient import AmbientConfig
-from istio_init.config.model import Config
+from istio_init.config.model import ALL, Config
+from istio_init.dialects.iptables.matches import PortRange
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_arguments
 from istio_init.inspector.findings import catalogue
+from istio_init.inspector.findings.applications import HEALTH_PORTS, health_captured
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.findings.namespace import PROXY_ID
+from istio_init.inspector.findings.namespace import PROXY_ID, ipv6_not_captured
+from istio_init.inspector.findings.ordinary import is_excluded
+from istio_init.inspector.findings.rules import half_applied, standing_guard
+from istio_init.inspector.findings.uplink import virtual_uplink
 from istio_init.mesh.roles.recognise import MeshKind, kinds
+from istio_init.netfilter.family import Family
 from istio_init.wording.commands import inside, ours
 
 TYPE_CHECKING = False
@@ -47,6 +53,10 @@ AGAIN = {
 }
 """How a pod is programmed again by whatever does that."""
 
+ZTUNNEL_SILENT = (
+    "See whether ztunnel runs on the pod's node, and what its log says of this pod. If it runs, restart the pod: the "
+    "istio-cni agent then makes the pod known to it again."
+)
 ASK = (
     "Give explain the arguments that it was injected with, as --expect ARGS, and it prints the command that does it in "
     "place."
@@ -69,10 +79,7 @@ BY_APPLY = (
 )
 """What is cured where the pod is programmed again."""
 
-NO_GUARDRAILS = (
-    "for tool in iptables ip6tables; do for chain in INPUT FORWARD OUTPUT; do for protocol in tcp udp; do "
-    "$tool -D $chain -p $protocol -j DROP; done; done; done"
-)
+TOOLS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 
 class Remedies:
@@ -86,6 +93,9 @@ class Remedies:
         self._special: dict[str, Callable[[str], Said]] = {
             catalogue.LOOPBACK_DOWN.code: self._loopback,
             catalogue.NO_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
+            catalogue.REFUSING_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
+            catalogue.NO_LISTENER.code: self._no_listener,
+            catalogue.HEALTH_CAPTURED.code: self._health,
             catalogue.GUARDRAILS.code: self._guardrails,
             catalogue.IPV6_NOT_CAPTURED.code: self._dual_stack,
             catalogue.IPV6_NOT_READY.code: self._ipv6,
@@ -116,7 +126,7 @@ class Remedies:
         found: Arguments | None = None
         if self.pod is not Pod.AMBIENT:
             wanted = self._wanted
-            asked = config or (wanted if isinstance(wanted, Config) else None) or self._whole()
+            asked = config or (wanted if isinstance(wanted, Config) else None) or self._improved()
             found = apply_arguments(asked) if asked is not None else None
         elif isinstance(self._wanted, AmbientConfig):
             found = ambient_arguments(self._wanted)
@@ -177,22 +187,46 @@ class Remedies:
         return fix, self._inside("ip", "link", "set", "lo", "up")
 
     def _guardrails(self, fix: str) -> Said:
-        return fix, self._inside("sh", "-c", NO_GUARDRAILS)
+        """Each of them by the program of the store that holds it: the default one may see another store."""
+        tools = {f"{TOOLS[each.family]}-{each.backend.value}": None for each in standing_guard(self.view)}
+        names = {each.chain.name: None for each in standing_guard(self.view)}
+        script = (
+            f"for tool in {' '.join(tools)}; do for chain in {' '.join(names)}; do for protocol in tcp udp; do "
+            "$tool -D $chain -p $protocol -j DROP; done; done; done"
+        )
+        is_whole = self.view.main is not None and not any(half_applied(self.view))
+        first = "" if is_whole else " Program the pod first: until then they are what keeps traffic from escaping."
+        return f"{fix}{first}", self._inside("sh", "-c", script)
 
     def _ipv6(self, fix: str) -> Said:
         again, commands = self._again()
         if self.view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"):
             commands = (*self._inside("sysctl", "-w", "net.ipv6.conf.lo.disable_ipv6=0"), *commands)
-            return f"{fix} {again}", commands
+            return f"Turn IPv6 on for lo first. {again}", commands
         return again, commands
 
     def _dual_stack(self, fix: str) -> Said:
         if self.pod is Pod.AMBIENT:
             return f"Turn IPv6 on where the istio-cni agent on its node has it off. {AGAIN[Pod.AMBIENT]}", ()
+        return fix, self._better(lambda config: config.dual_stack)
+
+    def _better(self, is_cured: Callable[[Config], bool]) -> tuple[str, ...]:
+        """The command that programs the pod with a configuration that is better, where one is known."""
+        better = self._wanted if isinstance(self._wanted, Config) else self._improved()
+        command = self.apply() if better is not None and is_cured(better) else None
+        return (command,) if command is not None else ()
+
+    def _improved(self) -> Config | None:
+        """What is behind the rules, with all that its findings call for: of two commands none is to undo the other."""
         config = self._whole()
-        if config is None or not self._hears_ipv6(config):
-            return fix, ()
-        return fix, tuple(filter(None, [self.apply(config.replace(dual_stack=True))]))
+        if config is None:
+            return None
+        if any(ipv6_not_captured(self.view)) and self._hears_ipv6(config) and not any(virtual_uplink(self.view)):
+            config = config.replace(dual_stack=True)
+        if config.inbound_ports is ALL and any(health_captured(self.view)):
+            more = [PortRange(port, port) for port in HEALTH_PORTS if not is_excluded(config, port)]
+            config = config.replace(inbound_exclude_ports=(*config.inbound_exclude_ports, *more))
+        return config
 
     def _hears_ipv6(self, config: Config) -> bool:
         """Whether what is captured would be taken: else it was direct, and would be refused."""
@@ -204,8 +238,14 @@ class Remedies:
         }
         return wanted <= heard
 
+    def _no_listener(self, fix: str) -> Said:
+        return ZTUNNEL_SILENT if self.pod is Pod.AMBIENT else fix, ()
+
+    def _health(self, fix: str) -> Said:
+        return fix, self._better(lambda config: all(is_excluded(config, port) for port in HEALTH_PORTS))
+
     def _drop_invalid(self, fix: str) -> Said:
-        config = self._whole()
+        config = self._improved()
         if config is None or self.view.expected is not None:
             return fix, ()
         return fix, tuple(filter(None, [self.apply(config.replace(drop_invalid=True))]))

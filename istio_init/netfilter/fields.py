@@ -81,6 +81,8 @@ class Field(Enum):
     SOCKET_FOUND_ANY = "local socket for the packet, wildcards included"
     SOCKET_TRANSPARENT = "transparent local socket for the packet"
     SOCKET_TRANSPARENT_ANY = "transparent local socket for the packet, wildcards included"
+    IPSEC = "protection by IPsec"
+    """1 where the packet came protected, or will leave so (secpath_exists, dst_xfrm); else 0."""
 
 
 class CtState(IntFlag):
@@ -150,6 +152,7 @@ BITS: dict[Field, int] = {
     Field.RETURN_INTERFACE_HERE: 128,
     Field.RETURN_INTERFACE_HERE_MARK: 128,
     Field.SOCKET: 1,
+    Field.IPSEC: 1,
     Field.CT_ZONE: 16,
     Field.CT_DIRECTION: 1,
     Field.CT_PROTOCOL: 8,

@@ -122,6 +122,9 @@ class Host(Value):
     src_valid_mark: Mapping[str, bool] | None = None
     """Whether the route back is asked with the packet's mark (net.ipv4.conf.*.src_valid_mark)."""
 
+    has_ipsec: bool | None = False
+    """Whether there are policies or states of IPsec; None where that is not known."""
+
     local_marks: Mapping[Family, frozenset[int]] = {}
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 58, 132, 136
+ICMP, TCP, UDP, DCCP, GRE, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 47, 58, 132, 136
 
 WITH_PORTS = frozenset([TCP, UDP, DCCP, SCTP, UDPLITE])
 """Protocols that begin with two ports, as multiport takes them (xt_multiport.c)."""

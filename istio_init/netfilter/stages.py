@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from itertools import groupby, permutations, product
+from itertools import groupby
 
 from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.orders import orders, together
 from istio_init.netfilter.rules import Hook, Store
 from istio_init.value import Value
 
@@ -20,9 +21,6 @@ NFT_FAMILIES = {Family.IPV4: frozenset(["ip", "inet"]), Family.IPV6: frozenset([
 CONNTRACK_PRIORITY = -200
 NAT_PRIORITIES = {Hook.PREROUTING: -100, Hook.OUTPUT: -100, Hook.INPUT: 100, Hook.POSTROUTING: 100}
 """Where the one nat hook of a family lies, whatever the chains' own priorities (linux/netfilter_ipv4.h)."""
-
-MOST_ORDERS = 6
-"""So many orders of chains of equal priority are followed at most."""
 
 
 class Call(Value):
@@ -60,11 +58,10 @@ class Netfilter:
     """Everything that is registered, of all stores.
 
     ``order`` lists the base chains of a family and hook as the kernel calls them, and what it does by itself, where it
-    told (nfnetlink_hook); a missing entry means that what has the same priority may stand in either order. (What was
-    registered last comes first then.) ``tracks`` is whether connections are
-    tracked, by family, where that is known otherwise than from the rules. ``ingress`` and ``egress`` are the
-    interfaces, "" any, at which something is called that nobody follows here, with its name: before PREROUTING and
-    behind POSTROUTING.
+    told (nfnetlink_hook); a missing entry means that what has the same priority may stand in either order, but for
+    chains of one table. ``tracks`` is whether connections are tracked, by family, where that is known otherwise than
+    from the rules. ``ingress`` and ``egress`` are the interfaces, "" any, at which something is called that nobody
+    follows here, with its name: before PREROUTING and behind POSTROUTING.
     """
 
     __slots__ = ("egress", "ingress", "order", "tables", "tracks")
@@ -124,17 +121,14 @@ class Netfilter:
 
     def stages(self, family: Family, hook: Hook) -> list[tuple[Stage, ...]]:
         """The possible orders in which the hook's stages are called: one, unless priorities tie and nobody told."""
-        plain = [call for call in self.calls(family, hook) if _base(call).type is not ChainType.NAT]
-        nat = [call for call in self.calls(family, hook) if _base(call).type is ChainType.NAT]
-        orders: list[tuple[Stage, ...]] = []
-        for translating in self._orders(family, hook, nat):
-            stages: list[Stage] = list(plain)
-            if hook in (Hook.PREROUTING, Hook.OUTPUT):
-                stages.append(Core.CONNTRACK)
-            if translating:
-                stages.append(NatCalls(tuple(call for call in translating if isinstance(call, Call))))
-            orders += [tuple(each) for each in self._orders(family, hook, stages)]
-        return orders if len(orders) <= MOST_ORDERS else [*orders[: MOST_ORDERS - 1], orders[-1]]
+        stages: list[Stage] = [call for call in self.calls(family, hook) if _base(call).type is not ChainType.NAT]
+        nat: list[Stage] = [call for call in self.calls(family, hook) if _base(call).type is ChainType.NAT]
+        if hook in (Hook.PREROUTING, Hook.OUTPUT):
+            stages.append(Core.CONNTRACK)
+        if nat:
+            stages.append(Core.NAT)
+        both = together([self._orders(family, hook, stages), self._orders(family, hook, nat)])
+        return [tuple(_with_nat(order, calls)) for order, calls in both]
 
     def _orders(self, family: Family, hook: Hook, stages: Sequence[Stage]) -> list[list[Stage]]:
         told = {place: number for number, place in enumerate(self.order.get((family, hook), ()))}
@@ -142,12 +136,8 @@ class Netfilter:
         def rank(stage: Stage) -> tuple[int, int]:
             return _priority(stage, hook), told.get(_place(stage), -1)
 
-        ranked = sorted(stages, key=rank)
-        groups = [list(group) for _, group in groupby(ranked, key=rank)]
-        if all(len(group) == 1 or _do_the_same(group) for group in groups):
-            return [ranked]
-        choices = [list(permutations(group)) if len(group) <= 3 else _turned_around(group) for group in groups]
-        return [[stage for group in choice for stage in group] for choice in product(*choices)]
+        groups = [_possible(list(group)) for _, group in groupby(sorted(stages, key=rank), key=rank)]
+        return [[stage for group in choice for stage in group] for choice in together(groups)]
 
 
 def _priority(stage: Stage, hook: Hook) -> int:
@@ -173,12 +163,24 @@ def _base(call: Call) -> BaseChain:
     return call.chain.base
 
 
-def _turned_around(stages: list[Stage]) -> list[tuple[Stage, ...]]:
-    """Two orders of many stages: between them, each is called before each other."""
-    return [tuple(stages), tuple(reversed(stages))]
+def _with_nat(order: Iterable[Stage], calls: Iterable[Stage]) -> Iterator[Stage]:
+    for stage in order:
+        yield NatCalls(tuple(call for call in calls if isinstance(call, Call))) if stage is Core.NAT else stage
 
 
-def _do_the_same(stages: list[Stage]) -> bool:
-    """Whether no order of the stages can make a difference: all but one are chains that are empty and accept."""
-    matter = [each for each in stages if not isinstance(each, Call) or each.chain.rules or _base(each).drops]
-    return len(matter) <= 1
+def _possible(stages: list[Stage]) -> list[list[Stage]]:
+    """The orders in which what has the same priority may stand.
+
+    Of one table's chains the last one is called first, as of all that is registered (nf_hook_entries_grow); a dormant
+    table that wakes up registers them in the same order again. Chains that are empty and accept do the same anywhere.
+    """
+    tables: dict[Registered | Core, list[Stage]] = {}
+    idle: list[Stage] = []
+    for stage in stages:
+        if not isinstance(stage, Call):
+            tables[_place(stage)] = [stage]
+        elif stage.chain.rules or _base(stage).drops:
+            tables.setdefault((*registered(stage)[:3], ""), []).insert(0, stage)
+        else:
+            idle.append(stage)
+    return [[*order, *idle] for order in orders(list(tables.values()))]

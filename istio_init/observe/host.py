@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from istio_init.errors import IstioInitError
 from istio_init.netfilter.host import Host
-from istio_init.observe.unread import Part, Unread, unread
+from istio_init.observe.unread import Part, Unread, Why, unread
 from istio_init.system import links, listeners, routes
+from istio_init.system.ipsec import Ipsec, ipsec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ def read_host(sockets: Sequence[Socket] | None, *, asks_for_sockets: bool = Fals
     waiting = None
     if sockets is not None:
         waiting = listeners.listeners(sockets, listeners.options() if asks_for_sockets else {})
+    found = _ipsec()
+    if found is not None and found.policies:
+        many = "1 policy, which is" if found.policies == 1 else f"{found.policies} policies, which are"
+        left.append(Unread(Part.IPSEC, f"{many} not followed", why=Why.NOT_FOLLOWED))
     host = Host(
         links=interfaces,
         rules=attempt(Part.ROUTING_RULES, routes.rules),
@@ -49,5 +54,14 @@ def read_host(sockets: Sequence[Socket] | None, *, asks_for_sockets: bool = Fals
         route_localnet=None if settings is None else settings.route_localnet,
         accept_local=None if settings is None else settings.accept_local,
         src_valid_mark=None if settings is None else settings.src_valid_mark,
+        has_ipsec=None if found is None else found != Ipsec(),
     )
     return host, tuple(left)
+
+
+def _ipsec() -> Ipsec | None:
+    """What IPsec has to do; None where nobody may ask."""
+    try:
+        return ipsec()
+    except OSError:
+        return None

@@ -218,7 +218,7 @@ class Snapshot(Value):
         said = tuple(map(str, self.unread))
         if not self.unseen_owners:
             return said
-        what = f"whose {self.unseen_owners} of the listening sockets are, which takes the capability SYS_PTRACE"
+        what = f"the owners of {self.unseen_owners} listening sockets, which takes the capability SYS_PTRACE"
         return (*said, what)
 
     def of(self, store: RuleStore) -> dict[Family, RuleSet]:

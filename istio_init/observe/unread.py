@@ -30,6 +30,8 @@ class Part(Enum):
     INTERFACES = "interfaces"
     SOCKETS = "sockets"
     PROCESSES = "processes"
+    IPSEC = "IPsec"
+    """Its policies, which decide what is encrypted, let through or dropped, and which are not followed."""
     CONNTRACK_STATISTICS = "connection tracking statistics"
 
     __hash__ = object.__hash__
@@ -42,6 +44,8 @@ class Why(Enum):
     """A permission is missing."""
     NOT_EXPRESSIBLE = "not expressible"
     """The program that prints rules cannot print these."""
+    NOT_FOLLOWED = "not followed"
+    """It was read, and nothing here can tell what it does to packets."""
     FAILED = "failed"
     """Something else: a program is missing, or the kernel refused."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
+from istio_init.inspector.findings.listening import silent
+from istio_init.inspector.findings.namespace import missed_servers
 from istio_init.inspector.findings.rules import half_applied, missing
+from istio_init.inspector.findings.uplink import no_route, virtual_uplink
 from istio_init.inspector.release import is_older, release_span
 from istio_init.mesh.meaning import Note, resolve
 from istio_init.prove.subject import Subject, subject_of
@@ -55,6 +58,26 @@ def expected(config: Config | AmbientConfig, snapshot: Snapshot) -> Intent:
     return Intent(meaning.config, meaning.around, "expect", notes)
 
 
+def stood_in(view: View) -> tuple[str, ...]:
+    """That probes arrived at listeners of our own, where nobody else would take what is redirected."""
+    told = []
+    proxy = "the proxy" if view.ambient is None else "ztunnel"
+    for families, ports in silent(view).items():
+        over = f" over {families[0].value}" if len(families) == 1 and len(view.families) > 1 else ""
+        *before, last = map(str, ports)
+        named = f"ports {', '.join(before)} and {last}" if before else f"port {last}"
+        told.append(
+            f"nothing in the pod listens on {named}{over}: verify listened there itself; until {proxy} does, real "
+            "connections fail"
+        )
+    for finding in no_route(view):
+        told += [
+            f"{line}: probes went to an interface of verify's own, and real connections fail"
+            for line in finding.evidence
+        ]
+    return tuple(told)
+
+
 NOT_EXACT = "the live rules are not just what this configuration gives; name the intended one with --expect"
 
 
@@ -70,12 +93,20 @@ def inferred(view: View) -> Intent | None:
         return _ambient(ambient.config, "live", notes, problems)
     if found is None:
         return None
+    unseen = [line for finding in virtual_uplink(view) for line in finding.evidence]
+    unseen += [f"DNS queries to {each}, which resolv.conf names, are not captured" for each in missed_servers(view)]
+    problems = tuple(unseen)
+    around, notes = found.around, ()
+    if around.ipv6 and not any(each.version == 6 for each in view.snapshot.addresses):
+        around, notes = (
+            around.replace(ipv6=False),
+            ("no interface has an IPv6 address, IPv6 is not probed",),
+        )
     if found.exact:
-        return Intent(found.config, found.around, "live")
+        return Intent(found.config, around, "live", notes, problems)
     span = release_span(view.rules)
     if is_older(span):
-        return Intent(
-            found.config, found.around, "live", (f"rules as of {span}, compared with what today's release would do",)
-        )
-    problems = tuple(line for finding in half_applied(view) for line in finding.evidence)
-    return Intent(found.config, found.around, "live", (NOT_EXACT,), problems)
+        note = f"rules as of {span}, compared with what today's release would do"
+        return Intent(found.config, around, "live", (*notes, note), problems)
+    lost = tuple(line for finding in half_applied(view) for line in finding.evidence)
+    return Intent(found.config, around, "live", (*notes, NOT_EXACT), (*lost, *problems))

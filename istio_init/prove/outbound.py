@@ -147,7 +147,7 @@ def _range(planner: SidecarPlanner, family: Family, network: IPNetwork, *, captu
     ports = planner.free_port() if loops else ORDINARY_PORTS
     for address in routed:
         before = len(planner.further)
-        if ours:
+        if ours and address not in planner.further:
             planner.further.append(address)
         packets = [planner.packet(ids, address, port) for port in ports]
         waits = Side.POD if loops else Side.NEIGHBOUR if ours else None

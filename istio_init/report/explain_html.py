@@ -175,7 +175,7 @@ def _configuration(explanation: Explanation) -> list[str]:
     if explanation.dns_servers:
         parts.append(f"<p>With the name servers {_escape(', '.join(explanation.dns_servers))}.</p>")
     if not explanation.exact:
-        parts.append("<p>These arguments give other rules today: see the release above, or the findings.</p>")
+        parts.append("<p>These arguments come closest, but give other rules than those that are live.</p>")
     return parts
 
 

@@ -111,7 +111,7 @@ def _configuration(explanation: Explanation) -> list[RenderableType]:
         lines.append(Text(f"with the name servers {', '.join(explanation.dns_servers)}"))
     if not explanation.exact:
         lines.append(
-            Text("These arguments give other rules today: see the release above, or the findings.", style="yellow")
+            Text("These arguments come closest, but give other rules than those that are live.", style="yellow")
         )
     return _section("Configuration behind the rules", *lines)
 

@@ -41,7 +41,8 @@ def _words(impact: Impact) -> str:
     main, *rest = impact.parts
     said = main.said
     if not rest:
-        said += "" if main.is_proxied or main == UNREAD or main.by == NO_RULE else f", all of it, by {main.by}"
+        every = "" if main.word == Word.UNDECIDABLE.value else "all "
+        said = said if main.is_proxied or main == UNREAD or main.by == NO_RULE else f"{every}{said} ({main.by})"
     else:
         others = [f"{_which(part)} {part.said} ({part.by})" for part in rest[:SHOWN]]
         more = [f"and {len(rest) - SHOWN} parts more"] if len(rest) > SHOWN else []

@@ -84,13 +84,18 @@ class Addresses:
             yield region, otherwise
 
     def _netmap(self, low: int, high: int, field: Field, given: Region) -> Iterable[Choice]:
-        """Exchange the first bits: in dimensions of their own by setting them, else by flipping them.
+        """Exchange the first bits of the header's address, as xt_NETMAP does, where it is the connection's as well."""
+        rewritten = self.layout.rewritten
+        if rewritten in self.layout.unseen:
+            yield from self._exchanged(low, high, field, given)
+            return
+        cause = Cause(Openness.NOT_MODELLED, "which address a network has for one that a rule has changed")
+        for region, address in self._exchanged(low, high, field, given):
+            yield {**region, rewritten: ((0, 0),)}, address
+        yield {rewritten: ((1, 1),)}, Unknown(cause, ((low, high),))
 
-        The latter takes packets that have the same first bits, all of them.
-        """
-        if field in self.layout.assigned:
-            cause = Cause(Openness.NOT_MODELLED, "which address a network has for one that a rule has changed")
-            return [({}, Unknown(cause, ((low, high),)))]
+    def _exchanged(self, low: int, high: int, field: Field, given: Region) -> Iterable[Choice]:
+        """In dimensions of their own by setting them, else by flipping them, where packets have the same first bits."""
         found: dict[int, Substitute] = {}
         before = self.layout.kept(field)
         for group in self.layout.groups[field]:

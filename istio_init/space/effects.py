@@ -16,7 +16,7 @@ from istio_init.netfilter.rules import (
 )
 from istio_init.space.bits import together
 from istio_init.space.diagram import Moved, Unknown
-from istio_init.space.layout import NOT_YET, ORIGINAL, REPLY, TEMPLATE, TRACKED, UNTRACKED
+from istio_init.space.layout import ENDS, NOT_YET, ORIGINAL, REPLY, TEMPLATE, TRACKED, UNTRACKED
 from istio_init.space.truth import TEMPLATE_READ
 from istio_init.space.ways import GOING, doubts
 from istio_init.trace.result import Kind
@@ -53,6 +53,8 @@ class Effects:
         self, effect: Effect | object, rest: Node, decider: RuleDecider, hook: Hook | None, given: Region
     ) -> Node:
         """What an effect does, and what follows it, for packets of a region."""
+        if isinstance(effect, Assign | AssignFrom | Forget) and effect.field in ENDS:
+            rest = self.ways.then(self.ways.end(GOING, {self.layout.rewritten: 1}), rest)
         match effect:
             case Assign():
                 return self.ways.then(self._assigned(effect), rest)

@@ -33,6 +33,9 @@ NOT_YET, TEMPLATE, TRACKED, UNTRACKED = range(4)
 STAYS, ELSEWHERE, SOMEWHERE = range(3)
 """Numbers of `Layout.moved`: the destination is what it was; another one; an unknown one."""
 
+UNTOLD, WILDCARD, BOUND = range(3)
+"""Numbers of `Layout.taker`: an unknown socket, or none; one that is bound to every address; one bound to one."""
+
 NO_SOCKET = 2**32 - 1
 """In place of the user of a packet without a socket: the id that no user can have."""
 
@@ -69,6 +72,9 @@ MOST_SPLITS = 7
 UNSAID = (Field.TTL, Field.LENGTH, Field.ICMP_TYPE, Field.ICMP_CODE)
 """Facts of a packet of which the map says nothing (`istio_init.space.unsaid`)."""
 
+TAKERS = frozenset([Field.SOCKET_FOUND, Field.SOCKET_TRANSPARENT])
+"""Fields that depend on what the socket is bound to."""
+
 SELDOM = (Field.CT_STATE, Field.CT_STATUS, Field.CT_ZONE, Field.TOS, Field.PRIORITY, Field.TTL, *ORIGINAL, *REPLY)
 """Fields that the kernel sets for rules alone: where no rule looks at one, nothing is noted of it."""
 
@@ -91,6 +97,10 @@ class Layout:
     """The interface via which the packet will leave, and the type of the route: rules see it only at the next hook."""
     moved = 5
     """Whether nat has given the packet another destination, for which routing has not been asked yet."""
+    taker = 6
+    """The socket that TPROXY gave the packet."""
+    rewritten = 7
+    """Whether a rule may have given the packet an address that its connection does not know of."""
 
     def __init__(
         self,
@@ -113,7 +123,7 @@ class Layout:
             masks[Field.TOS].add(PRIORITY_OF_TOS)
         masks.update(dict.fromkeys(ADDRESSES, _edges(family.bits, scan.tested, scan.exchanged)))
         masks.update(dict.fromkeys(PORTS, _edges(16, scan.ports)))
-        self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3]
+        self.sizes = [4, 2, 2, 1 << 128, len(AddressType), 3, 3, 2]
         self.fields: list[Field | None] = [None] * len(self.sizes)
         self.masks = [0] * len(self.sizes)
         """Of which bits of its field each dimension is."""
@@ -140,7 +150,10 @@ class Layout:
             seen.add(Field.CT_STATUS)
         if self.assigned & ENDS.keys():
             seen.update(REPLY)
-        self.unseen = frozenset([dim for field in SELDOM if field not in seen for dim in self.dims(field)])
+        unseen = [dim for field in SELDOM if field not in seen for dim in self.dims(field)]
+        unseen += [] if seen & TAKERS else [self.taker]
+        unseen += [] if self.assigned & ENDS.keys() else [self.rewritten]
+        self.unseen = frozenset(unseen)
         """Dimensions that nothing asks for."""
 
     def width(self, field: Field) -> int:

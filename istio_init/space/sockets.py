@@ -6,10 +6,10 @@ from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import difference, union
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.rules import Cause, Openness, Test
-from istio_init.space.layout import NO_SOCKET
+from istio_init.space.layout import BOUND, NO_SOCKET, UNTOLD, WILDCARD
 from istio_init.space.presence import PORTED
 from istio_init.space.truth import Maybe
-from istio_init.trace.facts import UDP
+from istio_init.trace.facts import OWN_SOCKET, UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PROXIED = ((6, 6), (17, 17))
 """TCP and UDP: nothing else is handed to a socket."""
 
 TAKER = Cause(Openness.NOT_GIVEN, "the socket that takes the packet")
+SENDER = Cause(Openness.NOT_GIVEN, OWN_SOCKET)
 SOCKETS = Cause(Openness.NOT_GIVEN, "the namespace's sockets")
 
 
@@ -81,19 +82,69 @@ class Sockets:
 
         return self.diagrams.mapped(found, number)
 
-    def unless_handed_over(self, asked: Node, *, wildcards: bool) -> Node:
-        """What is found of a packet, but for one that came in and to which TPROXY gave a socket: that is found."""
-        layout, leaf = self.layout, self.diagrams.leaf
-        came = difference(((0, layout.sizes[layout.dim(Field.IN_INTERFACE)] - 1),), ((NO_INTERFACE, NO_INTERFACE),))
-        taken: Region = {layout.dim(Field.UID): ((0, NO_SOCKET - 1),), layout.dim(Field.IN_INTERFACE): came}
-        return self.truths.either_of(self.truths.within(taken), leaf(1 if wildcards else TAKER), asked)
+    def unless_it_has_one(self, asked: Node, *, transparent: bool, wildcards: bool) -> Node:
+        """What is found of a packet, but for its sender's, and the one that TPROXY gave it: that is found."""
+        layout, leaf, either = self.layout, self.diagrams.leaf, self.truths.either_of
+        socket, incoming = layout.dim(Field.UID), layout.dim(Field.IN_INTERFACE)
+        nowhere = ((NO_INTERFACE, NO_INTERFACE),)
+        came = difference(((0, layout.sizes[incoming] - 1),), nowhere)
+        taken: Region = {socket: ((0, NO_SOCKET - 1),), incoming: came}
+        sent: Region = {socket: ((0, NO_SOCKET - 1),), incoming: nowhere}
+        of_sender = leaf(SENDER if transparent or not wildcards else 1)
+        found = either(self.truths.within({incoming: nowhere}), leaf(0), asked)
+        found = either(self.truths.within(sent), of_sender, found)
+        return either(self.truths.within(taken), leaf(1) if wildcards else self._by_taker(), found)
+
+    def _by_taker(self) -> Node:
+        """What is found of a packet that has TPROXY's socket, by what that is bound to."""
+        taker, leaf = self.layout.taker, self.diagrams.leaf
+        is_bound = self.truths.choice({taker: ((BOUND, BOUND),)}, leaf(1), leaf(TAKER))
+        return self.truths.choice({taker: ((WILDCARD, WILDCARD),)}, leaf(0), is_bound)
+
+    def taker(self, tproxy: Tproxy) -> Node:
+        """What the socket is bound to that TPROXY gives packets: a number of `Layout.taker`."""
+        if tproxy.address is not None:
+            return self._taker_at(tproxy.address, tproxy.port)
+        incoming = self.layout.dim(Field.IN_INTERFACE)
+        return self.interfaces.by(incoming, lambda name: self._taker_on(name, tproxy.port))
+
+    def _taker_on(self, name: str | None, port: int | None) -> Node:
+        known = None if name is None else self.facts.addresses.get(name)
+        if known is None:
+            return self.diagrams.leaf(UNTOLD)
+        return self._taker_at(known[0] if known else None, port)
+
+    def _taker_at(self, address: int | None, port: int | None) -> Node:
+        """The same for an address and port of which None is the packet's own."""
+        truths, leaf = self.truths, self.diagrams.leaf
+        found = leaf(UNTOLD)
+        for protocol, number in self._places(port):
+            sought = self._bound(protocol, number) if address is None else [(None, address)]
+            for within, sample in sought:
+                bound = {int(each.address) != 0 for each in self.facts.listening(protocol, sample, number)}
+                if len(bound) != 1:
+                    continue
+                here = [truths.within({self.layout.dim(Field.PROTOCOL): ((protocol, protocol),)})]
+                here += [] if port is not None else [truths.node(Test(Field.DPORT, ((number, number),)))]
+                here += [] if within is None else [truths.node(Test(Field.DESTINATION, within))]
+                found = truths.either_of(truths.all_of(here), leaf(BOUND if bound.pop() else WILDCARD), found)
+        # A UDP socket that has a peer may take the packet instead.
+        for number in self.host.connected:
+            peer = [truths.within({self.layout.dim(Field.PROTOCOL): ((UDP, UDP),)})]
+            peer += [] if number == port else [truths.node(Test(Field.DPORT, ((number, number),)))]
+            found = truths.either_of(truths.all_of(peer), leaf(UNTOLD), found)
+        return found
+
+    def _places(self, port: int | None) -> list[tuple[int, int]]:
+        """Protocols and ports of sockets that may take packets to a port, or to each one's own."""
+        listeners = self.host.listeners or ()
+        return sorted({(each.protocol, each.port) for each in listeners if port in (None, each.port)})
 
     def _listening(self, address: int | None, port: int | None, *, transparent: bool, wildcards: bool) -> Node:
         """Whether sockets would take packets to an address and port; None is the packet's own."""
         layout, truths = self.layout, self.truths
-        places = {(each.protocol, each.port) for each in self.host.listeners or () if port in (None, each.port)}
         nodes = []
-        for protocol, each in sorted(places):
+        for protocol, each in self._places(port):
             here = truths.within({layout.dim(Field.PROTOCOL): ((protocol, protocol),)})
             if port is None:
                 here = truths.all_of([here, truths.node(Test(Field.DPORT, ((each, each),)))])

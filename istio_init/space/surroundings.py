@@ -10,7 +10,7 @@ from istio_init.space.diagram import Moved
 from istio_init.space.interfaces import LOOPBACK, Interfaces
 from istio_init.space.routes import Asked, Routes
 from istio_init.space.sockets import Sockets
-from istio_init.trace.facts import ROUTING, Facts
+from istio_init.trace.facts import IPSEC, ROUTING, Facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ class Surroundings:
             elif field in BACK:
                 here, with_mark = BACK[field]
                 self._made[field] = self._back(here=here, with_mark=with_mark)
+            elif field is Field.IPSEC:
+                self._made[field] = self.diagrams.leaf(0 if self.host.has_ipsec is False else IPSEC)
             else:
                 transparent, wildcards = FOUND[field]
                 asked = self.sockets.found(transparent=transparent, wildcards=wildcards)
-                self._made[field] = self.sockets.unless_handed_over(asked, wildcards=wildcards)
+                self._made[field] = self.sockets.unless_it_has_one(asked, transparent=transparent, wildcards=wildcards)
         return self._made[field]
 
     def _types(self, field: Field, interface: Field | None) -> Node:

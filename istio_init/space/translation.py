@@ -201,6 +201,11 @@ class Translation:
         port = tproxy.port if tproxy.port is not None else kept
         delivery = Delivery(Kind.TPROXY, decider, tproxy.address, port)
         taken = ways.end(ACCEPTED if tproxy.drops else GOING, changes, delivery)
+        if layout.taker not in layout.unseen:
+            noted = ways.diagrams.mapped(
+                self.surroundings.sockets.taker(tproxy), lambda number: ways.end(GOING, {layout.taker: number})
+            )
+            taken = ways.then(noted, taken)
         if not tproxy.drops:
             taken = ways.then(taken, rest)
         missed = ways.stopped(Kind.DROP, decider) if tproxy.drops else ways.going

@@ -15,7 +15,7 @@ from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.space.arrival import MULTICAST, Arriving
 from istio_init.space.diagram import Moved, Unknown, leaves
-from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY, STAYS
+from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY, STAYS, UNTOLD
 from istio_init.space.leaving import BROADCAST, LO, Leaving
 from istio_init.space.stages import Line, Stages
 from istio_init.space.unsaid import for_any
@@ -81,6 +81,7 @@ class Walk:
         layout = self.layout
         changes: dict[int, Substitute] = {layout.dim(other): NO_INTERFACE, layout.track: NOT_YET,
                                           layout.destination_done: 0, layout.source_done: 0, layout.moved: STAYS,
+                                          layout.taker: UNTOLD, layout.rewritten: 0,
                                           layout.route: Moved(layout.dim(interface)),
                                           layout.route_type: AddressType.LOCAL.value}  # fmt: skip
         zeros = dict.fromkeys((Field.CT_STATUS, Field.CT_ZONE, Field.PKTTYPE, Field.TOS, Field.PRIORITY, Field.CT_MARK,

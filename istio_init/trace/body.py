@@ -89,7 +89,7 @@ class Body:
                 case AssignFrom():
                     return self._assign_from(rule, state, statement, at, exits, depth)
                 case Dispatch():
-                    return self._dispatch(rule, state, statement, exits, depth)
+                    return self._dispatch(rule, state, statement, at, exits, depth)
                 case Unknowable(cause):
                     self.chains.finish(state, UNKNOWN, (self.chains.call.hook, rule.rule), cause)
                     return []
@@ -234,12 +234,15 @@ class Body:
         return left
 
     def _dispatch(
-        self, rule: CompiledRule, state: State, given: Dispatch, exits: list[Exit], depth: int
+        self, rule: CompiledRule, state: State, given: Dispatch, at: int, exits: list[Exit], depth: int
     ) -> list[State]:
+        """End with a verdict of the map; what stands behind it is for keys that it lets go on."""
         found, may_miss, cause = self._map(given, given.verdicts, state)
         if cause is None:
             [*ends] = [each for each in found if isinstance(each, End)]
-            return self._end(rule, state, ends[0], exits, depth) if ends else _left(rule, state, given)
+            if ends:
+                return self._end(rule, state, ends[0], exits, depth)
+            return self._missed(rule, state, given, at, exits, depth, matched=False)
         left: list[State] = []
         ends = [each for each in dict.fromkeys(found) if isinstance(each, End)]
         for number, end in enumerate(ends):
@@ -249,7 +252,22 @@ class Body:
         if not ends:  # Its elements come and go: it may have any verdict for the packet.
             holds = self.chains.branch(state, rule, given, [cause])
             self.chains.finish(holds, UNKNOWN, (self.chains.call.hook, rule.rule), cause)
-        return left + _left(rule, state, given, None) if may_miss else left
+        return left + self._missed(rule, state, given, at, exits, depth, matched=None) if may_miss else left
+
+    def _missed(
+        self,
+        rule: CompiledRule,
+        state: State,
+        given: Dispatch,
+        at: int,
+        exits: list[Exit],
+        depth: int,
+        *,
+        matched: bool | None,
+    ) -> list[State]:
+        if at < len(rule.rest):
+            return self.run(rule, state, at, exits, depth)
+        return _left(rule, state, given, matched)
 
     def _map(
         self, given: AssignFrom | Dispatch, boxes: Iterable[tuple[Box, object]], state: State

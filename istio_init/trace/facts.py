@@ -17,6 +17,7 @@ from istio_init.trace.packet_fields import (
     MARK,
     OUT_INTERFACE,
     PROTOCOL,
+    SOCKET,
     SOURCE,
     TOS,
 )
@@ -37,10 +38,12 @@ LINK_LOCAL = 0xFE80 >> 6
 LIMITED_BROADCAST = 0xFFFFFFFF
 LOOPBACK_INTERFACE = interface_number(LOOPBACK_DEVICE)
 TCP, UDP = 6, 17
+IPSEC = not_given("whether IPsec protects the packet")
 WILDCARDS = frozenset([Field.SOCKET_FOUND_ANY, Field.SOCKET_TRANSPARENT_ANY])
 TRANSPARENT = frozenset([Field.SOCKET_TRANSPARENT, Field.SOCKET_TRANSPARENT_ANY])
 """Fields that count sockets bound to every address, and that ask for transparent ones."""
 
+OWN_SOCKET = "the socket that sends the packet"
 ROUTING = not_given("the namespace's routing")
 
 
@@ -72,7 +75,13 @@ class Facts:
             Field.SOCKET_FOUND_ANY: lambda values: self._socket(values, Field.SOCKET_FOUND_ANY),
             Field.SOCKET_TRANSPARENT: lambda values: self._socket(values, Field.SOCKET_TRANSPARENT),
             Field.SOCKET_TRANSPARENT_ANY: lambda values: self._socket(values, Field.SOCKET_TRANSPARENT_ANY),
+            Field.IPSEC: lambda _: self.ipsec,
         }
+
+    @property
+    def ipsec(self) -> Number:
+        """Whether IPsec protects a packet: none is, where it has nothing to do."""
+        return 0 if self.host.has_ipsec is False else Unsure(((0, 1),), IPSEC)
 
     def is_loopback(self, address: int) -> bool:
         """Whether it is an address of the loopback network."""
@@ -174,11 +183,14 @@ class Facts:
     def _socket(self, values: Values, asked: Field) -> Number:
         """Whether a socket would take the packet (nf_sk_lookup_slow_v4). Of established connections none is known.
 
-        A packet that TPROXY gave a socket has the answer with it.
+        A packet that TPROXY gave a socket has the answer with it; of what is sent it is the sender's (nft_socket_eval).
         """
         bits, port, known = values[CT_STATE], values[DPORT], values[asked]
         if known is not None:
             return known  # type: ignore[no-any-return]
+        if values[IN_INTERFACE] == NO_INTERFACE:
+            is_told = asked is Field.SOCKET_FOUND_ANY or not values[SOCKET]
+            return values[SOCKET] if is_told else Unsure(((0, 1),), not_given(OWN_SOCKET))
         if port is None:
             return 0
         listeners = self.host.listeners

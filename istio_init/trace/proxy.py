@@ -53,10 +53,9 @@ def socket_for(facts: Facts, proxy: Tproxy, values: Values) -> bool | Cause:
         if bound:
             return not_given("the addresses of the incoming interface")
         address = 0
-    for number in (values[DPORT], port):  # Before those that listen, one is looked for that is connected there.
-        doubt = facts.connected(values[PROTOCOL], number) if isinstance(number, int) else None
-        if doubt is not None:
-            return doubt
+    doubt = _connected(facts, values, port)
+    if doubt is not None:
+        return doubt
     answers = {listener.is_transparent for listener in facts.listening(values[PROTOCOL], address, port)}
     if len(answers) > 1 or None in answers:
         return not_given(f"whether the socket on port {port} is transparent")
@@ -84,7 +83,8 @@ def _as_rules_see_it(facts: Facts, proxy: Tproxy, values: Values) -> dict[Field,
     cause = not_given("the socket that takes the packet")
     address, port = target_of(facts, proxy, values)
     bound: set[bool] = set()
-    if facts.host.listeners is not None and None not in (address, port) and not _is_established(values):
+    is_sure = facts.host.listeners is not None and None not in (address, port) and not _is_established(values)
+    if is_sure and _connected(facts, values, port) is None:
         bound = {int(each.address) != 0 for each in facts.listening(values[PROTOCOL], address or 0, port or 0)}
     found = int(bound.pop()) if len(bound) == 1 else Unsure(((0, 1),), cause)
     return {
@@ -93,6 +93,13 @@ def _as_rules_see_it(facts: Facts, proxy: Tproxy, values: Values) -> dict[Field,
         Field.SOCKET_FOUND_ANY: 1,
         Field.SOCKET_TRANSPARENT_ANY: 1,
     }
+
+
+def _connected(facts: Facts, values: Values, port: int | None) -> Cause | None:
+    """Why another socket may take the packet: before those that listen, one is looked for that has a peer."""
+    numbers = [number for number in (values[DPORT], port) if isinstance(number, int)]
+    doubts = (facts.connected(values[PROTOCOL], number) for number in numbers)
+    return next((doubt for doubt in doubts if doubt is not None), None)
 
 
 def _is_established(values: Values) -> bool:

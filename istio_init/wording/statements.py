@@ -67,6 +67,8 @@ def _test(test: Test, *, is_ipv6: bool) -> str:
     field, found = test.field, test.within
     if field is Field.SOCKET:
         return "no socket" if (found == ((0, 0),)) is not test.negated else "a socket"
+    if field is Field.IPSEC:
+        return "not protected by IPsec" if (found == ((0, 0),)) is not test.negated else "protected by IPsec"
     if field in (Field.CT_STATE, Field.CT_STATUS) and test.mask is not None:
         return f"{_not(test.negated)}{head(field)}{bits_text(field, test.mask)}"
     under = f"/{test.mask:#x}" if test.mask is not None else ""

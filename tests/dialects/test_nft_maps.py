@@ -8,7 +8,7 @@ import pytest
 
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.names import number_of
-from istio_init.netfilter.rules import Dispatch, End, Lookup, Nat, NatKind, Openness, Undecided, Verdict
+from istio_init.netfilter.rules import Dispatch, End, Lookup, Nat, NatKind, Openness, Undecided, Unknowable, Verdict
 
 from .evaluating import holds
 from .nft_rules import Json, body, header, match, meta, rules, verdict
@@ -101,3 +101,29 @@ def test_a_translation_by_what_cannot_be_told_has_the_reason(key: Json, openness
     assert isinstance(found, Nat)
     assert found.cause is not None
     assert found.cause.openness is openness
+
+
+def test_a_redirect_by_the_port_of_tcp_and_udp_is_one_for_each_element() -> None:
+    ports = {"map": {"key": header("th", "dport"), "data": {"set": [[53, 15053], [80, 15001]]}}}
+    found = rules(match(meta("l4proto"), {"set": ["tcp", "udp"]}), {"redirect": {"port": ports}})
+    assert [rule.body[-1] for rule in found] == [
+        Nat(NatKind.REDIRECT, ports=(15053, 15053)),
+        Nat(NatKind.REDIRECT, ports=(15001, 15001)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "key", [{"numgen": {"mode": "inc", "mod": 2, "offset": 0}}, {"rt": {"key": "mtu"}}, header("th", "dport")]
+)
+def test_nothing_is_said_of_a_redirect_to_a_port_that_cannot_be_told(key: Json) -> None:
+    ports = {"map": {"key": key, "data": {"set": [[0, 80], [1, 81]]}}}
+    for translation in ({"redirect": {"port": ports}}, {"dnat": {"port": ports}}):
+        assert isinstance(body(translation, family="ip")[-1], Unknowable)
+    [masqueraded] = body({"masquerade": {"port": ports}}, family="ip")
+    assert masqueraded == Nat(NatKind.MASQUERADE, ports=(1, 65535), random=True)
+
+
+def test_nothing_is_said_of_a_redirect_by_a_map_behind_a_change() -> None:
+    ports = {"map": {"key": header("tcp", "dport"), "data": {"set": [[53, 15053], [80, 15001]]}}}
+    marks = {"mangle": {"key": meta("mark"), "value": 1}}
+    assert isinstance(body(marks, {"redirect": {"port": ports}}, family="ip")[-1], Unknowable)

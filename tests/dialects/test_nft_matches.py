@@ -302,3 +302,10 @@ def test_looking_at_a_connection_makes_the_kernel_track_them() -> None:
 def test_a_cause_has_the_words_of_the_rule() -> None:
     [found] = body(match({"symhash": {"mod": 2}}, 0))
     assert found == Undecided(Cause(Openness.OPEN, "symhash mod 2 0"))
+
+
+def test_bits_of_a_byte_in_a_concatenation_may_be_a_misprint() -> None:
+    """nft 1.0.6 prints ``ip dscp . tcp dport`` with a shift that nobody wrote."""
+    looked_at = {"concat": [{">>": [header("ip", "dscp"), 2]}, header("tcp", "dport")]}
+    found = body(match(looked_at, {"set": [{"concat": ["ef", 80]}]}), family="ip")
+    assert isinstance(found[-1], Undecided)

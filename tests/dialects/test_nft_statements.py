@@ -115,6 +115,26 @@ def test_a_statement_does_what_the_kernel_does(expression: Json, end: Statement)
     assert body(expression, family="ip")[-1] == end
 
 
+@pytest.mark.parametrize(
+    ("form", "rejected"), [("tcp reset", "ip tcp, ip6 tcp"), ("icmp", "ip tcp, ip udp"), ("icmpv6", "ip6 tcp, ip6 udp")]
+)
+def test_a_form_of_reject_is_for_the_packets_that_it_can_answer(form: str, rejected: str) -> None:
+    """nft leaves the tests out where it prints the rule."""
+    statements = body({"reject": {"type": form, "expr": "no-route"}})
+    packets = {
+        f"{family} {protocol}": {Field.NFPROTO: nfproto, Field.PROTOCOL: number}
+        for family, nfproto in (("ip", 2), ("ip6", 10))
+        for protocol, number in (("tcp", 6), ("udp", 17))
+    }
+    assert ", ".join(name for name, facts in packets.items() if holds(statements, facts)) == rejected
+
+
+def test_bytes_that_leave_a_wrong_checksum_have_consequences_that_nobody_tells() -> None:
+    by_place = {"payload": {"base": "nh", "offset": 128, "len": 32}}
+    for expression in (give(by_place, 5), give(header("ip", "checksum"), 0)):
+        assert isinstance(body(expression, family="ip")[-1], Unknowable)
+
+
 def test_the_or_that_nft_prints_wrongly_as_text_keeps_what_its_json_says() -> None:
     changed = body(give(ct("mark"), and_or(ct("mark"), 0xFFFFF111, 0x111)))[-1]
     assert changed == Assign(CT_MARK, ((CT_MARK, 0xFFFFF000),), 0x111)

@@ -42,6 +42,12 @@ def _two_stores(ward: Ward) -> None:
         ward.inside.run(f"{program('legacy', family)}-restore", stdin=ward.run(f"{tool}-save -t nat"))
 
 
+def _legacy_guardrails(ward: Ward) -> None:
+    for family in Family:
+        tool = program("legacy", family)
+        ward.run(f"for c in INPUT FORWARD OUTPUT; do for p in udp tcp; do {tool} -I $c -p $p -j DROP; done; done")
+
+
 def _ambient_too(ward: Ward) -> None:
     ward.program_ambient(store="legacy")
 
@@ -60,6 +66,10 @@ def _guest(name: str, user: object, port: int) -> Callable[[Ward], None]:
 def _by_ztunnel(ward: Ward) -> None:
     ward.replace_proxy(PROXY)
     ward.closing.enter_context(ztunnel(ward.inside))
+
+
+def _with_health(ward: Ward) -> None:
+    ward.guests.append(ward.sidecar.start(PROXY, Endpoint("0.0.0.0", 15021), name="pilot-agent"))
 
 
 def _servers(ward: Ward) -> None:
@@ -88,6 +98,10 @@ CASES = {
     "lo is down": Case("loopback-down", INJECTED, "ip link set lo down", cured=True, without=True),
     "lo has no address": Case("loopback-down", INJECTED, "ip addr del 127.0.0.1/8 dev lo", cured=True, without=True),
     "no way out": Case("no-route", INJECTED, "ip route del default"),
+    "a route refuses": Case("refusing-route", INJECTED, "ip route add unreachable 10.96.0.0/12"),
+    "health checks are captured": Case(
+        "health-captured", INJECTED.replace("-d 15090,15021,15020", "-d 9100"), _with_health, cured=True, without=True
+    ),
     "proxy is dead": Case("no-listener", INJECTED, _no_proxy),
     "a chain was flushed": Case("half-applied", INJECTED, "iptables -t nat -F ISTIO_INBOUND", cured=True),
     "a jump was lost": Case("half-applied", INJECTED, "ip6tables -t nat -F PREROUTING", cured=True),
@@ -121,6 +135,8 @@ CASES = {
         without=True,
     ),
     "guardrails stayed": Case("guardrails", INJECTED, GUARDRAILS, cured=True, without=True),
+    "guardrails stayed in the other store": Case("guardrails", INJECTED, _legacy_guardrails, cured=True, without=True),
+    "guardrails without rules": Case("guardrails", NO_RULES, GUARDRAILS, cured=True),
     "a job runs as the proxy": Case("exempt-process", INJECTED, _guest("report-job", PROXY, 7001)),
     "the proxy runs as somebody else": Case("proxy-not-exempt", INJECTED, _guest("envoy", APP, 7002)),
     "a port of the proxy's": Case("reserved-port", INJECTED, _guest("metrics", APP, 15090)),

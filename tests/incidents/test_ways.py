@@ -60,15 +60,15 @@ IMPACTS = {
     "lo has lost its address": (
         INJECTED,
         "ip addr del 127.0.0.1/8 dev lo",
-        "Outbound TCP, ipv4: dropped, all of it, by nat ISTIO_REDIRECT 1, as lo has no address 127.0.0.1",
+        "Outbound TCP, ipv4: all dropped (nat ISTIO_REDIRECT 1, as lo has no address 127.0.0.1)",
     ),
     "the uplink is named as a virtual interface": (
-        f"{INJECTED} -k eth0", "true", "Inbound TCP: proxied to port 15001, that of outbound connections"
+        f"{INJECTED} -k eth0", "true", "Inbound TCP: proxied to port 15001, the proxy's outbound listener"
     ),
     "bytes before the kernel's rules": (
         INJECTED,
         f"nft '{INGRESS.format('add rule netdev n i tcp dport 8080 drop')}'",
-        "Inbound TCP: undecidable, all of it, by depends on “what chain netdev n i does at eth0”",
+        "Inbound TCP: undecidable (depends on “what chain netdev n i does at eth0”)",
     ),
 }  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_findings_are_not_ruled_out_where_processes_cannot_be_looked_into(health
 
     said = " ".join(said.split())
     assert "none, in what could be read" in said
-    assert "of the listening sockets are, which takes the capability SYS_PTRACE" in said
+    assert "listening sockets, which takes the capability SYS_PTRACE" in said
 
 
 def test_everything_is_seen_with_all_capabilities(healthy: Sidecar) -> None:

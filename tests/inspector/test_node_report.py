@@ -46,7 +46,7 @@ def test_each_pod_has_its_impact_and_its_findings_the_worst_first(pods: dict[str
     cart = f"{SHOP}/cart-5d8b (pid {pods['cart-5d8b'].proxy.pid}): sidecar, REDIRECT, nft, ipv4"
     assert 0 < done.stdout.index(payment) < done.stdout.index(cart)
     said = done.stdout[done.stdout.index(payment) :].partition("\n\n")[0]
-    assert "  Outbound TCP: proxied to port 15001, where nothing listens: refused" in said
+    assert "  Outbound TCP: all refused, as nothing listens on port 15001" in said
     assert "[no-listener]" in said
     assert f"  More: istio-init explain --pid {pods['payment-7f9c'].app.pid}" in said
     well = done.stdout[done.stdout.index(cart) :].partition("\n\n")[0]

@@ -203,3 +203,18 @@ def test_without_privilege_what_is_missing_is_said(namespace: Namespace) -> None
     }
     assert seen.partial == set(Family)
     assert seen.host.addresses
+
+
+@pytest.mark.parametrize("has_policy", [False, True])
+def test_policies_of_ipsec_are_told_and_what_rules_ask_of_it_depends_on_them(
+    namespace: Namespace, has_policy: bool
+) -> None:
+    """A packet that a policy blocks is dropped whatever rules say: seen in the kernel."""
+    if has_policy:
+        namespace.run("ip", "xfrm", "policy", "add", "dir", "out", "dst", "192.0.2.1", "action", "block")
+
+    seen = look(namespace)
+
+    assert seen.host.has_ipsec is has_policy
+    said = [(each.part, each.why) for each in seen.unread]
+    assert said == ([(Part.IPSEC, Why.NOT_FOLLOWED)] if has_policy else [])

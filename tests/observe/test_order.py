@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.rules import End, Hook, Origin, Rule, Store, Verdict
@@ -46,6 +48,31 @@ def test_equal_priorities_may_stand_in_either_order() -> None:
     netfilter = Netfilter([table("a", 5), table("b", 5)])
     assert names(netfilter) == [["CONNTRACK", "a", "b"], ["CONNTRACK", "b", "a"]]
     assert has_ties(netfilter)
+
+
+def test_of_the_chains_of_one_table_the_last_one_comes_first() -> None:
+    one, other = table("a", 5), table("b", 5)
+    chain = one.chains["c"]
+    both = Table(Store.NFT, "ip", "a", {"c": chain, "d": chain.replace(name="d", base=chain.base)})
+    [found] = Netfilter([both]).stages(V4, Hook.OUTPUT)
+    assert [each.chain.name for each in found if isinstance(each, Call)] == ["d", "c"]
+    orders = Netfilter([both, other]).stages(V4, Hook.OUTPUT)
+    told = [[each.table.name + each.chain.name for each in found if isinstance(each, Call)] for found in orders]
+    assert sorted(told) == [["ad", "ac", "bc"], ["ad", "bc", "ac"], ["bc", "ad", "ac"]]
+
+
+@pytest.mark.parametrize("count", [4, 5, 8])
+def test_of_many_chains_each_may_be_the_first(count: int) -> None:
+    netfilter = Netfilter([table(name, -100, ChainType.NAT) for name in "abcdefgh"[:count]])
+    assert {each[1][0] for each in names(netfilter)} == set("abcdefgh"[:count])
+
+
+def test_orders_of_two_priorities_are_followed_each() -> None:
+    netfilter = Netfilter(
+        [*(table(name, 5) for name in "abcd"), *(table(name, -100, ChainType.NAT) for name in "nmop")]
+    )
+    found = names(netfilter)
+    assert (len({each[1] for each in found}), len({tuple(each[2:]) for each in found})) == (24, 24)
 
 
 def test_an_empty_chain_makes_no_difference() -> None:

@@ -12,7 +12,7 @@ from istio_init.dialects.iptables.save import parse_save
 from istio_init.netfilter.chains import BaseChain, Chain, ChainType, Table
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
-from istio_init.netfilter.host import Host, Route
+from istio_init.netfilter.host import Host, Listener, Route
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.rules import Cause, End, Hook, Openness, Origin, Rule, Store, Test, Tproxy, Verdict
 from istio_init.netfilter.stages import Netfilter
@@ -208,3 +208,27 @@ def test_of_two_sockets_that_a_packet_is_given_the_later_one_has_it() -> None:
     found = classes(model, Host(), Family.IPV4, Direction.INBOUND).class_of(inbound(MINE)).outcome
     assert (found.kind, found.port) == (Kind.TPROXY, 15006)
     assert Tracer(model, Host()).trace(inbound(MINE)).delivered.port == 15006
+
+
+@pytest.mark.parametrize(("address", "kind"), [("0.0.0.0", Kind.TPROXY), (MINE, Kind.DROP)])
+def test_what_the_socket_of_tproxy_is_bound_to_tells_whether_a_rule_for_sockets_matches(
+    address: str, kind: Kind
+) -> None:
+    handed_over = filtered("PREROUTING -p tcp -j TPROXY --on-port 15006", table="mangle", hooks="PREROUTING")
+    listener = Listener(6, ip_address(address), 15006, is_transparent=True)
+    rules = handed_over + filtered("INPUT -m socket -j DROP")
+    assert told(rules, inbound(MINE), HOST.replace(listeners=(listener,))).outcome.kind is kind
+
+
+IPSEC: dict[str, tuple[str, dict[bool | None, Kind]]] = {
+    "protected": ("--pol ipsec", {False: Kind.DIRECT, True: Kind.UNKNOWN, None: Kind.UNKNOWN}),
+    "unprotected": ("--pol none", {False: Kind.DROP, True: Kind.UNKNOWN, None: Kind.UNKNOWN}),
+}
+
+
+@pytest.mark.parametrize("has_ipsec", [False, True, None])
+@pytest.mark.parametrize("name", IPSEC)
+def test_no_packet_is_protected_where_ipsec_has_nothing_to_do(name: str, has_ipsec: bool | None) -> None:
+    asked, kinds = IPSEC[name]
+    rules = filtered(f"INPUT -m policy --dir in {asked} -j DROP")
+    assert told(rules, inbound(MINE), HOST.replace(has_ipsec=has_ipsec)).outcome.kind is kinds[has_ipsec]

@@ -62,8 +62,11 @@ def has_rules_of_ours(namespace: Namespace, backend: str) -> bool:
 def routing(namespace: Namespace) -> str:
     """Routing rules, routes of all tables and addresses, as ip(8) prints them."""
     commands = (("-4", "rule"), ("-6", "rule"), ("-4", "route", "show", "table", "all"),
-                ("-6", "route", "show", "table", "all"), ("-br", "address"))  # fmt: skip
-    return "\n".join(namespace.run("ip", *command) for command in commands)
+                ("-6", "route", "show", "table", "all"))  # fmt: skip
+    told = [namespace.run("ip", *command) for command in commands]
+    # Without the state, which the kernel notes up to a second after an interface came up.
+    addresses = [line.split() for line in namespace.run("ip", "-br", "address").splitlines()]
+    return "\n".join([*told, *(" ".join([name, *given]) for name, _, *given in addresses)])
 
 
 def legacy_tables(namespace: Namespace, family: Family) -> list[str]:

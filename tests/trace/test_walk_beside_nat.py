@@ -115,6 +115,17 @@ def test_a_zone_for_what_is_not_to_be_tracked(name: str) -> None:
     assert maps_alike(found, *rules)
 
 
+def test_netmap_leaves_an_address_of_its_network_though_other_packets_get_another_address() -> None:
+    netmap = Nat(NatKind.DNAT, (address("8.8.8.0"), address("8.8.8.255")), netmap=True)
+    rules = tables(
+        base(Hook.OUTPUT, (is_port(81), ELSEWHERE), priority=-150),
+        base(Hook.OUTPUT, (netmap,), type=ChainType.NAT, priority=-100),
+    )
+    found = trace(packet("8.8.8.8"), *rules, tracks=True)
+    assert found.delivered.kind is Kind.DIRECT
+    assert maps_alike(found, *rules)
+
+
 def test_a_template_is_not_translated() -> None:
     rules = tables(
         base(Hook.OUTPUT, (Untrack(),), priority=-300),

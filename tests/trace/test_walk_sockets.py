@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,22 @@ def test_rules_ask_for_the_socket_that_would_take_the_packet(name: str) -> None:
     rule = table(base(Hook.PREROUTING, (Test(field, ((1, 1),)), End(Verdict.DROP))))
     kinds = {True: Kind.DROP, False: Kind.DIRECT, None: Kind.UNKNOWN}
     assert trace(inbound("10.1.2.3"), rule, on=host(sockets=sockets)).delivered.kind is kinds[holds]
+
+
+@pytest.mark.parametrize(
+    ("field", "facts", "kind"),
+    [
+        (Field.SOCKET_FOUND_ANY, {}, Kind.DROP),
+        (Field.SOCKET_FOUND_ANY, {"uid": None, "gid": None}, Kind.DIRECT),
+        (Field.SOCKET_FOUND, {}, Kind.UNKNOWN),
+        (Field.SOCKET_TRANSPARENT_ANY, {}, Kind.UNKNOWN),
+        (Field.SOCKET_TRANSPARENT_ANY, {"uid": None, "gid": None}, Kind.DIRECT),
+    ],
+)
+def test_the_socket_of_what_is_sent_is_the_one_that_sends_it(field: Field, facts: dict[str, Any], kind: Kind) -> None:
+    rule = table(base(Hook.OUTPUT, (Test(field, ((1, 1),)), End(Verdict.DROP))))
+    sent = packet("10.1.2.3", interface="lo", **facts)
+    assert trace(sent, rule, on=host(sockets=(socket("10.1.2.3", 80),))).delivered.kind is kind
 
 
 OWNERS: dict[str, tuple[Packet, bool]] = {

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+import pytest
+
 from istio_init.netfilter.chains import ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, Field
 from istio_init.netfilter.host import Listener, RoutingRule
-from istio_init.netfilter.rules import Assign, Cause, End, Hook, Nat, NatKind, Openness, Test, Tproxy, Untrack, Verdict
+from istio_init.netfilter.rules import (
+    Assign,
+    Cause,
+    Dispatch,
+    Elements,
+    End,
+    Hook,
+    Key,
+    Lookup,
+    Nat,
+    NatKind,
+    Openness,
+    Test,
+    Tproxy,
+    Untrack,
+    Verdict,
+)
 from istio_init.netfilter.stages import Netfilter
 from istio_init.trace.result import Kind, Outcome
 from istio_init.trace.tracer import Tracer
@@ -117,3 +135,13 @@ def test_tests_that_exclude_each_other_hold_of_no_packet() -> None:
     rules = table(base(Hook.OUTPUT, (*types, DROP)))
     sent = packet("8.8.8.8", protocol=1, icmp_type=None)
     assert (trace(sent, rules).delivered, trace(sent, rules).causes) == (Outcome(Kind.DIRECT), ())
+
+
+@pytest.mark.parametrize(("port", "kind"), [(80, Kind.DROP), (443, Kind.DIRECT), (8080, Kind.DIRECT)])
+def test_what_stands_behind_a_verdict_map_is_for_the_keys_that_go_on(port: int, kind: Kind) -> None:
+    """nft's ``tcp dport vmap { 80 : continue, 443 : accept } drop``: a key that the map lacks leaves the rule."""
+    key = (Key(Field.DPORT),)
+    dispatch = Dispatch(key, (((((443, 443),),), End(Verdict.ACCEPT)),))
+    goes_on = Lookup(key, Elements("", ((((80, 80),),),)))
+    rules = table(base(Hook.OUTPUT, (dispatch, goes_on, DROP)))
+    assert trace(packet("8.8.8.8", port), rules).delivered.kind is kind

@@ -37,6 +37,11 @@ class Proof:
         """The probes that failed."""
         return [each for each in self.said["probes"] if not each["passed"]]
 
+    @property
+    def notes(self) -> list[str]:
+        """What else is said, but for what these pods, which have no proxy, are always told."""
+        return [each for each in self.said["notes"] if "verify listened there itself" not in each]
+
     def probes(self, group: str, family: str = "ipv4") -> list[str]:
         """Who connects where and what comes of it, of a group."""
         return [

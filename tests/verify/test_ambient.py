@@ -138,7 +138,7 @@ def test_everything_comes_out_where_the_live_rules_configuration_has_it(pod: Pod
 
     argv = ["--ambient", *(() if case.env else case.flags)]
     assert proof.said["held_to"] == {"source": "live", "argv": argv, "env": case.env or {}}
-    assert proof.said["notes"] == []
+    assert proof.notes == []
     assert probes(proof) >= set(case.among)
     assert not case.is_all or probes(proof) == set(case.among)
 

@@ -138,7 +138,7 @@ def test_the_same_holds_of_legacy_iptables_and_native_nftables(pod: Pod, store: 
 
     proof = verify(pod).ok()
 
-    assert (proof.said["held_to"]["source"], proof.said["notes"]) == ("live", [])
+    assert (proof.said["held_to"]["source"], proof.notes) == ("live", [])
     assert "an application to 10.77.0.1:53/udp: 15053" in proof.probes("dns")
     assert "a client to fd00:77::2:28080/tcp: 15006" in proof.probes("inbound", "ipv6")
 
@@ -247,7 +247,7 @@ def test_a_rule_that_is_undecidable_and_makes_no_difference_is_not_told(pod: Pod
     apply(pod)
     pod.inside.run("iptables-nft", *"-A INPUT -i eth0 -p tcp -m limit --limit 1000/s -j ACCEPT".split())
 
-    assert verify(pod).ok().said["notes"] == []
+    assert verify(pod).ok().notes == []
 
 
 def test_an_interface_without_addresses_is_no_fault_of_the_rules(pod: Pod) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from istio_init.dialects.iptables.lower_extension import masked_test, network, number_range
 from istio_init.netfilter.fields import CtState, CtStatus, Field
-from istio_init.netfilter.intervals import EMPTY
-from istio_init.netfilter.protocols import protocol_number
-from istio_init.netfilter.rules import Openness, Test
+from istio_init.netfilter.intervals import EMPTY, contains, difference, size, union
+from istio_init.netfilter.protocols import DCCP, GRE, ICMP, ICMPV6, WITH_PORTS, protocol_number
+from istio_init.netfilter.rules import AnyOf, Openness, Test
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _STATE_FLAGS = frozenset(["--ctstate", "--state"])
 _ANY_STATE = ((1, int(sum(CtState))),)
 _ANY_STATUS = ((1, 0xFFFFFFFF),)
+_PORTED = union([((each, each),) for each in WITH_PORTS - {DCCP}])
+_ODD = union([((each, each),) for each in (ICMP, ICMPV6, GRE, DCCP)])
+"""Of ICMP the number of the echo, or type and code; GRE and DCCP are not tracked by every kernel."""
+_WITHOUT = difference(((0, 255),), union([_PORTED, _ODD]))
 _DIRECTIONS = {"ORIGINAL": 0, "REPLY": 1}
 _ADDRESSES = {
     "--ctorigsrc": Field.CT_ORIG_SOURCE,
@@ -60,7 +64,8 @@ def _other(asked: Asked, option: Option, *, if_absent: bool) -> Condition:
     if flag in _ADDRESSES:
         return Test(_ADDRESSES[flag], network(value, asked.family), None, negated, if_absent)
     if flag in _PORTS:
-        return Test(_PORTS[flag], number_range(value, ":", 65535), None, negated, if_absent)
+        test = Test(_PORTS[flag], number_range(value, ":", 65535), None, negated, if_absent)
+        return _of_any_protocol(asked, test) if negated or size(test.within) > 1 else test
     match flag:
         case "--ctproto":
             number = protocol_number(value)
@@ -76,6 +81,13 @@ def _other(asked: Asked, option: Option, *, if_absent: bool) -> Condition:
         case "--ctexpire":
             return asked.undecided(Openness.OPEN)
     raise ValueError(flag)
+
+
+def _of_any_protocol(asked: Asked, test: Test) -> Condition:
+    """Ports of a connection: most protocols without ports have 0 there, some what is not told, hardly one port."""
+    zero = ((Test(Field.CT_PROTOCOL, _WITHOUT),),) if contains(test.within, 0) is not test.negated else ()
+    odd = (Test(Field.CT_PROTOCOL, _ODD), asked.undecided(Openness.NOT_GIVEN))
+    return AnyOf(((Test(Field.CT_PROTOCOL, _PORTED, None, False, test.if_absent), test), odd, *zero))
 
 
 def connmark(asked: Asked) -> Lowered:

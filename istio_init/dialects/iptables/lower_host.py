@@ -148,11 +148,11 @@ def mac(asked: Asked) -> Lowered:
 
 
 def policy(asked: Asked) -> Lowered:
-    """policy: IPsec, which is not modelled: packets are taken for unprotected, which ``--pol none`` asks for."""
+    """policy: whether IPsec protects the packet, and how, of which nothing is known (xt_policy.c)."""
     options = {flag: values for flag, _, values in asked.options()}
-    if options.get("--pol") == ("none",) and options.keys() == {"--dir", "--pol"}:
-        return ()
-    return (asked.undecided(Openness.NOT_GIVEN),)
+    if options.get("--pol") == ("none",):
+        return (Test(Field.IPSEC, ((0, 0),)),)
+    return Test(Field.IPSEC, ((1, 1),)), asked.undecided(Openness.NOT_GIVEN)
 
 
 def recent(asked: Asked) -> Lowered:

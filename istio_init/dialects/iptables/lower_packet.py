@@ -7,7 +7,7 @@ from istio_init.dialects.iptables.lower_extension import address_range, masked_t
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.intervals import union
-from istio_init.netfilter.rules import AnyOf, Openness, Test
+from istio_init.netfilter.rules import AnyOf, Never, Openness, Test
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ def multiport(asked: Asked) -> Lowered:
 
 
 def icmp(asked: Asked) -> Lowered:
-    """icmp: a type with one code or all (icmp_type_code_match in ip_tables.c); ``any`` is 255, negated or not."""
+    """icmp: a type with one code or all; ``any`` is 255, whose negation no packet passes (icmp_type_code_match)."""
     [(_, negated, [value])] = asked.options()
-    if value == "any":
-        return ()
-    kind, code = icmp_type(value, ICMP_TYPES)
-    return () if kind == 255 else _icmp_type(kind, code, negated)
+    kind, code = (255, None) if value == "any" else icmp_type(value, ICMP_TYPES)
+    if kind == 255:
+        return (Never(),) if negated else ()
+    return _icmp_type(kind, code, negated)
 
 
 def icmp6(asked: Asked) -> Lowered:

@@ -141,8 +141,11 @@ def _assigned(key: Json, value: Json, body: Body, cause: Cause) -> Statement:
         return Unknowable(cause)
     body.need(operand.needs)
     field = operand.field
-    if field is None:  # A checksum, an identification, an option: nothing that anything here looks at.
-        return Note(cause.words) if "base" not in key.get("payload", {}) else Unknowable(cause)
+    header = key.get("payload", {})
+    if "base" in header or header.get("field") == "checksum":
+        return Unknowable(cause)  # Bytes by their place leave the checksum as it was, and the packet is dropped for it.
+    if field is None:  # An identification, an option: nothing that anything here looks at.
+        return Note(cause.words)
     if field is Field.NFPROTO or operand.of_any_transport or operand.add:
         return Unknowable(cause)
     try:

@@ -76,7 +76,7 @@ _LOADS: dict[str, Callable[[dict[str, Json], str], Operand]] = {
     "symhash": loads_host.by_chance,
     "rt": loads_host.not_given,
     "osf": loads_host.not_given,
-    "ipsec": loads_host.not_given,
+    "ipsec": loads_host.ipsec,
     "exthdr": loads_host.not_given,
     "tcp option": loads_host.not_given,
     "ip option": loads_host.not_given,
@@ -120,8 +120,18 @@ def load_all(expression: Json, family: str) -> tuple[Operand, ...]:
         parts = expression["concat"]
         if not isinstance(parts, list) or not parts:
             raise OddError("no concatenation")
+        if any(_is_misprinted(each, family) for each in parts):
+            raise OddError("a shift that may be a misprint")
         return tuple([load(each, family) for each in parts])
     return (load(expression, family),)
+
+
+def _is_misprinted(part: Json, family: str) -> bool:
+    """Whether it is bits of a byte, which nft 1.0.6 prints in a concatenation as if somebody had them shifted."""
+    match part:
+        case {">>": [{"payload": _} as header, int(places)]}:
+            return load(header, family).shift == places
+    return False
 
 
 def is_load(value: Json) -> bool:

@@ -28,9 +28,11 @@ _META: dict[str, Operand] = {
     "skuid": Operand(Kind.USER, 32, Field.UID),
     "skgid": Operand(Kind.USER, 32, Field.GID),
     "pkttype": Operand(Kind.PACKET_TYPE, 8, Field.PKTTYPE),
+    "ipsec": Operand(Kind.BOOLEAN, 1, Field.IPSEC),
+    "secpath": Operand(Kind.BOOLEAN, 1, Field.IPSEC),
 }
 _BY_CHANCE = frozenset(["random", "time", "day", "hour", "cpu", "cgroup"])
-_NOT_GIVEN = frozenset("iifgroup oifgroup iifkind oifkind iiftype oiftype ipsec nftrace rtclassid secmark".split())
+_NOT_GIVEN = frozenset("iifgroup oifgroup iifkind oifkind iiftype oiftype nftrace rtclassid secmark".split())
 
 
 def meta(body: dict[str, Json], _: str) -> Operand:
@@ -102,6 +104,11 @@ def existing(operand: Operand) -> Operand:
 def by_chance(_body: dict[str, Json], _: str) -> Operand:
     """numgen, jhash, symhash: a number that nobody can foretell."""
     return Operand(Kind.NUMBER, 32, openness=Openness.OPEN)
+
+
+def ipsec(_body: dict[str, Json], _: str) -> Operand:
+    """How a packet is protected; one that is not leaves the rule (nft_xfrm_get_eval)."""
+    return Operand(Kind.NUMBER, 32, needs=(Test(Field.IPSEC, ((1, 1),)),), openness=Openness.NOT_GIVEN)
 
 
 def not_given(_body: dict[str, Json], _: str) -> Operand:

@@ -147,7 +147,7 @@ def dispatch(body: Body, expression: Expression) -> tuple[list[list[Statement]],
     going_on = [place for place, end in ends if end is None]
     verdicts = _grouped(_apart(ends, going_on))
     ways: list[list[Statement]] = []
-    if any(operand.of_any_transport for operand in found.operands) and not _keys_are_ported(body, found):
+    if any(operand.of_any_transport for operand in found.operands) and not keys_are_ported(body, found):
         cause = Cause(Openness.NOT_GIVEN, expression_text(expression))
         ways.append([Test(Field.PROTOCOL, PORTED, negated=True), Undecided(cause), Unknowable(cause)])
     last: list[Statement] = [Dispatch(found.keys, verdicts, found.is_complete, found.name)]
@@ -156,7 +156,8 @@ def dispatch(body: Body, expression: Expression) -> tuple[list[list[Statement]],
     return [*ways, last], bool(going_on)
 
 
-def _keys_are_ported(body: Body, found: Mapped) -> bool:
+def keys_are_ported(body: Body, found: Mapped) -> bool:
+    """Whether what is looked up has ports, where the map is asked for those of any protocol."""
     boxes = tuple([place for place, _ in found.pairs])
     return is_ported(body, found.operands, Lookup(found.keys, Elements("", boxes)))
 

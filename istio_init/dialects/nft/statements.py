@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from istio_init.dialects.nft.changes import change
 from istio_init.dialects.nft.loads import load_all
+from istio_init.dialects.nft.loads_header import IPV4, IPV6
 from istio_init.dialects.nft.maps import CALLS, VERDICTS, dispatch, mapped, verdict
 from istio_init.dialects.nft.matches import match
 from istio_init.dialects.nft.text import expression_text
-from istio_init.dialects.nft.translations import NATS, nat, tproxy
+from istio_init.dialects.nft.translations import NATS, nat, tproxy, untold
 from istio_init.dialects.nft.values import OddError
 from istio_init.netfilter.fields import Field
 from istio_init.netfilter.rules import (
@@ -15,7 +16,6 @@ from istio_init.netfilter.rules import (
     Cause,
     End,
     Lookup,
-    Nat,
     Never,
     Note,
     Openness,
@@ -47,6 +47,9 @@ _TRACKING_XT = frozenset(
 
 _CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never, Note)
 _TCP = Test(Field.PROTOCOL, ((6, 6),))
+_REJECTED = {"tcp reset": (_TCP,), "icmp": (IPV4,), "icmpv6": (IPV6,)}
+"""What nft tests by itself before it rejects in a form, and leaves out when it prints."""
+
 _SYN_OR_ACK = Test(Field.TCP_FLAGS, ((1, 255),), mask=0x12)
 
 
@@ -63,7 +66,7 @@ def lower(body: Body, expressions: tuple[Expression, ...]) -> list[list[Statemen
             body.statements += ways[0]
         elif kind in NATS:
             ways = nat(body, expression)
-            return ways if len(ways) == 1 or _only_tests(body) else [[_untold(kind, expression)]]
+            return ways if len(ways) == 1 or _only_tests(body) else [[untold(expression)]]
         elif not _plain(body, kind, expression, is_last=place == len(expressions) - 1):
             break
     return []
@@ -89,10 +92,6 @@ def _only_tests(body: Body) -> bool:
     return all(isinstance(each, _CONDITIONS) for each in body.statements)
 
 
-def _untold(kind: str, expression: Expression) -> Nat:
-    return Nat(NATS[kind], cause=Cause(Openness.NOT_MODELLED, expression_text(expression)))
-
-
 def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> bool:
     """Append one statement; whether the rule may go on behind it."""
     content = expression[kind]
@@ -107,6 +106,8 @@ def _plain(body: Body, kind: str, expression: Expression, *, is_last: bool) -> b
         body.statements.append(_unknowable(expression) if end is None else end)
         return False
     if kind == "reject":
+        form = content.get("type") if isinstance(content, dict) else None
+        body.need(_REJECTED.get(form, ()) if isinstance(form, str) else ())
         body.statements.append(End(Verdict.REJECT))
         return False
     if kind == "fwd":

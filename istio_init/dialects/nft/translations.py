@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.dialects.nft.elements import keys
 from istio_init.dialects.nft.loads_header import IPV4, IPV6
-from istio_init.dialects.nft.maps import mapped
+from istio_init.dialects.nft.maps import keys_are_ported, mapped
 from istio_init.dialects.nft.text import expression_text
 from istio_init.dialects.nft.values import Kind, OddError, intervals
 from istio_init.netfilter.family import Family
@@ -58,9 +58,26 @@ def nat(body: Body, expression: Expression) -> list[list[Statement]]:
         body.tracks = True
     cause = Cause(Openness.NOT_MODELLED, expression_text(expression))
     try:
-        return _nat(body, kind, asked, cause)
+        ways = _nat(body, kind, asked, cause)
     except OddError:
-        return [[Nat(kind, cause=cause)]]
+        return [[untold(expression)]]
+    return [[_untold_port(each, asked) for each in way] for way in ways]
+
+
+def untold(expression: Expression) -> Statement:
+    """A translation of which nobody can say where to."""
+    [(name, asked)] = expression.items()
+    return _untold_port(Nat(NATS[name], cause=Cause(Openness.NOT_MODELLED, expression_text(expression))), asked)
+
+
+def _untold_port(statement: Statement, asked: Json) -> Statement:
+    """The statement; where it gives a port alone, and that is not told, one that says so."""
+    has_address = isinstance(asked, dict) and asked.get("addr") is not None
+    if has_address or not isinstance(statement, Nat) or statement.cause is None:
+        return statement
+    if statement.kind.is_of_destination:
+        return Unknowable(statement.cause)
+    return statement.replace(ports=(1, 65535), random=True, cause=None)
 
 
 def _nat(body: Body, kind: NatKind, asked: Json, cause: Cause) -> list[list[Statement]]:
@@ -83,7 +100,8 @@ def _nat(body: Body, kind: NatKind, asked: Json, cause: Cause) -> list[list[Stat
     found = mapped(maps[0]["map"].get("key"), maps[0]["map"].get("data"), body)
     if found.unknown is not None:
         return [[whole.replace(cause=cause.replace(openness=found.unknown.cause.openness))]]
-    if len(found.pairs) > MOST_WAYS or any(operand.of_any_transport for operand in found.operands):
+    of_any_transport = any(operand.of_any_transport for operand in found.operands)
+    if len(found.pairs) > MOST_WAYS or (of_any_transport and not keys_are_ported(body, found)):
         return [[whole.replace(cause=cause)]]
     places = [_of_element(value, address, port) for _, value in found.pairs]
     return _ways(found, [_placed(whole, *place, address_kind) for place in places], whole, cause)

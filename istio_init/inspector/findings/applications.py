@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from istio_init.config.model import Config
 
+HEALTH_PORTS = (15020, 15021, 15090)
+"""Where pilot-agent and Envoy answer health checks, and hand out metrics."""
+
 BRIDGES = ("docker", "br-", "cni", "podman", "virbr", "lxcbr", "cbr")
 """How the names of bridges begin that connect containers within a pod."""
 
@@ -92,6 +95,23 @@ def uncaptured_port(view: View) -> Iterator[Finding]:
         all_of_them = len(found) == len(served)
         found = [*view.asked_for(lambda asked: asked == config), *found]
         yield Finding(catalogue.UNCAPTURED_PORT, limited(found), worse=Severity.ERROR if all_of_them else None)
+
+
+def health_captured(view: View) -> Iterator[Finding]:
+    """Ports on which the proxy itself answers the kubelet and Prometheus, as the rules capture them."""
+    config = view.inferred.config if view.inferred else None
+    if config is None or config.inbound_ports == () or (view.expected is not None and view.expected == config):
+        return
+    why = "is not excluded" if config.inbound_ports is ALL else "is among the included ports"
+    found = {
+        each.port: f"{each}: {each.port} {why}"
+        for each in tcp_on(view, HEALTH_PORTS)
+        if not each.address.is_loopback
+        and (each.process is None or each.process.name in PROXY_NAMES or is_exempt(config, each.process))
+        and _is_captured(config, each.port)
+    }
+    if found:
+        yield Finding(catalogue.HEALTH_CAPTURED, limited(list(found.values())))
 
 
 def _is_captured(config: Config, port: int) -> bool:

@@ -15,7 +15,7 @@ _ERROR, _WARNING, _INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 MESH_BYPASSED = FindingKind(
     "mesh-bypassed", _ERROR, "A proxy listens, but no rule sends it traffic",
-    "All traffic bypasses the proxy: no mutual TLS, no policy, no telemetry.",
+    "What gets through bypasses the proxy: no mutual TLS, no policy, no telemetry.",
     "See why nothing programmed the pod: the log of its istio-init container, or of the CNI agent on its node. "
     f"{_AGAIN}",
 )
@@ -28,6 +28,11 @@ NO_ROUTE = FindingKind(
     "no-route", _ERROR, "No route leads out of the pod",
     "Connections to anywhere but its own networks fail at once, the proxy's included.",
     "See what set up the pod's network: the log of the CNI plugin on its node. Restart the pod.",
+)
+REFUSING_ROUTE = FindingKind(
+    "refusing-route", _WARNING, "A route refuses connections to some addresses",
+    "They fail at once, the proxy's own included, before any rule is evaluated.",
+    "Find out who added it (the log of the CNI plugin on the node may tell). Have it removed, or restart the pod.",
 )
 VIRTUAL_UPLINK = FindingKind(
     "virtual-uplink", _ERROR, "The pod's own uplink is named as a virtual interface",
@@ -44,7 +49,8 @@ PROXY_REDIRECTED = FindingKind(
 NO_LISTENER = FindingKind(
     "no-listener", _ERROR, "Traffic is redirected to a port where nothing listens",
     "Redirected connections are refused: the pod is cut off in that direction.",
-    "Start the proxy, or look at why it died: the state and the log of its container, of ztunnel in an ambient mesh.",
+    "Start the proxy, or find out why it died: see the state and the log of its container, or of ztunnel in an ambient "
+    "mesh.",
 )
 NOT_TRANSPARENT = FindingKind(
     "not-transparent", _ERROR, "TPROXY hands connections to a socket that is not transparent",
@@ -75,9 +81,15 @@ OWNER_GROUPS = FindingKind(
 )
 UNCAPTURED_PORT = FindingKind(
     "uncaptured-port", _INFO, "An application's port is not captured",
-    "Connections to it bypass the proxy; an error where those to all of the pod's ports do.",
+    "Connections to it bypass the proxy.",
     "If that is not intended, take it off the excluded inbound ports, or add it to the included ones: annotations "
     "traffic.sidecar.istio.io/excludeInboundPorts and includeInboundPorts.",
+)
+HEALTH_CAPTURED = FindingKind(
+    "health-captured", _WARNING, "Health checks and metrics of the proxy are captured",
+    "The kubelet's checks and scrapes come without a certificate. Once strict mutual TLS is on, the proxy turns them "
+    "away, and the pod is never ready.",
+    "Exclude these ports from inbound capture, as Istio's injection does: -d 15090,15021,15020.",
 )
 NO_SUCH_INTERFACE = FindingKind(
     "no-such-interface", _WARNING, "The configuration names an interface that does not exist",
@@ -92,7 +104,7 @@ BRIDGED_CONTAINERS = FindingKind(
 )
 HALF_APPLIED = FindingKind(
     "half-applied", _ERROR, "The redirection is incomplete",
-    "Chains without their jump do nothing, and a family or table without its rules lets traffic escape.",
+    "Traffic that the missing rules are for takes another way: past the proxy, into a loop, or nowhere.",
     _AGAIN,
 )
 BOTH_BACKENDS = FindingKind(
@@ -181,8 +193,8 @@ MODE_LEFTOVERS = FindingKind(
 )
 GUARDRAILS = FindingKind(
     "guardrails", _ERROR, "DROP rules that guard a reconcile were left behind",
-    "All TCP and UDP traffic is dropped: an interrupted run of the reference tool cut the pod off.",
-    "Remove them, once no such run is at work; explain prints the command. Nothing else in these chains is touched.",
+    "All TCP and UDP traffic is dropped: an interrupted run of istio-iptables cut the pod off.",
+    "Remove them once no reconcile is running. Nothing else in these chains is touched.",
 )
 OPEN_BYPASS = FindingKind(
     "open-bypass", _WARNING, "Open connections bypass the proxy",
@@ -215,12 +227,13 @@ IPV6_NOT_CAPTURED = FindingKind(
     "Have the pod programmed with --dual-stack, once its proxy listens on IPv6, too; or remove the address.",
 )
 IPV6_NOT_READY = FindingKind(
-    "ipv6-not-ready", _ERROR, "IPv6 is captured, but the proxy cannot pass inbound connections on",
-    "It binds ::6 as the source of connections to the application; without that address on lo they fail.",
+    "ipv6-not-ready", _ERROR, "IPv6 is captured, but lo is not ready for it",
+    "Outbound connections are redirected to ::1, and the proxy reaches the application from ::6. Without these "
+    "addresses on lo they fail.",
     "Turn IPv6 on for lo if it is off there, and have the pod programmed again.",
 )
 TPROXY_ROUTING = FindingKind(
-    "tproxy-routing", _ERROR, "The routing that marked packets need is missing or doubled",
+    "tproxy-routing", _ERROR, "The routing that marked packets need is missing or duplicated",
     "Packets with the mark must be delivered locally, in TPROXY mode and in an ambient mesh; otherwise answers do not "
     "reach the proxy.",
     _AGAIN,

@@ -10,7 +10,7 @@ from istio_init.inspector.findings.evaluated import Evaluated, evaluated_of
 from istio_init.inspector.findings.model import Finding, Shown
 from istio_init.inspector.findings.ordinary import ordinary
 from istio_init.inspector.findings.possible import first_route
-from istio_init.inspector.findings.rules import GUARDRAIL_RULES
+from istio_init.inspector.findings.rules import GUARDRAIL_RULES, emptied
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.packet import Direction
 from istio_init.trace.facts import Facts
@@ -68,7 +68,10 @@ def all_excluded(view: View) -> Iterator[Finding]:
     if view.expected is not None and view.expected == config:
         return
     evaluated = evaluated_of(view)
-    captures = {"outbound connections": config.outbound_ranges != (), "inbound connections": config.inbound_ports != ()}
+    captures = {
+        "outbound connections": config.outbound_ranges != () and not emptied(view, "ISTIO_OUTPUT"),
+        "inbound connections": config.inbound_ports != () and not emptied(view, "ISTIO_INBOUND"),
+    }
     meant, found = evaluated.meant_tracer, []
     for family in view.meant:
         for group in ordinary(view, family, evaluated.host):

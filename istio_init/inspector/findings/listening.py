@@ -9,6 +9,7 @@ from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.host import is_usable
 from istio_init.netfilter.protocols import TCP, protocol_number
 
 TYPE_CHECKING = False
@@ -30,40 +31,68 @@ def no_listener(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.NO_LISTENER, limited(missing))
 
 
-def _of_sidecar(view: View) -> Iterator[str]:
+def _ports(view: View) -> Iterator[tuple[int, Role]]:
+    """The ports of a sidecar's proxy, each with the role of the rules that redirect to it."""
     config = view.inferred.config if view.inferred else None
-    if config is None:
-        return
-    wanted = []
-    if config.outbound_ranges != () or config.outbound_ports:
-        wanted.append((config.proxy_port, Role.OUTBOUND_REDIRECT))
-    if config.inbound_ports != ():
-        wanted.append((config.inbound_capture_port, Role.INBOUND_REDIRECT))
-    for port, role in wanted:
+    if config is not None and (config.outbound_ranges != () or config.outbound_ports):
+        yield config.proxy_port, Role.OUTBOUND_REDIRECT
+    if config is not None and config.inbound_ports != ():
+        yield config.inbound_capture_port, Role.INBOUND_REDIRECT
+
+
+def _is_used(view: View, family: Family) -> bool:
+    """Whether the pod has an address of a family, or none at all yet: else it has no connections of that family."""
+    versions = {each.version for each in view.snapshot.addresses if is_usable(each)}
+    return not versions or family.version in versions
+
+
+def _of_sidecar(view: View) -> Iterator[str]:
+    for port, role in _ports(view):
         inbound = role is Role.INBOUND_REDIRECT
         for place in view.with_role(role):
-            if not _is_heard(view, port, place.family, inbound=inbound):
+            if _is_used(view, place.family) and not _is_heard(view, port, place.family, inbound=inbound):
                 where = f"{place.family.value}, {place}" if place.native else str(place)
                 yield f"{_missing(view, port, place.family)}; {where}"
+
+
+def silent(view: View) -> dict[tuple[Family, ...], list[int]]:
+    """The ports that rules redirect to and nothing of the pod's listens on, by the families of which that is true."""
+    families: dict[int, list[Family]] = {}
+    for port, role in _ports(view):
+        for family in dict.fromkeys(place.family for place in view.with_role(role)):
+            if _is_used(view, family) and not _is_heard(view, port, family, inbound=role is Role.INBOUND_REDIRECT):
+                families.setdefault(port, []).append(family)
+    for port, family in _ports_of_ztunnel(view):
+        if not _is_heard(view, port, family, inbound=port != OUTBOUND):
+            families.setdefault(port, []).append(family)
+    found: dict[tuple[Family, ...], list[int]] = {}
+    for port, those in families.items():
+        found.setdefault(tuple(those), []).append(port)
+    return found
 
 
 def _of_ambient(view: View) -> Iterator[str]:
     """ztunnel's sockets, by family; in a pod without any they may be out of sight."""
     if view.ambient is None:
         return
+    for port, family in _ports_of_ztunnel(view):
+        if not _is_heard(view, port, family, inbound=port != OUTBOUND):
+            yield f"{_missing(view, port, family)}; {family.value}: ztunnel's socket is not there"
+    heard = {each.protocol for each in view.snapshot.listeners if each.port == DNS_CAPTURE_PORT}
+    for protocol in ("udp", "tcp") if view.ambient.config.redirect_dns else ():
+        if protocol not in heard:
+            yield f"nothing listens on {protocol} {DNS_CAPTURE_PORT}: ztunnel's socket for DNS is not there"
+
+
+def _ports_of_ztunnel(view: View) -> Iterator[tuple[int, Family]]:
+    if view.ambient is None:
+        return
     config = view.ambient.config
     ports = [OUTBOUND, *([] if config.bypass_inbound_capture else [INBOUND]), TUNNEL]
     versions = {address.version for address in view.snapshot.addresses if not address.is_link_local}
     for family in config.families:
-        if family.version not in versions - _loopback_alone(view):
-            continue
-        for port in ports:
-            if not _is_heard(view, port, family, inbound=port != OUTBOUND):
-                yield f"{_missing(view, port, family)}; {family.value}: ztunnel's socket is not there"
-    heard = {each.protocol for each in view.snapshot.listeners if each.port == DNS_CAPTURE_PORT}
-    for protocol in ("udp", "tcp") if config.redirect_dns else ():
-        if protocol not in heard:
-            yield f"nothing listens on {protocol} {DNS_CAPTURE_PORT}: ztunnel's socket for DNS is not there"
+        if family.version in versions - _loopback_alone(view):
+            yield from ((port, family) for port in ports)
 
 
 def _loopback_alone(view: View) -> set[int]:

@@ -10,7 +10,7 @@ from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.listening import hears, tcp_on
 from istio_init.inspector.findings.model import Finding, View
-from istio_init.inspector.findings.rules import limited
+from istio_init.inspector.findings.rules import half_applied, limited
 from istio_init.mesh.native import AMBIENT, SIDECAR
 from istio_init.mesh.policy import ambient
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
@@ -22,6 +22,7 @@ from istio_init.wording.words import packets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IdRange
@@ -33,6 +34,9 @@ PROXY_ID = 1337
 RESERVED = range(15000, 15091)
 NEARLY_FULL = 0.9
 MANY_INVALID = 20
+NO_IPV6 = "lo has no address ::1"
+"""Of this `ipv6_not_ready` tells."""
+
 LOOPBACK_NETWORK = IPv4Network("127.0.0.0/8")
 
 
@@ -53,7 +57,7 @@ def mesh_bypassed(view: View) -> Iterator[Finding]:
 
 def loopback_down(view: View) -> Iterator[Finding]:
     """The interface over which whatever is redirected outbound goes."""
-    faults = [fault for family in view.families if (fault := loopback_fault(view, family)) is not None]
+    faults = [fault for family in view.families if (fault := loopback_fault(view, family)) not in (None, NO_IPV6)]
     if view.captures and faults:
         yield Finding(catalogue.LOOPBACK_DOWN, limited(faults))
 
@@ -65,9 +69,9 @@ def loopback_fault(view: View, family: Family) -> str | None:
         return None
     if not loopback.is_up:
         return "lo is down"
-    # Without ::1 there is a finding of its own.
-    is_lost = family is Family.IPV4 and not any(each in LOOPBACK_NETWORK for each in loopback.addresses)
-    return "lo has no address 127.0.0.1" if is_lost else None
+    if family is Family.IPV6:
+        return None if any(each.is_loopback for each in loopback.addresses if each.version == 6) else NO_IPV6
+    return None if any(each in LOOPBACK_NETWORK for each in loopback.addresses) else "lo has no address 127.0.0.1"
 
 
 def exempt_process(view: View) -> Iterator[Finding]:
@@ -153,7 +157,9 @@ def ipv6_not_ready(view: View) -> Iterator[Finding]:
     """IPv6 capture without the address that passthrough needs."""
     if view.inferred is None or not view.inferred.around.ipv6 or not view.snapshot.is_live:
         return
-    evidence = []
+    if not any(each.version == 6 and is_usable(each) for each in view.snapshot.addresses):
+        return  # No connection comes in over IPv6.
+    evidence = [NO_IPV6] if loopback_fault(view, Family.IPV6) == NO_IPV6 else []
     if not view.snapshot.routing.passthrough_ipv6:
         evidence.append("lo has no address ::6/128")
     if view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"):
@@ -214,14 +220,13 @@ def dns(view: View) -> Iterator[Finding]:
     inferred = view.inferred
     if inferred is None or not inferred.config.redirect_dns or not view.snapshot.is_live:
         return
-    named, captured = set(view.snapshot.dns_servers), set(inferred.around.dns_servers)
-    relevant = {each for each in named if each.version == 4 or inferred.around.ipv6}
-    if view.snapshot.knows_servers and not inferred.config.capture_all_dns and relevant != captured:
+    named, captured = view.snapshot.dns_servers, inferred.around.dns_servers
+    if missed_servers(view) and not (not captured and any(half_applied(view))):
         yield Finding(
             catalogue.DNS_SERVERS_DIFFER,
             (
-                f"resolv.conf names {', '.join(map(str, sorted(named, key=str))) or 'none'}",
-                f"rules name {', '.join(map(str, sorted(captured, key=str))) or 'none'}",
+                f"resolv.conf names {', '.join(sorted(map(str, named)))}",
+                f"rules name {', '.join(sorted(map(str, captured))) or 'none'}",
             ),
         )
     missing = [
@@ -235,6 +240,18 @@ def dns(view: View) -> Iterator[Finding]:
     ]
     if missing and (captured or inferred.config.capture_all_dns):
         yield Finding(catalogue.NO_DNS_LISTENER, tuple(missing))
+
+
+def missed_servers(view: View) -> tuple[IPv4Address | IPv6Address, ...]:
+    """The name servers in use whose queries the rules, which capture others', do not."""
+    inferred = view.inferred
+    if inferred is None or not inferred.config.redirect_dns or inferred.config.capture_all_dns:
+        return ()
+    if not view.snapshot.is_live or not view.snapshot.knows_servers:
+        return ()
+    captured = inferred.around.dns_servers
+    relevant = [each for each in view.snapshot.dns_servers if each.version == 4 or inferred.around.ipv6]
+    return tuple(each for each in relevant if each not in captured)
 
 
 def host_namespace(view: View) -> Iterator[Finding]:

@@ -114,7 +114,7 @@ class _Ordinary:
         yield Group("outbound connections", self._made("outbound", "tcp", world, **app), True, True)
         yield Group("the proxy's own connections", self._made("outbound", "tcp", world, **proxy), True)
         yield self._inbound(*ports)
-        if _is_excluded(config, HEALTH) and self._is_heard(HEALTH):
+        if is_excluded(config, HEALTH) and self._is_heard(HEALTH):
             checks = self._made("inbound", "tcp", self._strangers(HEALTH))
             yield Group(f"health checks on port {HEALTH}", checks, True)
         if servers is not None:
@@ -215,10 +215,10 @@ def _services(config: Config) -> tuple[int, ...]:
     """Two ports of the application, or one; such as are captured if there are any."""
     if config.inbound_ports is not ALL and config.inbound_ports:
         return tuple(dict.fromkeys([config.inbound_ports[0].first, config.inbound_ports[-1].last]))
-    return tuple(port for port in PORTS if not _is_excluded(config, port))[:2] or PORTS[:1]
+    return tuple(port for port in PORTS if not is_excluded(config, port))[:2] or PORTS[:1]
 
 
-def _is_excluded(config: Config, port: int) -> bool:
+def is_excluded(config: Config, port: int) -> bool:
     """Whether it is excluded from the capture of all inbound ports."""
     excluded = config.inbound_exclude_ports
     return config.inbound_ports is ALL and any(each.first <= port <= each.last for each in excluded)

@@ -15,6 +15,7 @@ from istio_init.mesh.roles.recognise import is_istio_chain, is_ours
 from istio_init.netfilter.family import Family
 from istio_init.plan.diff import diff
 from istio_init.plan.model import Kind as ChangeKind
+from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def half_applied(view: View) -> Iterator[Finding]:
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
     if not view.inferred.exact:
-        found += _empty_chains(view) if view.is_older else missing(view) or _empty_chains(view)
+        empty = emptied(view)
+        found += [f"{each.where}: {each.name} has no rules" for each in empty]
+        lost = [] if view.is_older else missing(view)
+        found += [line for line in lost if not any(each.holds(line) for each in empty)]
     if found and view.inferred.literal is not None and view.inferred.literal.outbound_ranges is not ALL:
         [only] = view.inferred.literal.outbound_ranges
         found[-1] += f" (unless only {only} was included, which does the same)"
@@ -107,15 +111,27 @@ def _chains_without_jump(view: View) -> list[str]:
     return found
 
 
-def _empty_chains(view: View) -> list[str]:
-    """Chains of ours that are called and hold nothing."""
-    return [
-        f"{family.value} {table.value} ({view.backend.value}): {chain.name} has no rules"
+class Emptied(Value):
+    """A chain of ours that is called and holds nothing: somebody flushed it."""
+
+    where: str
+    name: str
+
+    def holds(self, missing: str) -> bool:
+        """Whether a line of `missing` is about a rule of this chain."""
+        return missing.startswith(f"{self.where}: missing: -A {self.name} ")
+
+
+def emptied(view: View, *names: str) -> tuple[Emptied, ...]:
+    """Those of these names, or of any."""
+    return tuple(
+        Emptied(f"{family.value} {table.value} ({view.backend.value})", chain.name)
         for family in view.families
         for table, chain in view.rules[family].chains()
         if is_istio_chain(chain.name) and not chain.entries and family not in view.snapshot.partial
+        if chain.name in names or not names
         if any(_calls(rule, chain.name) for each in view.rules[family].tables[table].values() for rule in each.rules)
-    ]
+    )
 
 
 def _calls(rule: Rule, name: str) -> bool:
@@ -179,7 +195,8 @@ def no_inbound_capture(view: View) -> Iterator[Finding]:
     """Outbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
     is_meant = isinstance(view.expected, Config) and view.expected.inbound_ports == ()
-    if outbound and not inbound and not view.snapshot.partial and not is_meant:
+    is_lost = bool(emptied(view, "ISTIO_INBOUND"))
+    if outbound and not inbound and not view.snapshot.partial and not is_meant and not is_lost:
         asked_for = view.asked_for(lambda config: config.inbound_ports == ())
         yield Finding(catalogue.NO_INBOUND_CAPTURE, limited([*asked_for, *map(str, outbound)]))
 
@@ -188,7 +205,8 @@ def no_outbound_capture(view: View) -> Iterator[Finding]:
     """Inbound capture alone."""
     outbound, inbound = view.with_role(*OUTBOUND_CAPTURE), view.with_role(Role.INBOUND_CAPTURE)
     is_meant = isinstance(view.expected, Config) and _sends_nothing(view.expected)
-    if inbound and not outbound and not view.snapshot.partial and not is_meant:
+    is_lost = bool(emptied(view, "ISTIO_OUTPUT"))
+    if inbound and not outbound and not view.snapshot.partial and not is_meant and not is_lost:
         asked_for = view.asked_for(_sends_nothing)
         yield Finding(catalogue.NO_OUTBOUND_CAPTURE, limited([*asked_for, *map(str, inbound)]))
 
@@ -220,16 +238,19 @@ GUARDRAIL_RULES = frozenset(Rule(protocol=Protocol(name), target=DROP) for name 
 
 def guardrails(view: View) -> Iterator[Finding]:
     """Unconditional drops of TCP and UDP on top of filter's chains."""
-    found = []
-    for (backend, family), rules in view.snapshot.rules.items():
-        for chain in rules.tables.get(Table.FILTER, {}).values():
-            if is_builtin(Table.FILTER, chain.name) and set(chain.rules[:2]) >= GUARDRAIL_RULES:
-                found += [
-                    str(RuleAt(backend, family, Table.FILTER, chain, number, entry))
-                    for number, entry in enumerate(chain.entries[:2], 1)
-                ]
-    if found:
-        yield Finding(catalogue.GUARDRAILS, tuple(found))
+    if found := standing_guard(view):
+        yield Finding(catalogue.GUARDRAILS, tuple(map(str, found)))
+
+
+def standing_guard(view: View) -> list[RuleAt]:
+    """The rules of which `guardrails` tells."""
+    return [
+        RuleAt(store, family, Table.FILTER, chain, number, entry)
+        for (store, family), rules in view.snapshot.rules.items()
+        for chain in rules.tables.get(Table.FILTER, {}).values()
+        if is_builtin(Table.FILTER, chain.name) and set(chain.rules[:2]) >= GUARDRAIL_RULES
+        for number, entry in enumerate(chain.entries[:2], 1)
+    ]
 
 
 def limited(lines: list[str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.inspector.rows import unprinted
+from istio_init.mesh.roles.recognise import MeshKind, kinds
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.rules import Store
 from istio_init.observe.unread import Part, Why
@@ -17,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.inspector.holdings import Holding
     from istio_init.observe.snapshot import NftRule, Snapshot
     from istio_init.observe.unread import Unread
 
@@ -35,14 +35,21 @@ def both_backends(view: View) -> Iterator[Finding]:
 
 def both_modes(view: View) -> Iterator[Finding]:
     """A sidecar's rules beside those of an ambient pod, in whatever stores."""
-    sidecar = [each for each in view.holdings if each.sidecar is not None]
-    ambient = [each for each in view.holdings if each.ambient is not None]
+    sidecar = list(_told("sidecar", MeshKind.SIDECAR, view, [each.sidecar is not None for each in view.holdings]))
+    ambient = list(_told("ambient", MeshKind.AMBIENT, view, [each.ambient is not None for each in view.holdings]))
     if sidecar and ambient:
-        yield Finding(catalogue.BOTH_MODES, (*_told("sidecar", sidecar), *_told("ambient", ambient)))
+        yield Finding(catalogue.BOTH_MODES, (*sidecar, *ambient))
 
 
-def _told(mode: str, holdings: list[Holding]) -> Iterator[str]:
-    return (f"{mode}: {each.store.value}, {' and '.join(family.value for family in each.rules)}" for each in holdings)
+def _told(mode: str, kind: MeshKind, view: View, whole: list[bool]) -> Iterator[str]:
+    """Where rules of a mode are; of one that is not ``whole`` chains are left that the other has not."""
+    for each, is_whole in zip(view.holdings, whole, strict=True):
+        left = (
+            [] if each.store is RuleStore.NATIVE else [name for name in each.rules if kind in kinds(each.rules[name])]
+        )
+        families = list(each.rules) if is_whole else left
+        if families:
+            yield f"{mode}: {each.store.value}, {' and '.join(family.value for family in families)}"
 
 
 def unfaithful_reader(view: View) -> Iterator[Finding]:

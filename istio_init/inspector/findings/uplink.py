@@ -11,12 +11,12 @@ from istio_init.inspector.findings.ordinary import STRANGERS, ordinary
 from istio_init.inspector.findings.rules import limited
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
-from istio_init.netfilter.host import is_usable
+from istio_init.netfilter.host import MAIN_TABLE, is_usable
 from istio_init.netfilter.protocols import TCP
 from istio_init.trace.describe import APP_ID, CLIENT_PORT
 from istio_init.trace.facts import Facts
 from istio_init.trace.result import Hop, Kind
-from istio_init.trace.routing import LOOPBACK_DEVICE, Query
+from istio_init.trace.routing import FAILURES, LOOPBACK_DEVICE, Query
 from istio_init.wording.outcomes import outcome_words
 from istio_init.wording.packets import trace_command
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.inspector.findings.model import View
-    from istio_init.netfilter.host import Host, Network, Route
+    from istio_init.netfilter.host import Address, Host, Network, Route
 
 OWN = ("the proxy's own connections", "ztunnel's own connections")
 """Names of the groups of ordinary connections that nothing may redirect."""
@@ -46,6 +46,42 @@ def no_route(view: View) -> Iterator[Finding]:
         only_ipv6 = set(cut) == {Family.IPV6} and used != [Family.IPV6]
         lines = [f"{family.value}: {_words(host, family, near)}" for family, near in cut.items()]
         yield Finding(catalogue.NO_ROUTE, limited(lines), worse=Severity.WARNING if only_ipv6 else None)
+
+
+def refusing_route(view: View) -> Iterator[Finding]:
+    """Routes that refuse what the pod sends to some networks, its name servers' among them or not."""
+    host = view.snapshot.host
+    if not view.meant or not view.snapshot.is_live or view.snapshot.is_host or host.routes is None:
+        return
+    found, is_needed = [], False
+    for family in view.meant:
+        if cut_off(host, family) is not None:
+            continue
+        refusing = [each for each in host.routes.get(family, ()) if _refuses(each)]
+        asked = [each for each in view.snapshot.dns_servers if each.version == family.version]
+        lost = {each: [server for server in asked if server in each.destination] for each in refusing}
+        is_needed = is_needed or any(unroutable(host, server) for servers in lost.values() for server in servers)
+        found += [
+            f"{family.value}: {each.type.name.lower()} {each.destination}"
+            + (f", which holds the name server {servers[0]}" if servers else "")
+            for each, servers in lost.items()
+        ]
+    if found:
+        yield Finding(catalogue.REFUSING_ROUTE, limited(found), worse=Severity.ERROR if is_needed else None)
+
+
+def _refuses(route: Route) -> bool:
+    return route.type in FAILURES and route.table == MAIN_TABLE and route.destination.prefixlen > 0
+
+
+def unroutable(host: Host, destination: Address) -> bool:
+    """Whether an application's connection there fails for want of a route, whatever the rules."""
+    family = Family.IPV4 if destination.version == 4 else Family.IPV6
+    facts, home = Facts(host, family), _home(host, family)
+    if facts.tables is None or home is None:
+        return False
+    asked = Query(int(destination), home, uid=APP_ID, protocol=TCP, sport=CLIENT_PORT, dport=80)
+    return all(each.device is None for each in facts.tables.look_up(asked)[0])
 
 
 def cut_off(host: Host, family: Family) -> tuple[Network, ...] | None:
