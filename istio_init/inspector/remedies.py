@@ -16,8 +16,9 @@ from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_a
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.applications import HEALTH_PORTS, health_captured
 from istio_init.inspector.findings.listening import hears, silent, tcp_on
+from istio_init.inspector.findings.marked import is_taken
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.findings.namespace import PROXY_ID, has_other_default, ipv6_not_captured
+from istio_init.inspector.findings.namespace import PROXY_ID, ipv6_not_captured
 from istio_init.inspector.findings.ordinary import is_excluded
 from istio_init.inspector.findings.rules import half_applied, standing_guard
 from istio_init.inspector.findings.uplink import virtual_uplink
@@ -257,14 +258,13 @@ class Remedies:
         )
 
     def _routing(self, _: str) -> Said:
-        config = self.view.inferred.config if self.view.inferred is not None else None
-        if config is None or not any(has_other_default(self.view, each, config.tproxy_table) for each in Family):
+        if not is_taken(self.view):
             return self._again()
         fix = (
-            f"Find out whose default route is in table {config.tproxy_table}, and have it removed; or have the pod "
-            "programmed with another table (-r, --istio-inbound-tproxy-route-table)."
+            "Find out whose routing that is, and have it removed, or put behind the mesh's. A sidecar can also be "
+            "programmed with a mark or a table of its own (-t, -r)."
         )
-        return fix, self._inside("ip", "route", "show", "table", str(config.tproxy_table))
+        return fix, (*self._inside("ip", "rule"), *self._inside("ip", "route", "show", "table", "all"))
 
     def _no_listener(self, fix: str) -> Said:
         if self.pod is Pod.AMBIENT:
