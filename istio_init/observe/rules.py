@@ -187,7 +187,7 @@ def _what_can_be_read(backend: RuleStore, family: Family) -> RuleSet:
     if backend is RuleStore.NFT:
         try:
             completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
-            return parse_save(completed.stdout, family).rules
+            return parse_save(process.bounded(completed), family).rules
         except (IstioInitError, SaveError):
             pass
     return RuleSet(family)
