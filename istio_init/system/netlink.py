@@ -315,9 +315,9 @@ def _dump_once(protocol: int, request: int, header: bytes) -> tuple[list[bytes],
                         raise OSError(number, os.strerror(number))
                 if kind == NLMSG_DONE:
                     return bodies, is_whole
+                if len(bodies) == MOST_MESSAGES:
+                    raise OSError(errno.E2BIG, f"there are more than {MOST_MESSAGES} of them")
                 bodies.append(body)
-            if len(bodies) > MOST_MESSAGES:
-                raise OSError(errno.E2BIG, f"there are more than {MOST_MESSAGES} of them")
     finally:
         channel.close()
 
