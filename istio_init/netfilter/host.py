@@ -67,7 +67,7 @@ class RoutingRule(Value):
     priority: int
     table: int | None
     action: AddressType | None = None
-    """BLACKHOLE, UNREACHABLE, PROHIBIT, or THROW for goto and nop, which are not followed."""
+    """BLACKHOLE, UNREACHABLE, PROHIBIT, or THROW for goto and nop."""
 
     source: Network | None = None
     destination: Network | None = None
@@ -83,6 +83,9 @@ class RoutingRule(Value):
     negated: bool = False
     suppressed_prefix_length: int | None = None
     """Routes whose prefix is no longer than that do not count, and the next rule is asked."""
+
+    goes_to: int | None = None
+    """The priority of the rule that is asked next (goto); without one that has it, it is the next of all."""
 
     is_known: bool = True
 

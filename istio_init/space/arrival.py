@@ -9,6 +9,7 @@ from istio_init.netfilter.names import number_of
 from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.routes import Asked
 from istio_init.space.ways import ENDED, GOING, doubts
+from istio_init.trace.arrival import HERE
 from istio_init.trace.result import Kind, ReversePathDecider, RoutingDecider
 
 TYPE_CHECKING = False
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from istio_init.space.surroundings import Surroundings
     from istio_init.space.ways import Ends
 
-HERE = (AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST)
 MULTICAST = {Family.IPV4: ((224 << 24, (240 << 24) - 1),), Family.IPV6: ((0xFF << 120, (1 << 128) - 1),)}
 EVERY_HOST: dict[Family, Intervals] = {
     Family.IPV4: ((0xE0000001, 0xE0000001),),
@@ -30,7 +30,7 @@ EVERY_HOST: dict[Family, Intervals] = {
 
 LIMITED_BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
 LOOPBACK: Intervals = ((127 << 24, (128 << 24) - 1),)
-THIS_NETWORK: Intervals = ((0, (1 << 24) - 1),)
+NOTHING: Intervals = ((0, 0),)
 STRICT: Intervals = ((1, 1), (0xFE80 << 112, (0xFEC0 << 112) - 1))
 """Routes to these count on the incoming interface alone (rt6_need_strict)."""
 
@@ -72,12 +72,19 @@ class Arriving:
         if self.family is Family.IPV6:
             near = self.routes.program(Asked(None, name or "?"))
             found = self._where(self._in(Field.DESTINATION, STRICT), near, found)
-        types = union([((each.value, each.value),) for each in HERE])
-        is_here = self.truths.within({self.layout.route_type: types})
-        taken = self._where(is_here, self.here, self._onwards(name, self.ways.going))
+        onwards = self._onwards(name, self.ways.going)
+        if self.family is Family.IPV4:
+            onwards = self._where(self._of_types(AddressType.UNICAST), onwards, self._elsewhere())
+        taken = self._where(self._of_types(*HERE[self.family]), self.here, onwards)
         if self.family is Family.IPV4:
             taken = self.ways.then(taken, self._checked(name, interface))
         return self.ways.then(found, taken)
+
+    def _of_types(self, *types: AddressType) -> Node:
+        return self.truths.within({self.layout.route_type: union([((each.value, each.value),) for each in types])})
+
+    def _elsewhere(self) -> Node:
+        return self._nowhere("its route leads to no one host")
 
     def onwards(self, program: Node) -> Node:
         """A program for what is forwarded, where this host does that."""
@@ -121,13 +128,12 @@ class Arriving:
             ours = truths.any_of([self._in(source, LOOPBACK), self._in(destination, LOOPBACK)])
             found = self._where(ours, martian, found)
         wrong = self._nowhere(f"{interface} takes no packets to such a destination (martian)")
-        found = self._where(self._in(destination, THIS_NETWORK), wrong, found)
-        nothing: Intervals = ((0, 0),)
-        unaddressed = truths.all_of([self._in(source, nothing), self._in(destination, nothing)])
+        found = self._where(self._in(destination, NOTHING), wrong, found)
+        unaddressed = truths.all_of([self._in(source, NOTHING), self._in(destination, NOTHING)])
         broadcast = truths.any_of([self._in(destination, LIMITED_BROADCAST), unaddressed])
         found = self._where(broadcast, self.here, found)
         unheard = union([MULTICAST[Family.IPV4], LIMITED_BROADCAST])
-        zero = truths.all_of([self._in(source, THIS_NETWORK), truths.negated(broadcast)])
+        zero = truths.all_of([self._in(source, NOTHING), truths.negated(broadcast)])
         wrong = self._nowhere(f"{interface} takes no packets from such a source (martian)")
         return self._where(truths.any_of([self._in(source, unheard), zero]), wrong, found)
 
@@ -155,7 +161,7 @@ class Arriving:
             found = truths.any_of(
                 [truths.all_of([unmarked, found]), truths.all_of([truths.negated(unmarked), unclear])]
             )
-        if mode == 0 and not self.routes.tables.has_custom_rules:
+        if mode == 0 and not self.routes.tables.checks_every_source:
             local = union([((each, each),) for each in self.surroundings.facts.local])
             found = truths.any_of([truths.negated(self._in(Field.SOURCE, local)), found])
         return found

@@ -7,7 +7,7 @@ from istio_init.netfilter.names import number_of
 from istio_init.netfilter.packet import Direction
 from istio_init.netfilter.rules import Test
 from istio_init.netfilter.stages import Netfilter
-from istio_init.space.leaving import MARTIAN
+from istio_init.space.leaving import UNTRIED
 from istio_init.space.namespace import Namespace
 from istio_init.space.outcomes import outcome_of
 from istio_init.space.walk import Walk
@@ -41,7 +41,7 @@ def expected(
     """True for packets via interfaces that exist that the host itself does not drop; of an unknown host for all.
 
     Also for those that are ``refused`` to their sender, if that is given (`Leaving.refused`), as no route leads there;
-    from the loopback network nobody goes elsewhere.
+    what nobody tries is left out, too.
     No packet comes in with a mark: it loses it where it changes its namespace (skb_scrub_packet, net/core/skbuff.c).
     """
     yes, no = diagrams.leaf(True), diagrams.leaf(False)
@@ -54,7 +54,7 @@ def expected(
     def tried(one: Node, refused: Node) -> Node | None:
         if refused.children:
             return None
-        return one if refused.value is None else no if refused.value == MARTIAN else yes
+        return one if refused.value is None else no if refused.value in UNTRIED else yes
 
     wanted = yes
     if direction is Direction.INBOUND:

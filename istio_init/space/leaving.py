@@ -8,17 +8,21 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.intervals import union
 from istio_init.netfilter.names import number_of
+from istio_init.netfilter.protocols import TCP
 from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.arrival import MULTICAST
 from istio_init.space.diagram import Moved, Unknown, leaves
-from istio_init.space.layout import ELSEWHERE, SOMEWHERE, STAYS
+from istio_init.space.layout import ELSEWHERE, NO_SOCKET, SOMEWHERE, STAYS
 from istio_init.space.routes import Asked
 from istio_init.space.ways import ENDED, GOING, doubts
 from istio_init.trace.facts import ROUTING
 from istio_init.trace.result import Kind, RoutingDecider
+from istio_init.trace.walk import TO_MANY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from istio_init.netfilter.intervals import Intervals
     from istio_init.space.diagram import Node, Substitute
     from istio_init.space.namespace import Namespace
@@ -39,7 +43,9 @@ def _refusal(why: str) -> RoutingDecider:
     return RoutingDecider(f"{why}: its sender gets an error, and no rule sees it")
 
 
-MARTIAN = _refusal(STAYS_HERE)
+TO_MANY_TYPE = AddressType.BROADCAST.value
+UNTRIED = (_refusal(STAYS_HERE), _refusal(TO_MANY))
+"""Why nobody tries to send: no map tells of it."""
 
 
 class Leaving:
@@ -143,7 +149,9 @@ class Leaving:
             stops = [way.stop for way in sorted(ends.ways, key=lambda way: way is not ends.main)]
             first = stops[0]
             if first is None or None in stops or not isinstance(first.decider, RoutingDecider):
-                return leaf(None)
+                [way, *others] = ends.ways
+                is_to_many = first is None and not others and dict(way.changes).get(layout.route_type) == TO_MANY_TYPE
+                return leaf(TO_MANY_TYPE if is_to_many else None)
             return leaf(_refusal(first.decider.words))
 
         begin: dict[int, Substitute] = {
@@ -153,7 +161,22 @@ class Leaving:
         asked = self._without_martians(self._asked(routes, by_owner=True))
         found = ways.diagrams.mapped(ways.then(ways.end(GOING, begin), asked), decider)
         many = union([MULTICAST[self.family], BROADCAST if self.family is Family.IPV4 else ()])
-        return self.truths.either_of(self.truths.node(Test(Field.DESTINATION, many)), leaf(None), found)
+        found = self.truths.either_of(self.truths.node(Test(Field.DESTINATION, many)), leaf(TO_MANY_TYPE), found)
+        return self._told_of_many(found)
+
+    def _told_of_many(self, refused: Node) -> Node:
+        """What is refused; what has a route to many hosts is where it is TCP, of a socket (tcp_v4_connect)."""
+        truths, diagrams = self.truths, self.ways.diagrams
+
+        def told(decider: RoutingDecider | None) -> Callable[[object], Node]:
+            return lambda value: diagrams.leaf(decider if value == TO_MANY_TYPE else value)
+
+        of_tcp = truths.node(Test(Field.PROTOCOL, ((TCP, TCP),)))
+        of_socket = truths.within({self.layout.dim(Field.UID): ((0, NO_SOCKET - 1),)})
+        connects = truths.all_of([of_tcp, of_socket])
+        return truths.either_of(
+            connects, diagrams.mapped(refused, told(_refusal(TO_MANY))), diagrams.mapped(refused, told(None))
+        )
 
     def after_nat(self) -> Node:
         """Ask for the route of what nat has given another destination; of an unknown one it is unknown."""
@@ -185,8 +208,8 @@ class Leaving:
 
     def _asked(self, routes: Routes, *, by_owner: bool = False) -> Node:
         anywhere = routes.program(Asked(by_owner=by_owner))
-        if self.family is Family.IPV4:
-            return anywhere
+        if self.family is Family.IPV4:  # Nobody's address is this machine (ip_route_output_key_hash_rcu).
+            return self.ways.where(self.truths.node(Test(Field.DESTINATION, ((0, 0),))), self.here(), anywhere)
 
         def on(name: str | None) -> Node:
             return routes.program(Asked(out_interface=name or "?", by_owner=by_owner))

@@ -53,9 +53,16 @@ class Routes:
     def program(self, asked: Asked) -> Node:
         """Ask the rules in their order."""
         if asked not in self._programs:
-            found = self._end(NO_ROUTE, asked)
-            for rule in reversed(self.tables.rules):
-                found = self.ways.then(self._rule(rule, asked), found)
+            rules = self.tables.rules
+            programs = [self._end(NO_ROUTE, asked)] * (len(rules) + 1)
+            for place in reversed(range(len(rules))):
+                rule, following = rules[place], programs[place + 1]
+                target = self.tables.target(rule, place)
+                if target is None:
+                    programs[place] = self.ways.then(self._rule(rule, asked), following)
+                else:
+                    programs[place] = self.ways.where(self._matches(rule, asked), programs[target], following)
+            found = programs[0]
             self._programs[asked] = self.ways.ending(found, {ACCEPTED: GOING})
         return self._programs[asked]
 
@@ -64,12 +71,15 @@ class Routes:
         followed = self._followed(rule, asked)
         if followed is self.ways.going:
             return followed
+        return self.ways.where(self._matches(rule, asked), followed, self.ways.going)
+
+    def _matches(self, rule: RoutingRule, asked: Asked) -> Node:
         truths = self.truths
         nodes = [*self._selectors(rule, asked)]
         if not rule.is_known:
             nodes.append(truths.maybe(Cause(Openness.NOT_MODELLED, f"the routing rule of priority {rule.priority}")))
         matches = truths.all_of(nodes)
-        return self.ways.where(truths.negated(matches) if rule.negated else matches, followed, self.ways.going)
+        return truths.negated(matches) if rule.negated else matches
 
     def _followed(self, rule: RoutingRule, asked: Asked) -> Node:
         if rule.action in FAILURES:

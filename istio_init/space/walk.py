@@ -16,12 +16,13 @@ from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.space.arrival import MULTICAST, Arriving
 from istio_init.space.diagram import Moved, Unknown, leaves
 from istio_init.space.layout import NO_SOCKET, NOT_YET, ORIGINAL, REPLY, STAYS, UNTOLD
-from istio_init.space.leaving import BROADCAST, LO, Leaving
+from istio_init.space.leaving import BROADCAST, LINK_LOCAL, LO, Leaving
 from istio_init.space.stages import Line, Stages
 from istio_init.space.unsaid import for_any
 from istio_init.space.ways import ENDED, GOING, Delivery, Way, doubts
 from istio_init.trace.facts import ROUTING
 from istio_init.trace.result import Kind, RoutingDecider
+from istio_init.trace.walk import BEYOND_SCOPE, NOT_LOCAL, TTL_ENDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Walk:
     def _delivered(self) -> Node:
         """The route of what came back is the one that led to lo (skb_dst_force in loopback_xmit)."""
         ways = self.ways
-        decider = RoutingDecider("its route leads to lo but is not a local one")
+        decider = RoutingDecider(NOT_LOCAL)
         line = Line(self.namespace, ways.where(self._is_here(), ways.going, ways.stopped(Kind.DROP, decider)))
         self.stages.hook(line, Hook.INPUT, has_returned=True)
         return line.program()
@@ -180,6 +181,8 @@ class Walk:
             loopback = [self.truths.node(Test(each, ((1, 1),))) for each in (Field.SOURCE, Field.DESTINATION)]
             dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface but lo takes packets of ::1"))
             begin = ways.where(self.truths.any_of(loopback), dropped, begin)
+            dropped = ways.stopped(Kind.DROP, RoutingDecider("no interface takes packets from a group"))
+            begin = ways.where(self.truths.node(Test(Field.SOURCE, MULTICAST[self.family])), dropped, begin)
         for link in self.namespace.host.links:
             if not link.is_up:
                 here = self.truths.within({layout.dim(Field.IN_INTERFACE): exactly(link.name)})
@@ -238,16 +241,21 @@ class Walk:
     def _forwarded(self, ttl: Substitute | None) -> Node:
         """FORWARD and POSTROUTING; of IPv4, the priority is that of the TOS (rt_tos2priority).
 
-        A TTL that no rule has set is taken to be enough.
+        A TTL that no rule has set is taken to be enough, one that a rule has changed may be or not.
         """
         layout, ways = self.layout, self.ways
+        if isinstance(ttl, Unknown) and isinstance(ttl.why, Cause):
+            ended = ways.stopped(Kind.DROP, RoutingDecider(TTL_ENDS))
+            return ways.either(self._forwarded(None), ended, doubts([ttl.why]))
         if isinstance(ttl, int) and ttl < LEAST_TTL:
-            return ways.stopped(Kind.DROP, RoutingDecider("its TTL ends here"))
+            return ways.stopped(Kind.DROP, RoutingDecider(TTL_ENDS))
         left: dict[int, Substitute] = {layout.dim(Field.TTL): ttl - 1} if isinstance(ttl, int) else {}
         alone = self.truths.node(Test(Field.PKTTYPE, ((0, 0),)))
         words = "only packets addressed to this host alone are forwarded"
         begin = self.namespace.surroundings.interfaces.by(layout.route, self._sent_on)
         line = Line(self.namespace, ways.where(alone, begin, ways.stopped(Kind.DROP, RoutingDecider(words))))
+        if self.family is Family.IPV6:
+            line.put(self._within_scope())
         line.put(ways.end(GOING, {layout.dim(Field.OUT_INTERFACE): Moved(layout.route), **left}))
         if self.family is Family.IPV4:
             cause = Cause(Openness.NOT_MODELLED, "the priority of what is forwarded")
@@ -258,7 +266,23 @@ class Walk:
         self.stages.hook(line, Hook.FORWARD)
         self.stages.hook(line, Hook.POSTROUTING)
         line.put(self._met(self.netfilter.egress, layout.route, ways.going))
+        by_lo = self.truths.within({layout.route: ((LO, LO),)})
+        line.put(ways.where(by_lo, ways.stopped(Kind.DROP, RoutingDecider(NOT_LOCAL)), ways.going))
         return line.program()
+
+    def _within_scope(self) -> Node:
+        """IPv6 does not forward from some sources to another interface (ip6_forward)."""
+        ways, truths, layout = self.ways, self.truths, self.layout
+        stopped = ways.stopped(Kind.DROP, RoutingDecider(BEYOND_SCOPE))
+
+        def by(name: str | None) -> Node:
+            if name is None:
+                return ways.going
+            same = truths.within({layout.dim(Field.IN_INTERFACE): exactly(name)})
+            return ways.where(same, ways.going, stopped)
+
+        near = truths.node(Test(Field.SOURCE, union([((0, 0),), LINK_LOCAL])))
+        return ways.where(near, self.namespace.surroundings.interfaces.by(layout.route, by), ways.going)
 
     def _sent_on(self, device: str | None) -> Node:
         decider = RoutingDecider(f"routing forwards it via {device}")

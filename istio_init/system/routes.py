@@ -92,20 +92,19 @@ def rules() -> dict[Family, tuple[RoutingRule, ...]]:
     Raises:
         OSError: the kernel does not tell.
     """
-    found: dict[Family, list[tuple[RoutingRule, int | None]]] = {family: [] for family in Family}
+    found: dict[Family, list[RoutingRule]] = {family: [] for family in Family}
     for body in dump(NETLINK_ROUTE, RTM_GETRULE, bytes(12)):
         if body[0] in FAMILIES:
             found[FAMILIES[body[0]]].append(_rule(body))
-    return {family: _past_gotos(each) for family, each in found.items()}
+    return {family: tuple(each) for family, each in found.items()}
 
 
-def _rule(body: bytes) -> tuple[RoutingRule, int | None]:
-    """A rule, and the priority that it goes to, if it does."""
+def _rule(body: bytes) -> RoutingRule:
     family, destination, source, tos, table, _, _, action, flags = struct.unpack_from("=8BI", body)
     attributes = parse_attributes(body, 12)
     others = attributes.keys() - RULE_IDLE - RULE_READ - {DSCP, SUPPRESS_PREFIXLEN}
     told = (action, flags & UNRESOLVED)
-    rule = RoutingRule(
+    return RoutingRule(
         priority=_number(attributes.get(PRIORITY, b"")),
         table=_number(attributes.get(FRA_TABLE, bytes([table]))) if action == TO_TABLE else None,
         action=None if action == TO_TABLE else RULE_ACTIONS.get(action, AddressType.THROW),
@@ -122,24 +121,14 @@ def _rule(body: bytes) -> tuple[RoutingRule, int | None]:
         tos=tos or None,
         negated=bool(flags & INVERT),
         suppressed_prefix_length=_suppressed(attributes),
+        goes_to=_number(attributes[GOTO]) if told == (GO_TO, 0) and GOTO in attributes else None,
         is_known=DSCP not in attributes and all(_number(attributes[kind]) == RULE_UNLESS.get(kind) for kind in others),
     )
-    return rule, _number(attributes[GOTO]) if told == (GO_TO, 0) and GOTO in attributes else None
 
 
 def _suppressed(attributes: Mapping[int, bytes]) -> int | None:
     length = _number(attributes.get(SUPPRESS_PREFIXLEN, b"\xff" * 4))
     return None if length == NO_SUPPRESSION else length
-
-
-def _past_gotos(found: list[tuple[RoutingRule, int | None]]) -> tuple[RoutingRule, ...]:
-    """The rules, those that a rule before them may pass over as not known: whether they are asked depends on it."""
-    kept = []
-    passed_over_to = -1
-    for rule, target in found:
-        kept.append(rule.replace(is_known=False) if rule.priority < passed_over_to else rule)
-        passed_over_to = max(passed_over_to, -1 if target is None else target)
-    return tuple(kept)
 
 
 @understood

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from istio_init.trace.routing import Tables
     from istio_init.trace.state import Values
 
-HERE = frozenset([AddressType.LOCAL, AddressType.BROADCAST, AddressType.ANYCAST])
+HERE = {
+    Family.IPV4: frozenset([AddressType.LOCAL, AddressType.BROADCAST]),
+    Family.IPV6: frozenset([AddressType.LOCAL, AddressType.ANYCAST]),
+}
+"""Types of routes that deliver here; others than to one host lead nowhere (ip_route_input_slow)."""
 
 
 EVERY_HOST = frozenset([0xE0000001, 0xFF02 << 112 | 1])
@@ -116,13 +120,13 @@ class Arriving:
         """Addresses that no packet may have that comes from outside. Returns whether that is the answer."""
         facts = self.facts
         is_broadcast = destination == 0xFFFFFFFF or (source == 0 and destination == 0)
-        if facts.is_multicast(source) or source == 0xFFFFFFFF or (source >> 24 == 0 and not is_broadcast):
+        if facts.is_multicast(source) or source == 0xFFFFFFFF or (source == 0 and not is_broadcast):
             yield _nowhere(f"{interface} takes no packets from such a source (martian)")
             return True
         if is_broadcast:
             yield IS_HERE
             return True
-        if destination >> 24 == 0:
+        if destination == 0:
             yield _nowhere(f"{interface} takes no packets to such a destination (martian)")
             return True
         if facts.is_loopback(destination) or facts.is_loopback(source):
@@ -140,7 +144,10 @@ class Arriving:
             yield _nowhere(found.words)
             return
         answer = IS_HERE
-        if found.type not in HERE:
+        if found.type not in HERE[self.facts.family]:
+            if found.type is not AddressType.UNICAST and self.facts.family is Family.IPV4:
+                yield _nowhere("its route leads to no one host")
+                return
             forwards = self._forwards(interface)
             if forwards is not True:
                 yield _nowhere("this host does not forward")
@@ -177,7 +184,7 @@ class Arriving:
 
     def _is_valid(self, values: Values, interface: str, towards: str, mode: int) -> bool | Cause:
         host, source, mark = self.host, values[SOURCE], values[MARK]
-        if mode == 0 and source not in self.facts.local and not self.tables.has_custom_rules:
+        if mode == 0 and source not in self.facts.local and not self.tables.checks_every_source:
             return True
         uses_mark = _setting(host.src_valid_mark, interface) if mark != 0 else False
         if uses_mark is None:

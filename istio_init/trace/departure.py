@@ -8,7 +8,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import is_usable
+from istio_init.trace.facts import LIMITED_BROADCAST
 from istio_init.trace.routing import Query, Tables
 
 TYPE_CHECKING = False
@@ -34,28 +36,35 @@ class Departures:
         """By which interface a connection leaves, of which these fields are said; None where that is not sure."""
         if self.host.routes is None:
             return None
-        query = Query(
-            int(destination),
-            mark=fields.get("mark", 0),
-            uid=fields.get("uid"),
-            tos=fields.get("tos", 0),
-            protocol=fields["protocol"],
-            sport=fields.get("sport", 0),
-            dport=fields.get("dport", 0),
-        )
+        query = _query(destination, fields)
         tables = self._of(Family.IPV4 if destination.version == 4 else Family.IPV6)
-        if fields.get("src") is not None:
-            return _device(tables, query.replace(source=int(ip_address(fields["src"]))))
+        given = fields.get("src")
+        if given is not None:
+            owner = self._owner(ip_address(given)) if _is_for_many(destination) else None
+            return owner or _device(tables, query.replace(source=int(ip_address(given))))
         device = _device(tables, query)
         is_asked_again = destination.version == 4  # With the source that was chosen (ip_route_connect).
-        source = self.source(destination, device) if device is not None and is_asked_again else None
+        source = self._chosen(tables, query, destination) if device is not None and is_asked_again else None
         return device if source is None else _device(tables, query.replace(source=int(source)))
 
-    def source(self, destination: Address, device: str) -> Address | None:
-        """The first address of an interface from which the world can be reached."""
-        addresses = [each for link in self.host.links if link.name == device for each in link.addresses]
+    def source(self, destination: Address, fields: Mapping[str, Any]) -> Address | None:
+        """The address that it has if none is said: as the first route says, or one of that route's interface."""
+        query = _query(destination, fields)
+        return self._chosen(self._of(Family.IPV4 if destination.version == 4 else Family.IPV6), query, destination)
+
+    def _chosen(self, tables: Tables, query: Query, destination: Address) -> Address | None:
+        route = tables.route(query)
+        if route is None:
+            return None
+        if route.source is not None or route.type is AddressType.LOCAL:
+            return route.source or destination
+        addresses = [each for link in self.host.links if link.name == route.device for each in link.addresses]
         usable = [each for each in addresses if each.version == destination.version and is_usable(each)]
         return usable[0] if usable else None
+
+    def _owner(self, source: Address) -> str | None:
+        """The interface that has an address: what goes to many leaves via it (ip_route_output_key_hash_rcu)."""
+        return next((link.name for link in self.host.links if source in link.addresses), None)
 
     def asks_for(self, family: Family) -> frozenset[str]:
         """What else than the destination routing rules select by, of what may be left out of a packet's description."""
@@ -73,6 +82,22 @@ class Departures:
         if family not in self._tables:
             self._tables[family] = self._known(family) or Tables(self.host, family)
         return self._tables[family]
+
+
+def _query(destination: Address, fields: Mapping[str, Any]) -> Query:
+    return Query(
+        int(destination),
+        mark=fields.get("mark", 0),
+        uid=fields.get("uid"),
+        tos=fields.get("tos", 0),
+        protocol=fields["protocol"],
+        sport=fields.get("sport", 0),
+        dport=fields.get("dport", 0),
+    )
+
+
+def _is_for_many(destination: Address) -> bool:
+    return destination.version == 4 and (destination.is_multicast or int(destination) == LIMITED_BROADCAST)
 
 
 def _device(tables: Tables, query: Query) -> str | None:

@@ -98,6 +98,9 @@ def filled(fields: Mapping[str, Any], host: Host, departures: Departures | None 
     _check(fields)
     direction, destination = Direction(fields["direction"]), _wire_address("dst", fields["dst"])
     outbound = direction is Direction.OUTBOUND
+    if outbound and destination.is_unspecified:
+        here = "127.0.0.1" if destination.version == 4 else "::1"
+        raise ValueError(f"dst {destination} is this machine, and on the wire an address of it; write {here}")
     protocol = protocol_number(fields["proto"])
     family = Family.IPV4 if destination.version == 4 else Family.IPV6
     if fields.get("family", family.value) not in (family.value, destination.version):
@@ -108,14 +111,12 @@ def filled(fields: Mapping[str, Any], host: Host, departures: Departures | None 
     known = set(fields)
     if outbound and "interface" not in fields:
         departures = departures or Departures(host)
-        leaving = departures.interface(
-            destination, {**defaults, **given, "protocol": protocol, "src": given.get("src")}
-        )
+        asked = {**defaults, **given, "protocol": protocol, "src": given.get("src")}
+        leaving = departures.interface(destination, asked)
         if leaving is not None:
             known.add("interface")
             defaults["interface"] = leaving
-            if leaving != "lo":
-                defaults["src"] = str(departures.source(destination, leaving) or defaults["src"])
+            defaults["src"] = str(departures.source(destination, asked) or defaults["src"])
     values = {**defaults, **{name: value for name, value in given.items() if name in FIELDS}}
     source = _wire_address("src", values["src"])
     if source.version != destination.version:

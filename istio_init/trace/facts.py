@@ -100,7 +100,7 @@ class Facts:
         if self.is_multicast(address):
             return AddressType.MULTICAST
         if self.family is Family.IPV4:
-            if address >> 24 == 0 or address == LIMITED_BROADCAST:
+            if address in (0, LIMITED_BROADCAST):
                 return AddressType.BROADCAST
         elif address == 0:
             return AddressType.UNSPEC

@@ -61,6 +61,8 @@ def _routes(facts: Facts, state: State, packet: Packet, *, is_first: bool) -> Fi
     if facts.tables is None:
         return _without_tables(facts, state, destination, bound)
     is_ipv6 = facts.family is Family.IPV6
+    if destination == 0 and not is_ipv6:  # Nobody's address is this machine (ip_route_output_key_hash_rcu).
+        return (TO_LOOPBACK,), ()
     query = Query(
         destination,
         source if isinstance(source, int) else None,

@@ -71,9 +71,11 @@ class Tables:
     def __init__(self, host: Host, family: Family) -> None:
         self.bits = family.bits
         self.rules = (host.rules or {}).get(family, DEFAULT_RULES)
-        self.has_custom_rules = [(rule.priority, rule.table) for rule in self.rules] != [
+        has_custom_rules = [(rule.priority, rule.table) for rule in self.rules] != [
             (rule.priority, rule.table) for rule in DEFAULT_RULES
         ]
+        self.checks_every_source = has_custom_rules or self._has_custom_local_routes(host, family)
+        """Whether the way back is asked for of every source, even where rp_filter is off (fib_validate_source)."""
         self.tables: dict[int, dict[int, dict[int, list[Route]]]] = {}
         for route in (host.routes or {}).get(family, ()):
             length, network = route.destination.prefixlen, int(route.destination.network_address)
@@ -84,6 +86,17 @@ class Tables:
                 for routes in by_network.values():
                     routes.sort(key=lambda route: route.metric)
             self.tables[table] = dict(sorted(by_length.items(), reverse=True))
+
+    @staticmethod
+    def _has_custom_local_routes(host: Host, family: Family) -> bool:
+        """Whether somebody added a route of type local, beside those that come with addresses."""
+        own = {int(each) for each in host.addresses}
+        return any(
+            route.type is AddressType.LOCAL
+            and (route.destination.prefixlen < family.bits or int(route.destination.network_address) not in own)
+            and not route.destination.is_loopback
+            for route in (host.routes or {}).get(family, ())
+        )
 
     def without(self, **selectors: None) -> Tables:
         """The same, where it cannot be told whether rules match that select by any of these."""
@@ -106,28 +119,60 @@ class Tables:
         """Where the rules lead: to one route, or to several where it is undecidable which."""
         found: list[Found] = []
         causes: list[Cause] = []
-        for rule in self.rules:
+        self._ask(0, query, found, causes)
+        distinct = tuple(dict.fromkeys(found))
+        return distinct, tuple(dict.fromkeys(causes)) if len(distinct) > 1 else ()
+
+    def _ask(self, first: int, query: Query, found: list[Found], causes: list[Cause]) -> None:
+        """Ask the rules from one on."""
+        for place, rule in enumerate(self.rules[first:], first):
             matches = _matches(rule, query)
             if matches is False:
                 continue
-            ends, why = self._follow(rule, query)
-            causes += why
-            found += (end for end in ends if end is not None)
+            target = self.target(rule, place)
+            if target is not None:
+                self._ask(target, query, found, causes)
+                ends: list[Found | None] = []
+            else:
+                ends, why = self._follow(rule, query)
+                causes += why
+                found += (end for end in ends if end is not None)
             if isinstance(matches, Cause):
                 causes.append(matches)
             elif None not in ends:
-                break
-        else:
-            found.append(NO_ROUTE)
-        distinct = tuple(dict.fromkeys(found))
-        return distinct, tuple(dict.fromkeys(causes)) if len(distinct) > 1 else ()
+                return
+        found.append(NO_ROUTE)
+
+    def target(self, rule: RoutingRule, place: int) -> int | None:
+        """Where a rule at a place goes on that is a goto, which leads forwards alone."""
+        if rule.goes_to is None:
+            return None
+        return next((at for at, each in enumerate(self.rules) if at > place and each.priority == rule.goes_to), None)
+
+    def route(self, query: Query) -> Route | None:
+        """The route that is taken, if it can be told and leads somewhere."""
+        skipped_to = 0
+        for place, rule in enumerate(self.rules):
+            matches = place >= skipped_to and _matches(rule, query)
+            if matches is True:
+                skipped_to = self.target(rule, place) or 0
+            if isinstance(matches, Cause) or (matches and rule.action in FAILURES):
+                return None
+            if not matches or rule.table is None:
+                continue
+            least = -1 if rule.suppressed_prefix_length is None else rule.suppressed_prefix_length
+            found = next(self.candidates(rule.table, query.destination), None)
+            if found is None or found.type is AddressType.THROW or found.destination.prefixlen <= least:
+                continue
+            return None if found.is_one_of_several or not found.is_known or found.type in FAILURES else found
+        return None
 
     def _follow(self, rule: RoutingRule, query: Query) -> tuple[list[Found | None], list[Cause]]:
         """What a rule that matches leads to; None where the next rule is asked."""
         if rule.action is not None:
             if rule.action in FAILURES:
                 return [Found(rule.action, None, FAILURES[rule.action])], []
-            if rule.action is AddressType.THROW:  # goto and nop: where they go on is not followed.
+            if rule.action is AddressType.THROW:  # nop, or a goto without its rule.
                 return [None], []
         if rule.table is None:
             return [None], []

@@ -9,12 +9,15 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.packet import Direction
+from istio_init.netfilter.protocols import TCP
 from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.trace.arrival import IS_HERE, Arrival, End
 from istio_init.trace.body import DROP, UNKNOWN
 from istio_init.trace.connection import confirm, is_turned_away
+from istio_init.trace.facts import LINK_LOCAL
 from istio_init.trace.leaving import ROUTING, leaving
 from istio_init.trace.packet_fields import (
     DESTINATION,
@@ -52,6 +55,11 @@ TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it differe
 """Nat translates anew what comes back via lo, which then may have to be routed again."""
 
 BROADCAST = IPv4Address("255.255.255.255")
+BEYOND_SCOPE = "its source is of no use behind another interface"
+NO_SOURCE = "its source would be no address of this machine"
+NOT_LOCAL = "its route leads to lo but is not a local one"
+TTL_ENDS = "its TTL ends here"
+TO_MANY = "TCP is not sent to many hosts"
 
 PRIORITIES = (0, 0, 0, 0, 2, 2, 2, 2, 6, 6, 6, 6, 4, 4, 4, 4)
 """The priority that IPv4 gives what it forwards, by four bits of the TOS (ip_tos2prio)."""
@@ -107,15 +115,24 @@ class Walk:
             self._come_back(returning)
 
     def _refusal(self, state: State) -> str | None:
-        """Why no route leads anywhere for it; None where one does, or may.
+        """Why it is not sent: no route leads anywhere for it, or not to one host; None where one does, or may.
 
         What goes to many leaves via the interface of its source, whatever the routes (ip_route_output_key_hash_rcu).
         """
-        to = self.packet.destination
-        if self.facts.tables is None or to.is_multicast or to == BROADCAST:
+        packet = self.packet
+        if self.facts.tables is None:
             return None
-        found, _ = leaving(self.facts, state, self.packet, is_first=True)
-        return found[0].words if all(route.type in FAILURES for route in found) else None
+        to, is_tcp = packet.destination, packet.protocol == TCP and packet.uid is not None and not packet.is_raw
+        if to.is_multicast or to == BROADCAST:
+            return TO_MANY if is_tcp else None
+        chooses = packet.leaves_source and packet.uid is not None and self.facts.family is Family.IPV4
+        if chooses and self.facts.type_of(state.values[SOURCE]) is not AddressType.LOCAL:
+            return NO_SOURCE
+        found, _ = leaving(self.facts, state, packet, is_first=True)
+        if all(route.type in FAILURES for route in found):
+            return found[0].words
+        is_to_many = self.facts.family is Family.IPV4 and found[0].type is AddressType.BROADCAST
+        return TO_MANY if is_tcp and is_to_many and len(found) == 1 else None
 
     def _out(self, states: list[State], incoming: int) -> list[State]:
         """Leave by the interface that routing chose, which POSTROUTING is the first to see."""
@@ -156,7 +173,7 @@ class Walk:
             elif state.is_local:
                 here.append(state)
             else:
-                self.finish(state, DROP, RoutingDecider("its route leads to lo but is not a local one"), None)
+                self.finish(state, DROP, RoutingDecider(NOT_LOCAL), None)
         self._deliver(here)
 
     def _come_in(self, state: State) -> None:
@@ -166,6 +183,9 @@ class Walk:
         if self.facts.family is Family.IPV6 and 1 in (values[SOURCE], values[DESTINATION]):
             words = f"{self.packet.interface} takes no packets of ::1"  # ip6_rcv_core drops them before any hook.
             self.finish(state, DROP, RoutingDecider(words), None)
+            return
+        if self.facts.family is Family.IPV6 and self.facts.is_multicast(values[SOURCE]):
+            self.finish(state, DROP, RoutingDecider("no interface takes packets from a group"), None)
             return
         if self.packet.interface in self.facts.down:
             self.finish(state, DROP, RoutingDecider(f"{self.packet.interface} is down"), None)
@@ -209,7 +229,7 @@ class Walk:
                 self.finish(state, state.outcome, state.decided_by, None)
 
     def _forward(self, states: list[State]) -> None:
-        """Go through FORWARD, one hop nearer to the end, and out. A TTL that is not known is taken to be enough."""
+        """Go through FORWARD, one hop nearer to the end, and out. A TTL that is not given is taken to be enough."""
         going = []
         for state in states:
             values = state.values
@@ -221,9 +241,15 @@ class Walk:
                 continue
             if isinstance(ttl, int):
                 if ttl <= 1:
-                    self.finish(state, DROP, RoutingDecider("its TTL ends here"), None)
+                    self.finish(state, DROP, RoutingDecider(TTL_ENDS), None)
                     continue
                 values[TTL] = ttl - 1
+            elif ttl.cause.openness is not Openness.NOT_GIVEN:  # A rule has changed it, nobody can tell to what.
+                state, ended = (each for each, _ in self.stages.either(state, (True, False), (ttl.cause,), "TTL"))
+                self.finish(ended, DROP, RoutingDecider(TTL_ENDS), None)
+            if self._is_beyond_scope(state):
+                self.finish(state, DROP, RoutingDecider(BEYOND_SCOPE), None)
+                continue
             if self.facts.family is Family.IPV4:
                 is_known = isinstance(tos, int)
                 values[PRIORITY] = PRIORITIES[tos >> 1 & 15] if is_known else anything(PRIORITY, 32, tos.cause)
@@ -235,8 +261,18 @@ class Walk:
             going.append(state)
         if going:
             for state in self._out(self.stages.hook(going, Hook.FORWARD), interface_number(self.packet.interface)):
+                if state.device == LOOPBACK_DEVICE:  # It comes back, and is forwarded again, until its TTL ends.
+                    self.finish(state, DROP, RoutingDecider(NOT_LOCAL), None)
+                    continue
                 words = f"routing forwards it via {state.device or 'some interface'}"
                 self.finish(state, state.outcome, state.decided_by or RoutingDecider(words), None)
+
+    def _is_beyond_scope(self, state: State) -> bool:
+        """Whether IPv6 does not forward from such a source to another interface (ip6_forward)."""
+        source = state.values[SOURCE]
+        if self.facts.family is not Family.IPV6 or state.device in (None, self.packet.interface):
+            return False
+        return isinstance(source, int) and (source == 0 or source >> 118 == LINK_LOCAL)
 
     def _leg(self, hook: Hook, interface: str) -> None:
         self.stages.legs.append(Leg(hook, interface))

@@ -240,6 +240,7 @@ class Drawing:
     def _routing_rules(self) -> tuple[RoutingRule, ...]:
         pick, networks = self.random.choice, NETWORKS[self.family]
         extra = [
+            RoutingRule(90, None, AddressType.THROW, mark=pick((0x539, 1)), goes_to=pick((210, 220, 32766))),
             RoutingRule(100, 133, mark=pick((0x539, 1)), mask=pick((0xFFFFFFFF, 0xFFF, 1))),
             RoutingRule(200, 254, uids=(1000, 1400), negated=self.maybe(0.3)),
             RoutingRule(210, None, action=AddressType.PROHIBIT, source=ip_network(networks[5])),

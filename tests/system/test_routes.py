@@ -97,7 +97,7 @@ def test_a_namespace_has_its_own_rules_in_order(namespace: Namespace) -> None:
     }
 
 
-def test_rules_that_a_goto_may_pass_over_are_not_known(namespace: Namespace) -> None:
+def test_a_goto_tells_which_rule_is_asked_next(namespace: Namespace) -> None:
     namespace.run("ip", "rule", "add", "pref", "79", "lookup", "9")
     namespace.run("ip", "rule", "add", "pref", "78", "lookup", "8")
     namespace.run("ip", "rule", "add", "pref", "77", "fwmark", "1", "goto", "79")
@@ -106,7 +106,7 @@ def test_rules_that_a_goto_may_pass_over_are_not_known(namespace: Namespace) -> 
     finally:
         for priority in (77, 78, 79):
             namespace.run("ip", "rule", "del", "pref", str(priority))
-    assert [(each.priority, each.is_known) for each in rules[Family.IPV4][1:4]] == [(77, True), (78, False), (79, True)]
+    assert [(each.priority, each.goes_to) for each in rules[Family.IPV4][1:4]] == [(77, 79), (78, None), (79, None)]
 
 
 @pytest.mark.parametrize(("words", "expected"), ROUTES, ids=[words for words, _ in ROUTES])

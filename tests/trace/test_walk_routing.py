@@ -188,6 +188,39 @@ ARRIVALS: dict[str, tuple[Packet, Host, Kind, type | None]] = {
         Kind.DIRECT,
         None,
     ),
+    "from the network of nobody's address": (inbound("10.1.2.3", source="0.1.2.3"), host(), Kind.DIRECT, None),
+    "from nobody's address": (inbound("10.1.2.3", source="0.0.0.0"), host(), Kind.DROP, RoutingDecider),
+    "from a group": (inbound("fd00:1::3", source="ff02::1"), host(), Kind.DROP, RoutingDecider),
+    "by a route to any of several hosts": (
+        inbound("8.8.8.8"),
+        host("anycast 8.8.8.8/32 dev eth0", **FORWARDING),
+        Kind.DROP,
+        RoutingDecider,
+    ),
+    "by a route to lo that is not a local one": (
+        inbound("8.8.8.8"),
+        host("8.8.8.8/32 dev lo", **FORWARDING),
+        Kind.DROP,
+        RoutingDecider,
+    ),
+    "from an address of the link, to another link": (
+        inbound("fd00:9::77", source="fe80::3"),
+        host(**FORWARDING),
+        Kind.DROP,
+        RoutingDecider,
+    ),
+    "from an address of the link, to the same": (
+        inbound("2001:db8::1", source="fe80::3"),
+        host(**FORWARDING),
+        Kind.FORWARD,
+        RoutingDecider,
+    ),
+    "from an address that a route makes one of this machine": (
+        inbound("10.1.2.3", source="8.8.8.8"),
+        host("local 8.8.8.8/32 dev lo"),
+        Kind.DROP,
+        ReversePathDecider,
+    ),
     "from where no route leads, loosely": (
         inbound("10.1.2.3", source="10.7.0.1"),
         host("unreachable 10.7.0.0/16", reverse_path_filter={"eth0": 2}),
@@ -311,3 +344,59 @@ def test_the_way_back_is_asked_of_routing(name: str) -> None:
     tables: Table = table(base(Hook.PREROUTING, body))
     sent = inbound("10.1.2.3", **facts)
     assert (trace(sent, tables, on=host(accept_local={"eth0": True})).delivered.kind is Kind.DROP) is exists
+
+
+TO_MANY: dict[str, tuple[Packet, Kind]] = {
+    "TCP to a group": (packet("224.0.0.251"), Kind.DROP),
+    "TCP to a group of IPv6": (packet("ff02::fb"), Kind.DROP),
+    "TCP to all": (packet("255.255.255.255"), Kind.DROP),
+    "TCP to all of a network": (packet("10.1.255.255"), Kind.DROP),
+    "UDP to a group": (packet("224.0.0.251", protocol=17), Kind.DIRECT),
+    "UDP to all of a network": (packet("10.1.255.255", protocol=17), Kind.DIRECT),
+    "TCP that no socket sends": (packet("224.0.0.251", uid=None, gid=None), Kind.DIRECT),
+}
+
+
+@pytest.mark.parametrize("name", TO_MANY)
+def test_no_socket_sends_tcp_to_many_hosts(name: str) -> None:
+    sent, kind = TO_MANY[name]
+    assert trace(sent, on=host()).delivered.kind is kind
+
+
+def test_what_is_translated_to_nobodys_address_stays_here() -> None:
+    rules = save("*nat\n-A OUTPUT -j DNAT --to-destination 0.0.0.0")
+    assert trace(packet("8.8.8.8"), *rules, on=host()).state.via == (None,)
+
+
+@pytest.mark.parametrize(
+    ("rule", "ends"), [("TTL --ttl-dec 1", {Kind.DROP, Kind.FORWARD}), ("DSCP --set-dscp 1", {Kind.FORWARD})]
+)
+def test_a_ttl_that_a_rule_has_changed_may_end(rule: str, ends: set[Kind]) -> None:
+    found = trace(inbound("10.9.0.77"), *save(f"*mangle\n-A PREROUTING -j {rule}"), on=host(**FORWARDING))
+    assert {way.delivered.kind for way in found.ways} == ends
+    assert found.delivered.kind is (Kind.UNKNOWN if len(ends) > 1 else Kind.FORWARD)
+
+
+GOTOS: dict[str, tuple[tuple[RoutingRule, ...], str]] = {
+    "passes over rules": ((RoutingRule(5, None, AddressType.THROW, mark=1, goes_to=7),), "eth0"),
+    "is for what it selects": ((RoutingRule(5, None, AddressType.THROW, mark=2, goes_to=7),), "net1"),
+    "leads to no rule": ((RoutingRule(5, None, AddressType.THROW, mark=1, goes_to=8),), "net1"),
+    "may be one": ((RoutingRule(5, None, AddressType.THROW, mark=1, goes_to=7, is_known=False),), "eth0 net1"),
+}
+
+
+@pytest.mark.parametrize("name", GOTOS)
+def test_a_goto_among_routing_rules(name: str) -> None:
+    rules, via = GOTOS[name]
+    others = (RoutingRule(6, 70, mark=1), RoutingRule(7, 71, mark=1))
+    on = host("default dev net1 table 70", "default dev eth0 table 71", rules=(*rules, *others))
+    found, _ = Tables(on, Family.IPV4).look_up(Query(address("8.8.8.8"), mark=1))
+    assert " ".join(sorted(each.device or "" for each in found)) == via
+
+
+def test_a_socket_does_not_send_from_an_address_that_a_mark_makes_its_own() -> None:
+    """By ``local default dev lo`` in the table of a mark, the source would be the destination."""
+    on = host("local default dev lo table 133", rules=(RoutingRule(100, 133, mark=0x539),))
+    sent = packet("8.8.8.8", source="8.8.8.8", interface="lo", mark=0x539, leaves_source=True)
+    assert isinstance(trace(sent, on=on).delivered_by, RoutingDecider)
+    assert trace(sent.replace(leaves_source=False), on=on).delivered.kind is Kind.DIRECT
