@@ -203,7 +203,7 @@ def _wait(pid: int, name: str, timeout: float) -> int:
 
 
 def bounded(completed: Completed, mark: str = "-A ") -> str:
-    """What a program printed of rules, each with a mark, that of iptables-save if not said: a short one takes memory, too.
+    """What a program printed of rules, each of which has a mark: iptables-save's, if none is named.
 
     Raises:
         ToolError: there are more than `MOST_RULES`.
