@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 from support.command import istio_init
 
+from istio_init.errors import ToolError
 from istio_init.system.nft_kernel import is_garbled
 from istio_init.system.nft_table import (
     APPEND,
@@ -27,6 +29,7 @@ from istio_init.system.nft_table import (
     meta_is,
     open_channel,
 )
+from istio_init.system.nft_trace import SO_RCVBUFFORCE, Listener
 from istio_init.testing.pods import Pod
 
 NEW_SET, NEW_ELEMENT = 9, 12
@@ -220,3 +223,20 @@ def test_an_element_that_nft_would_print_as_another_name_is_noticed(name: bytes,
     element = _nested(1, _attribute(1, name.ljust(16, b"\0")))
 
     assert is_garbled([element], [0]) is expected
+
+
+def test_a_pod_that_has_all_its_packets_traced_is_told_why_no_trace_can_be_read(pod: Pod) -> None:
+    rules = "chain c { type filter hook output priority -400; meta nftrace set 1; meta nftrace set 1; }"
+    pod.inside.run("nft", f"table inet t {{ {rules}; }}")
+
+    def act() -> str:
+        with Listener() as monitor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            monitor._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4096)
+            for _ in range(200):
+                sender.sendto(b"", ("127.0.0.1", 9))
+            try:
+                return str(len(monitor.passages(quiet=0.1)))
+            except ToolError as error:
+                return str(error)
+
+    assert "more packets are traced there than are read" in pod.inside.call(act)
