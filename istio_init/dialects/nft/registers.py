@@ -95,7 +95,7 @@ class _Registers:
         if is_order and (length != found.length or (length > 1 and found.order is not Order.NETWORK)):
             raise OddRuleError("an order of bytes that are no number")
         if length > found.length:
-            self.joined(register, length)
+            _check_gaps(self.joined(register, length), values)
         elif length < found.length and (found.order is Order.HOST or found.changing is not None):
             raise OddRuleError("a part of a number")
         if found.is_kind and values[0] not in IP:
@@ -177,6 +177,16 @@ def _check_value(loaded: Loaded, value: bytes, *, is_order: bool) -> None:
         for byte, mask, fixed in zip(value, loaded.changing, loaded.fixed, strict=True):
             if (byte ^ fixed) & ~mask:
                 raise OddRuleError("bits that a mask left out")
+
+
+def _check_gaps(loads: Iterable[Loaded], values: tuple[bytes, ...]) -> None:
+    at = 0
+    for each in loads:
+        assert each.length is not None
+        end = at + -(-each.length // SLOT) * SLOT
+        if any(any(value[at + each.length : end]) for value in values):
+            raise OddRuleError("bytes between what was loaded")
+        at = end
 
 
 def _is_prefix(mask: bytes) -> bool:
