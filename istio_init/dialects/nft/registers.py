@@ -166,13 +166,15 @@ class _Registers:
 
 
 def _check_value(loaded: Loaded, value: bytes, *, is_order: bool) -> None:
-    """Of what was masked nft prints prefixes, and of names what stands before the first zero."""
+    """Of what was masked nft prints prefixes, but for ports, and of names what stands before the first zero."""
     if loaded.is_text and any(value[value.find(b"\0") :]) and b"\0" in value:
         raise OddRuleError("bytes behind a name")
     if loaded.changing is None:
         return
     if is_order and len(value) > 2:
         raise OddRuleError("an order of what was masked")
+    if loaded.length == 2:
+        return
     if loaded.length == 1 or (loaded.order is Order.NETWORK and _is_prefix(loaded.changing)):
         for byte, mask, fixed in zip(value, loaded.changing, loaded.fixed, strict=True):
             if (byte ^ fixed) & ~mask:
