@@ -80,8 +80,11 @@ def choose_with(
     netns: str | None,
     file: str | None,
     file6: str | None,
+    expect: str | None = None,
 ) -> Chosen:
     """The pod of a manifest on this node; without one what is given, as `choose` takes it.
+
+    ``expect`` are arguments whose rules are looked at instead.
 
     Raises:
         click.UsageError: more than one thing is given.
@@ -89,8 +92,8 @@ def choose_with(
     """
     if manifest is None:
         return choose(target, pid, netns, file, file6, files=True)
-    if any(each is not None for each in (target, pid, netns, file, file6)):
-        raise click.UsageError("--pod names what is looked at: not with a target, --pid, --netns or --file")
+    if any(each is not None for each in (target, pid, netns, file, file6, expect)):
+        raise click.UsageError("--pod names what is looked at: not with a target, --pid, --netns, --file or --expect")
     words = f'--expect "$(istio-init render --pod {shlex.quote(manifest)} --format args)"'
     return chosen_by(manifest_of(manifest), f"name it with --pid, or ask about the rules that it asks for: {words}")
 

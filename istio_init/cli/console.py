@@ -17,7 +17,12 @@ def show(renderable: RenderableType, *, plain_width: int, least: int = 0) -> Non
     ``least`` is the width whatever the terminal's, which breaks lines by itself.
     What must not be broken (``no_wrap``) is wider where it has to be, so that it can be copied.
     """
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",  # Else what is bold would still be.
+    )
     if console.is_terminal:
         if least:
             console.width = max(least, console.width)

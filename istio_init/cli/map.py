@@ -61,7 +61,7 @@ def map_command(
     rules are of. Values that no rule tells apart stand together.
     TARGET is what explain takes.
     """
-    source = source_of(choose_with(manifest, target, pid, netns, file, file6), expect)
+    source = source_of(choose_with(manifest, target, pid, netns, file, file6, expect), expect)
     if form == "json":
         say(json.dumps(map_json(source, only), indent=2))
         return 0

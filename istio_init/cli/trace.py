@@ -87,7 +87,7 @@ def trace(
         raise click.UsageError(NOT_LIVE)
     if "-" == manifest == path:
         raise click.UsageError("only one of --pod and --batch can be standard input")
-    chosen = choose_with(manifest, target, pid, netns, file, file6)
+    chosen = choose_with(manifest, target, pid, netns, file, file6, expect)
     if live and chosen.is_file:
         raise click.UsageError(NOT_LIVE)
     if live:

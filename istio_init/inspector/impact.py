@@ -157,8 +157,7 @@ class _Look:
 
     def _mapped(self, traffic: Traffic) -> list[Part]:
         if traffic is Traffic.DNS:
-            found = [part for server in self._servers() for part in self._queries(server)]
-            return list(dict.fromkeys(found))
+            return self._of_servers({server: self._queries(server) for server in self._servers()})
         if traffic is Traffic.INBOUND:
             fixed = {Field.PROTOCOL: TCP, Field.SPORT: CLIENT_PORT, Field.MARK: 0, **self._at(Field.DESTINATION)}
             away = {Field.SOURCE: self._away(), Field.DESTINATION: self._away(), Field.IN_INTERFACE: self._interfaces()}
@@ -168,6 +167,17 @@ class _Look:
                 self.space.map(Direction.INBOUND, only_expected=True, within=away, fixed=fixed), Direction.INBOUND
             )
         return self._leaving({Field.PROTOCOL: TCP}, self._outside())
+
+    def _of_servers(self, found: Mapping[int | None, list[Part]]) -> list[Part]:
+        """The parts of the first server's queries, and what becomes of others' where that is something else."""
+        usual = next(iter(found.values()), [])
+        others = [
+            part.replace(conditions=part.conditions or (f"to {self._address(server)}",))
+            for server, parts in found.items()
+            for part in parts
+            if server is not None and part not in usual
+        ]
+        return list(dict.fromkeys([*usual, *others]))
 
     def _queries(self, server: int | None) -> list[Part]:
         fixed = {Field.PROTOCOL: UDP, Field.DPORT: DNS_PORT}

@@ -70,7 +70,9 @@ def infer(
         readings.append((distance, reading))
     # A damaged family tells less than a whole one, and a repeated rule less than it seems. The nearest reading counts.
     unrepeated = {family: _without_repeats(rules) for family, rules in captured.items()}
-    readings = list(_readings(unrepeated, captured, routing, policy)) or readings
+    readings = [*_readings(unrepeated, captured, routing, policy), *readings]
+    if unrepeated != captured:
+        readings = [each for each in _readings(unrepeated, unrepeated, routing, policy) if not each[0]] or readings
     nearest = min(readings, key=_oddness)[1]
     return _with_lost_loopback(_without_loopback_alone(_as_meant(nearest)), captured, policy)
 

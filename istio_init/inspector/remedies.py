@@ -15,11 +15,13 @@ from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_arguments
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.applications import HEALTH_PORTS, health_captured
+from istio_init.inspector.findings.listening import hears, silent, tcp_on
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.findings.namespace import PROXY_ID, ipv6_not_captured
+from istio_init.inspector.findings.namespace import PROXY_ID, has_other_default, ipv6_not_captured
 from istio_init.inspector.findings.ordinary import is_excluded
 from istio_init.inspector.findings.rules import half_applied, standing_guard
 from istio_init.inspector.findings.uplink import virtual_uplink
+from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.mesh.roles.recognise import MeshKind, kinds
 from istio_init.netfilter.family import Family
 from istio_init.wording.commands import inside, ours
@@ -56,6 +58,10 @@ AGAIN = {
 ZTUNNEL_SILENT = (
     "See whether ztunnel runs on the pod's node, and what its log says of this pod. If it runs, restart the pod: the "
     "istio-cni agent then makes the pod known to it again."
+)
+ELSEWHERE = (
+    "Have the proxy listen on all addresses of both families: outbound connections arrive at 127.0.0.1 or ::1, inbound "
+    "ones at the pod's address."
 )
 ASK = (
     "Give explain the arguments that it was injected with, as --expect ARGS, and it prints the command that does it in "
@@ -94,6 +100,7 @@ class Remedies:
             catalogue.LOOPBACK_DOWN.code: self._loopback,
             catalogue.NO_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
             catalogue.REFUSING_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
+            catalogue.TPROXY_ROUTING.code: self._routing,
             catalogue.NO_LISTENER.code: self._no_listener,
             catalogue.HEALTH_CAPTURED.code: self._health,
             catalogue.GUARDRAILS.code: self._guardrails,
@@ -236,10 +243,34 @@ class Remedies:
             for each in self.view.snapshot.listeners
             if each.protocol == "tcp" and each.address.version == 6 and each.address.is_unspecified
         }
-        return wanted <= heard
+        return wanted <= heard and (not self._asks_ipv6(config) or self._answers_ipv6())
+
+    def _asks_ipv6(self, config: Config) -> bool:
+        """Whether queries over IPv6 would be captured."""
+        has_server = any(each.version == 6 for each in self.view.snapshot.dns_servers)
+        return config.redirect_dns and (has_server or config.capture_all_dns)
+
+    def _answers_ipv6(self) -> bool:
+        return any(
+            (each.protocol, each.port) == ("udp", DNS_CAPTURE_PORT) and hears(self.view, each, Family.IPV6)
+            for each in self.view.snapshot.listeners
+        )
+
+    def _routing(self, _: str) -> Said:
+        config = self.view.inferred.config if self.view.inferred is not None else None
+        if config is None or not any(has_other_default(self.view, each, config.tproxy_table) for each in Family):
+            return self._again()
+        fix = (
+            f"Find out whose default route is in table {config.tproxy_table}, and have it removed; or have the pod "
+            "programmed with another table (-r, --istio-inbound-tproxy-route-table)."
+        )
+        return fix, self._inside("ip", "route", "show", "table", str(config.tproxy_table))
 
     def _no_listener(self, fix: str) -> Said:
-        return ZTUNNEL_SILENT if self.pod is Pod.AMBIENT else fix, ()
+        if self.pod is Pod.AMBIENT:
+            return ZTUNNEL_SILENT, ()
+        ports = tuple({port for silenced in silent(self.view).values() for port in silenced})
+        return ELSEWHERE if tcp_on(self.view, ports) else fix, ()
 
     def _health(self, fix: str) -> Said:
         return fix, self._better(lambda config: all(is_excluded(config, port) for port in HEALTH_PORTS))

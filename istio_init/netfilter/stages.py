@@ -60,8 +60,8 @@ class Netfilter:
     ``order`` lists the base chains of a family and hook as the kernel calls them, and what it does by itself, where it
     told (nfnetlink_hook); a missing entry means that what has the same priority may stand in either order, but for
     chains of one table. ``tracks`` is whether connections are tracked, by family, where that is known otherwise than
-    from the rules. ``ingress`` and ``egress`` are the interfaces, "" any, at which chains are called that nobody
-    follows here, with their names: before PREROUTING and behind POSTROUTING.
+    from the rules. ``ingress`` and ``egress`` are the interfaces, "" any, at which something is called that nobody
+    follows here, with its name: before PREROUTING and behind POSTROUTING.
     """
 
     __slots__ = ("egress", "ingress", "order", "tables", "tracks")
@@ -84,6 +84,18 @@ class Netfilter:
     def in_order(self, order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]]) -> Netfilter:
         """The same, with the order that the kernel told."""
         return Netfilter(self.tables, order, self.tracks, ingress=self.ingress, egress=self.egress)
+
+    def beside(self, ingress: Mapping[str, str], egress: Mapping[str, str]) -> Netfilter:
+        """The same, with what else takes packets at interfaces."""
+        if not ingress and not egress:
+            return self
+        return Netfilter(
+            self.tables,
+            self.order,
+            self.tracks,
+            ingress={**ingress, **self.ingress},
+            egress={**egress, **self.egress},
+        )
 
     def tracks_connections(self, family: Family) -> bool:
         """Whether the kernel tracks connections of a family: a rule makes it do so, called or not."""

@@ -61,10 +61,13 @@ class Reading(Value):
     known: Known = Known()
     order: Mapping[tuple[Family, Hook], tuple[Registered | Core, ...]] | None = None
     """What the kernel told of the order at its hooks; None where it was not asked."""
+    ingress: Mapping[str, str] = {}
+    egress: Mapping[str, str] = {}
+    """By interface, what takes packets there that is no chain."""
 
     def model(self, ruleset: Ruleset | None) -> Netfilter:
         """The model of these rules beside what nft prints."""
-        found = model(self.iptables, ruleset, self.known)
+        found = model(self.iptables, ruleset, self.known).beside(self.ingress, self.egress)
         return found if self.order is None else found.in_order(self.order)
 
 

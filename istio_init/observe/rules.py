@@ -15,7 +15,7 @@ from istio_init.observe.netfilter import Known, Reading, has_ties, names_sets, n
 from istio_init.observe.unread import RULES_OF, Part, Unread, unread
 from istio_init.stores.detect import backends
 from istio_init.stores.nft import SAVE as NFT_SAVE
-from istio_init.system import extensions, hooks, ipsets, links, nft_kernel, nft_state, process, ruleset
+from istio_init.system import extensions, hooks, ipsets, links, nft_kernel, nft_state, process, ruleset, taps
 from istio_init.value import Value
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ def _state() -> tuple[int, State] | None:
     """What there is, and the number of its last change; None where it is not to be kept, or was changed meanwhile."""
     try:
         number = nft_state.generation()
-        state = nft_state.state()
+        state = None if taps.taps() else nft_state.state()
         return (number, state) if state is not None and nft_state.generation() == number else None
     except OSError:
         return None  # What cannot be read is said by whoever reads it.
@@ -85,7 +85,12 @@ def read_rules() -> Rules:
     beside = extensions.read(hidden) if (hidden := not_printed(iptables, tables)) else {}
     asks_sets = names_sets(iptables) or any(names_sets({(RuleStore.NFT, key): each}) for key, each in beside.items())
     known = _known(left, asks_sets=asks_sets, has_tables=bool(tables.tables)).replace(extensions=beside)
-    reading = Reading(iptables, known)
+    try:
+        at_interfaces = taps.taps()
+    except OSError as error:
+        left.append(unread(Part.INTERFACES, error))
+        at_interfaces = taps.NONE
+    reading = Reading(iptables, known, ingress=at_interfaces.ingress, egress=at_interfaces.egress)
     netfilter = reading.model(tables)
     if has_ties(netfilter):
         try:

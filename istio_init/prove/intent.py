@@ -5,8 +5,9 @@ from __future__ import annotations
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
+from istio_init.inspector.findings.dns import missed_servers
+from istio_init.inspector.findings.dropped import all_excluded
 from istio_init.inspector.findings.listening import silent
-from istio_init.inspector.findings.namespace import missed_servers
 from istio_init.inspector.findings.rules import half_applied, missing
 from istio_init.inspector.findings.uplink import no_route, virtual_uplink
 from istio_init.inspector.release import is_older, release_span
@@ -93,7 +94,7 @@ def inferred(view: View) -> Intent | None:
         return _ambient(ambient.config, "live", notes, problems)
     if found is None:
         return None
-    unseen = [line for finding in virtual_uplink(view) for line in finding.evidence]
+    unseen = [line for check in (virtual_uplink, all_excluded) for finding in check(view) for line in finding.evidence]
     unseen += [f"DNS queries to {each}, which resolv.conf names, are not captured" for each in missed_servers(view)]
     problems = tuple(unseen)
     around, notes = found.around, ()

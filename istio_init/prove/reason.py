@@ -74,13 +74,12 @@ class Live:
         if is_same(outcome, probe.expected):
             if probe.is_transparent and (lost := self._lost_answer(trace)) is not None:
                 return lost
-            return (
-                f"not the rules and not the routing, by which it is {outcome_words(outcome, self.reader.proxy_ports)}"
-            )
+            words = outcome_words(outcome, self.reader.proxy_ports)
+            return f"by the rules and the routing it is {words}: something else stops it, or its answer"
         if probe.expected.kind is Kind.TPROXY and isinstance(decider, RoutingDecider):
             return (
                 f"the rules hand it to port {probe.expected.port}, but no {probe.family.value} routing rule with a "
-                f"local route leads what they mark to this machine: {decider.words}"
+                f"local route keeps what they mark in the pod: {decider.words}"
             )
         return self._said(trace) + _led_there(trace)
 

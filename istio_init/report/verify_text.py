@@ -63,9 +63,9 @@ def result_line(report: Report) -> str:
     if report.failed:
         return f"NOT PROVED: {report.failed} of {_probes(count)} failed{unprobed}"
     if report.problems:
-        return f"NOT PROVED: {_probes(count)} passed, but the rules are not sound{unprobed}"
+        return f"NOT PROVED: {_probes(count)} passed, but not all traffic goes where it has to{unprobed}"
     if count and not report.is_proved:
-        none = f"none of {' and '.join(report.unprobed)} traffic that has to come to the proxy could be sent"
+        none = f"no {' and no '.join(report.unprobed)} connection that has to be proxied could be sent"
         return f"NOT PROVED: {_probes(count)} passed, but {none}{unprobed}"
     return f"proved: {_probes(count)} passed{unprobed}" if count else f"nothing could be probed{unprobed}"
 

@@ -146,10 +146,8 @@ class Layout:
         """Fields that rules change, apart from nat and TPROXY."""
         self.translates_otherwise = bool(scan.assigned & {Field.DESTINATION, Field.DPORT})
         """Whether rules give packets destinations, which nat does not know of."""
-        if self.translates_otherwise:
-            seen.add(Field.CT_STATUS)
         if self.assigned & ENDS.keys():
-            seen.update(REPLY)
+            seen.update((*REPLY, Field.CT_STATUS))
         unseen = [dim for field in SELDOM if field not in seen for dim in self.dims(field)]
         unseen += [] if seen & TAKERS else [self.taker]
         unseen += [] if self.assigned & ENDS.keys() else [self.rewritten]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.netfilter.chains import ChainType
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import CtState, CtStatus, Field
-from istio_init.netfilter.rules import Cause, Hook, Openness
+from istio_init.netfilter.rules import Cause, Hook, Openness, Test
 from istio_init.netfilter.stages import CONNTRACK_PRIORITY, Call, Core, NatCalls
 from istio_init.space.bits import together
 from istio_init.space.diagram import END
@@ -120,8 +120,11 @@ class Stages:
         for stage in stages:
             if isinstance(stage, Call):
                 self._base_chain(line, stage, hook, has_returned)
-            elif not self.namespace.tracks or has_returned:
-                pass  # What comes back has its connection, and its translation.
+            elif not self.namespace.tracks:
+                pass
+            elif has_returned:  # What comes back has its connection, and its translation.
+                if isinstance(stage, NatCalls) and hook is Hook.INPUT:
+                    line.put(self._source_again())
             elif isinstance(stage, NatCalls):
                 line.put(self._nat(stage, hook))
                 self._known = {}
@@ -162,6 +165,19 @@ class Stages:
             decider = PolicyDecider(hook, table.store, table.family, table.name, call.chain.name)
             program = self.ways.then(program, self.ways.stopped(Kind.DROP, decider))
         return self.ways.ending(program, {ACCEPTED: GOING})
+
+    def _source_again(self) -> Node:
+        """What came back via lo gets its connection's source once more, whatever rules made of it (nf_nat_packet)."""
+        layout, bit = self.layout, int(CtStatus.SNAT)
+        if not layout.assigned & {Field.SOURCE, Field.SPORT}:
+            return self.ways.going
+        copied = self.namespace.effects.copied
+        changes = {
+            **copied(Field.SOURCE, Field.CT_REPLY_DESTINATION),
+            **copied(Field.SPORT, Field.CT_REPLY_DPORT),
+        }
+        translated = self.truths.node(Test(Field.CT_STATUS, ((1, bit),), bit))
+        return self.ways.where(translated, self.ways.end(GOING, changes), self.ways.going)
 
     def _lookup(self) -> Node:
         """Find the connection: a new one, in the zone of a template."""

@@ -37,7 +37,7 @@ IPV4 = 2
 """As the field NFPROTO numbers it."""
 
 NEW, UNTRACKED = int(CtState.NEW), int(CtState.UNTRACKED)
-CONFIRMED, DNAT = int(CtStatus.CONFIRMED), int(CtStatus.DNAT)
+CONFIRMED, DNAT, SNAT = int(CtStatus.CONFIRMED), int(CtStatus.DNAT), int(CtStatus.SNAT)
 TEMPLATE = Cause(Openness.NOT_MODELLED, "what rules see of a connection before it is looked up")
 """x_tables reads a template's fields, which are what the last packet left there; for nft it has none but the state."""
 
@@ -135,6 +135,14 @@ def confirm(state: State) -> None:
     status = state.values[CT_STATUS]
     if state.has_connection and status.__class__ is int:
         state.values[CT_STATUS] = status | CONFIRMED
+
+
+def write_source_again(states: list[State]) -> None:
+    """What came back via lo gets its connection's source once more, whatever rules made of it (nf_nat_packet)."""
+    for state in states:
+        values, status = state.values, state.values[CT_STATUS]
+        if state.has_returned and status.__class__ is int and status & SNAT:
+            values[SOURCE], values[SPORT] = values[CT_REPLY_DESTINATION], values[CT_REPLY_DPORT]
 
 
 def is_turned_away(state: State) -> bool:

@@ -10,7 +10,7 @@ from istio_init.netfilter.stages import Core
 from istio_init.trace.body import DROP, UNKNOWN
 from istio_init.trace.chains import Chains
 from istio_init.trace.compile_rules import CompiledNat
-from istio_init.trace.connection import look_up_connection
+from istio_init.trace.connection import look_up_connection, write_source_again
 from istio_init.trace.leaving import leaving
 from istio_init.trace.packet_fields import (
     CT_ORIG_DESTINATION,
@@ -33,7 +33,7 @@ from istio_init.trace.ways import Open, merged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     from istio_init.netfilter.packet import Packet
@@ -90,7 +90,7 @@ class Stages:
             left += self._in_order(copies, stages, hook)
         return merged(left)
 
-    def _in_order(self, states: list[State], stages: Iterable[CompiledStage], hook: Hook) -> list[State]:
+    def _in_order(self, states: list[State], stages: Sequence[CompiledStage], hook: Hook) -> list[State]:
         for state in states:
             if state.steps is not None:
                 state.steps = []
@@ -100,6 +100,8 @@ class Stages:
                 for state in states:
                     look_up_connection(state, self.packet)
             elif isinstance(stage, CompiledNat):
+                if hook is Hook.INPUT:
+                    write_source_again(states)
                 states = self._nat(states, stage, hook)
             else:
                 states = self._filter(states, stage)
@@ -109,6 +111,8 @@ class Stages:
             for state in states:
                 if state.is_looked_up:
                     state.nat_done |= NAT_DONE[hook]
+        if hook is Hook.INPUT and not any(isinstance(stage, CompiledNat) for stage in stages):
+            write_source_again(states)
         return states
 
     def _filter(self, states: list[State], call: CompiledCall) -> list[State]:
@@ -183,6 +187,7 @@ class Stages:
             ended.append(outcome)
 
         chains, self.chains = self.chains, Chains(self.facts, self.chains.evaluator, finish)
+        self.chains.decisions = chains.decisions
         try:
             mapped, _ = self._asked(state.copy(), stage)
         finally:

@@ -112,7 +112,7 @@ def because(outcome: Outcome, decider: Decider | None, reader: Reader = NOBODY) 
         case Hop():
             return rule_words(decider.rule, reader)
         case PolicyDecider(_, store, family, table, chain):
-            return f"the policy of {table_words(store, family, table)} {visible(chain)} drops what no rule ends"
+            return f"no rule takes it, and the policy of {table_words(store, family, table)} {visible(chain)} is DROP"
         case SocketDecider(hop, _, port):
             return f"{rule_words(hop.rule, reader)} But nothing transparent listens on port {port}"
         case RoutingDecider(words) | ReversePathDecider(_, words):

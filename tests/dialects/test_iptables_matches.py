@@ -217,7 +217,11 @@ FE80, FF02, MAPPED = 0xFE80 << 112 | 1, 0xFF02 << 112 | 1, 0xFFFF << 32 | 1
         ("-m addrtype --dst-type MULTICAST", {Field.DESTINATION_TYPE: 1, Field.DESTINATION: FF02}, True),
         ("-m addrtype --dst-type UNICAST,LOCAL", {Field.DESTINATION_TYPE: 1, Field.DESTINATION: FE80}, False),
         ("-m addrtype ! --dst-type UNICAST,LOCAL", {Field.DESTINATION_TYPE: 1, Field.DESTINATION: FE80}, True),
-        ("-m addrtype --dst-type UNREACHABLE", {Field.DESTINATION_TYPE: 7, Field.DESTINATION: FE80}, None),
+        ("-m addrtype --dst-type UNREACHABLE", {Field.DESTINATION_TYPE: 7, Field.DESTINATION: FE80}, True),
+        ("-m addrtype --dst-type UNREACHABLE", {Field.DESTINATION_TYPE: 6, Field.DESTINATION: FE80}, True),
+        ("-m addrtype --dst-type UNREACHABLE", {Field.DESTINATION_TYPE: 2, Field.DESTINATION: FE80}, False),
+        ("-m addrtype --dst-type UNREACHABLE", {Field.DESTINATION_TYPE: 0, Field.DESTINATION: 0}, None),
+        ("-m addrtype --dst-type UNREACHABLE --limit-iface-out", {Field.DESTINATION: FE80}, None),
         ("-m pkttype --pkt-type multicast", {Field.PKTTYPE: 5}, True),
     ],
 )

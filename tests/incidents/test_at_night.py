@@ -109,7 +109,9 @@ def test_servers_that_are_captured_and_no_longer_asked_are_no_problem(ward: Ward
     fewer, other = seen.replace(dns_servers=()), seen.replace(dns_servers=(ip_address(SERVER), ip_address("10.1.1.1")))
 
     assert explain(fewer).findings == ()
-    assert [each.kind.code for each in explain(other).findings] == ["dns-servers-differ"]
+    said = explain(other)
+    assert [each.kind.code for each in said.findings] == ["dns-servers-differ"]
+    assert "DNS: proxied to port 15053, but to 10.1.1.1: direct (no rule matches)" in impact(said)
 
 
 def test_verify_does_not_prove_dns_that_bypasses_the_proxy(ward: Ward) -> None:
@@ -212,3 +214,47 @@ def test_rules_that_were_all_appended_twice_are_read_as_if_they_were_there_once(
 
     assert [each.kind.code for each in said.findings] == ["duplicate-rule"]
     assert "-x" not in str(said.arguments)
+
+
+def test_another_default_route_in_the_table_is_told_of_and_no_command_that_would_fail(ward: Ward) -> None:
+    make(
+        ward,
+        f"{INJECTED} -m TPROXY",
+        f"ip route del local default dev lo table 133; ip route add default via {SERVER} table 133",
+    )
+
+    [finding] = ward.look().findings
+
+    assert finding.evidence == ("ipv4: table 133 has no local default route on lo, but another default route",)
+    assert "whose default route is in table 133" in finding.fix
+    assert finding.commands == (f"ip netns exec {ward.inside.name} ip route show table 133",)
+
+
+def test_queries_of_a_family_in_which_nobody_answers_are_told(ward: Ward) -> None:
+    ward.inside.write_resolv_conf("fd00:77::1")
+    ward.closing.callback(ward.inside.write_resolv_conf, SERVER)
+    assert ward.paste(f"istio-init apply --netns {ward.inside.name} --redirect-dns --dual-stack") == 0
+    seen = ward.observe()
+    left = [each for each in seen.listeners if (each.port, each.address.version) != (15053, 6)]
+
+    [finding] = explain(seen.replace(listeners=tuple(left))).findings
+
+    assert finding.evidence == tuple(f"nothing listens on {name} 15053 where ipv6 arrives" for name in ("udp", "tcp"))
+
+
+def test_a_proxy_that_listens_elsewhere_is_not_told_to_be_started(ward: Ward) -> None:
+    make(ward, INJECTED, proxy(*PROXY, ("::1", INBOUND)))
+
+    [finding] = ward.look().findings
+
+    assert finding.fix.startswith("Have the proxy listen on all addresses of both families")
+
+
+def test_verify_does_not_prove_a_family_of_which_all_is_excluded(ward: Ward) -> None:
+    make(ward, f"{INJECTED} -x 0.0.0.0/0", "true")
+
+    intent = inferred(View(ward.observe()))
+
+    assert intent is not None
+    [problem] = intent.problems
+    assert problem.startswith("ipv4 nat (nft): ISTIO_OUTPUT 9: -j RETURN")

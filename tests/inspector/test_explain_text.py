@@ -118,11 +118,11 @@ def _flow(lines: list[str]) -> list[str]:
     return lines[lines.index("Where traffic goes") + 1 : lines.index("Rules")]
 
 
-def on_terminal(columns: int, *argv: str) -> str:
-    """What a command prints on a terminal of so many columns."""
+def on_terminal(columns: int, *argv: str, **more: str) -> str:
+    """What a command prints on a terminal of so many columns, with more in its environment."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    env = environment({"TERM": "xterm-256color", "LANG": "C.UTF-8"})
+    env = environment({"TERM": "xterm-256color", "LANG": "C.UTF-8", **more})
     child = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True)
     os.close(theirs)
     found = b""
@@ -154,6 +154,10 @@ class TestStreams:
         plain = ESCAPES.sub("", shown).replace("\r", "").split("\n")
         assert "Findings" in plain
         assert max(cell_len(line.rstrip()) for line in plain if COMMAND not in line) <= columns
+
+    @pytest.mark.parametrize("more", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+    def test_a_terminal_that_wants_none_gets_no_escape_sequence(self, pod: Sidecar, more: dict[str, str]) -> None:
+        assert "\x1b" not in on_terminal(80, *PROGRAM, "explain", "--netns", pod.inside.name, **more)
 
     @pytest.mark.parametrize("columns", ["80", "100", "120", None])
     def test_a_pipe_gets_plain_text_of_the_width_that_is_asked_for(self, pod: Sidecar, columns: str | None) -> None:

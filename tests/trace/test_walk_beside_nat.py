@@ -126,6 +126,19 @@ def test_netmap_leaves_an_address_of_its_network_though_other_packets_get_anothe
     assert maps_alike(found, *rules)
 
 
+def test_what_came_back_via_lo_gets_the_source_of_its_connection_once_more() -> None:
+    rules = tables(
+        base(Hook.POSTROUTING, (Nat(NatKind.SNAT, (OURS, OURS), (53, 53)),), type=ChainType.NAT, priority=100),
+        base(Hook.PREROUTING, (Assign(Field.SOURCE, (), PEER),), priority=-150),
+        base(Hook.INPUT, (is_port(79),), type=ChainType.NAT, priority=100),
+        base(Hook.INPUT, (Test(Field.SOURCE, ((PEER, PEER),)), DROP), priority=101),
+    )
+    found = trace(packet("10.1.2.3", interface="lo"), *rules, tracks=True)
+    assert (found.state.source, found.state.source_port) == (OURS, 53)
+    assert found.delivered.kind is Kind.DIRECT
+    assert maps_alike(found, *rules)
+
+
 def test_a_template_is_not_translated() -> None:
     rules = tables(
         base(Hook.OUTPUT, (Untrack(),), priority=-300),

@@ -92,6 +92,13 @@ def test_a_connection_that_is_no_longer_new_is_translated_as_its_first_packet_wa
     assert trace(OLD.replace(destination_port=81), *rules).delivered.kind is Kind.DIRECT
 
 
+def test_a_connection_may_be_translated_as_rules_may_have_it() -> None:
+    rules = save("*nat\n-A OUTPUT -m limit --limit 1/sec -p tcp -j REDIRECT --to-ports 15001\n-A OUTPUT -j NFQUEUE")
+    found = trace(OLD, *rules)
+    assert found.delivered.kind is Kind.UNKNOWN
+    assert any("translated" in cause.words for cause in found.causes)
+
+
 def test_what_later_rules_see_of_a_connection_that_may_be_translated_is_both() -> None:
     rules = save("*nat\n-A OUTPUT -p tcp -j DNAT --to-destination 9.9.9.9\n*filter\n-A OUTPUT -d 9.9.9.9/32 -j DROP")
     assert {way.delivered.kind for way in trace(OLD, *rules).ways} == {Kind.DIRECT, Kind.DROP}

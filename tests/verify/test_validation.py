@@ -76,7 +76,7 @@ def test_verify_without_privilege_needs_to_be_told_what_to_prove(pod: Pod) -> No
     assert untold.status == 5
     assert "say what to prove with --expect" in untold.stderr
     assert half.status == 5
-    assert "none of inbound and outbound traffic that has to come to the proxy could be sent" in half.stdout
+    assert "no inbound and no outbound connection that has to be proxied could be sent" in half.stdout
     assert "ipv4  the proxy to 127.0.0.6:15002: proxied to port 15006" in told.stdout
     assert "CAP_SETUID" in told.stdout
 

@@ -80,19 +80,32 @@ _IPV6_KINDS = {
     AddressType.UNICAST: _IPV6_UNICAST,
     AddressType.UNSPEC: ((0, 0),),
 }
-_IPV6_ROUTED = frozenset([AddressType.LOCAL, AddressType.ANYCAST])
+_IPV6_ROUTED = {
+    AddressType.LOCAL: (AddressType.LOCAL,),
+    AddressType.ANYCAST: (AddressType.ANYCAST,),
+    AddressType.UNREACHABLE: (
+        AddressType.UNREACHABLE,
+        AddressType.BLACKHOLE,
+        AddressType.PROHIBIT,
+        AddressType.THROW,
+    ),
+}
+"""By what is asked for, the types of routes that are it (RTF_REJECT)."""
 
 
 def _ipv6_type(asked: Asked, field: Field, types: frozenset[AddressType], negated: bool) -> Condition:
     """Types of IPv6: each kind of address must hold, and the route is one of those asked for (match_type6)."""
     side = Field.SOURCE if field.value.startswith("type of the source") else Field.DESTINATION
     routed = types - _IPV6_KINDS.keys()
-    if routed - _IPV6_ROUTED:
+    is_limited = field not in (Field.SOURCE_TYPE, Field.DESTINATION_TYPE)
+    if routed - _IPV6_ROUTED.keys() or (is_limited and AddressType.UNREACHABLE in routed):
         return asked.undecided(Openness.NOT_MODELLED)
     tests = [Test(side, _IPV6_KINDS[kind], None, False, False) for kind in AddressType if kind in types - routed]
     if routed:
-        within = union([((kind.value, kind.value),) for kind in routed])
+        within = union([((kind.value, kind.value),) for each in routed for kind in _IPV6_ROUTED[each]])
         tests.append(Test(field, within, None, False, False))
+    if AddressType.UNREACHABLE in routed:  # The route to :: is asked for, whose type is no route's here.
+        return AnyOf((tuple(tests), (Test(side, ((0, 0),)), asked.undecided(Openness.NOT_MODELLED))), negated)
     if len(tests) == 1:
         return tests[0].replace(negated=negated, if_absent=negated)
     return AnyOf((tuple(tests),), negated)

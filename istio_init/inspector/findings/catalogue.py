@@ -22,7 +22,7 @@ MESH_BYPASSED = FindingKind(
 LOOPBACK_DOWN = FindingKind(
     "loopback-down", _ERROR, "The loopback interface is down, or has no address",
     "What is redirected outbound goes over lo, and so does the proxy's way to the application: neither arrives.",
-    "Set it up again; explain prints the command.",
+    "Set it up again: ip link set lo up, or ip address add 127.0.0.1/8 dev lo.",
 )
 NO_ROUTE = FindingKind(
     "no-route", _ERROR, "No route leads out of the pod",
@@ -239,8 +239,8 @@ TPROXY_ROUTING = FindingKind(
     _AGAIN,
 )
 DNS_SERVERS_DIFFER = FindingKind(
-    "dns-servers-differ", _WARNING, "DNS is captured for servers other than those in resolv.conf",
-    "Queries to the servers in use bypass the proxy's DNS.",
+    "dns-servers-differ", _WARNING, "DNS queries to a server in resolv.conf are not captured",
+    "They bypass the proxy's DNS: names that only the mesh knows do not resolve.",
     f"{_AGAIN} With --capture-all-dns the servers' addresses do not matter.",
 )
 NO_DNS_LISTENER = FindingKind(

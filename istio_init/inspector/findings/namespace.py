@@ -8,12 +8,11 @@ from istio_init.config.model import ALL, InterceptionMode
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.listening import hears, tcp_on
+from istio_init.inspector.findings.listening import tcp_on
 from istio_init.inspector.findings.model import Finding, View
-from istio_init.inspector.findings.rules import half_applied, limited
+from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.native import AMBIENT, SIDECAR
 from istio_init.mesh.policy import ambient
-from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import is_usable
@@ -22,7 +21,6 @@ from istio_init.wording.words import packets
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from ipaddress import IPv4Address, IPv6Address
 
     from istio_init.config.model import Config
     from istio_init.dialects.iptables.matches import IdRange
@@ -183,9 +181,18 @@ def tproxy_routing(view: View) -> Iterator[Finding]:
         elif len(tables) > 1:
             evidence.append(f"{family.value}: {len(tables)} routing rules for mark {config.tproxy_mark:#x}")
         if tables and (family, tables[0]) not in routing.local_tables:
-            evidence.append(f"{family.value}: table {tables[0]} has no local default route on lo")
+            other = ", but another default route" if has_other_default(view, family, tables[0]) else ""
+            evidence.append(f"{family.value}: table {tables[0]} has no local default route on lo{other}")
     if evidence:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
+
+
+def has_other_default(view: View, family: Family, table: int) -> bool:
+    """Whether somebody else's default route has the place of ours."""
+    routes = (view.snapshot.host.routes or {}).get(family, ())
+    return any(
+        each.table == table and not each.destination.prefixlen and each.type is not AddressType.LOCAL for each in routes
+    )
 
 
 def ambient_routing(view: View) -> Iterator[Finding]:
@@ -213,45 +220,6 @@ def ambient_routing(view: View) -> Iterator[Finding]:
     ]
     if evidence:
         yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
-
-
-def dns(view: View) -> Iterator[Finding]:
-    """Servers that are not captured, and a DNS listener that is not there."""
-    inferred = view.inferred
-    if inferred is None or not inferred.config.redirect_dns or not view.snapshot.is_live:
-        return
-    named, captured = view.snapshot.dns_servers, inferred.around.dns_servers
-    if missed_servers(view) and not (not captured and any(half_applied(view))):
-        yield Finding(
-            catalogue.DNS_SERVERS_DIFFER,
-            (
-                f"resolv.conf names {', '.join(sorted(map(str, named)))}",
-                f"rules name {', '.join(sorted(map(str, captured))) or 'none'}",
-            ),
-        )
-    missing = [
-        f"nothing listens on {protocol} {DNS_CAPTURE_PORT}"
-        for protocol in ("udp", "tcp")
-        if not any(
-            each.protocol == protocol and each.port == DNS_CAPTURE_PORT and hears(view, each, family)
-            for each in view.snapshot.listeners
-            for family in Family
-        )
-    ]
-    if missing and (captured or inferred.config.capture_all_dns):
-        yield Finding(catalogue.NO_DNS_LISTENER, tuple(missing))
-
-
-def missed_servers(view: View) -> tuple[IPv4Address | IPv6Address, ...]:
-    """The name servers in use whose queries the rules, which capture others', do not."""
-    inferred = view.inferred
-    if inferred is None or not inferred.config.redirect_dns or inferred.config.capture_all_dns:
-        return ()
-    if not view.snapshot.is_live or not view.snapshot.knows_servers:
-        return ()
-    captured = inferred.around.dns_servers
-    relevant = [each for each in view.snapshot.dns_servers if each.version == 4 or inferred.around.ipv6]
-    return tuple(each for each in relevant if each not in captured)
 
 
 def host_namespace(view: View) -> Iterator[Finding]:
