@@ -27,6 +27,7 @@ CHECKS = (
     uplink.virtual_uplink,
     listening.no_listener,
     listening.not_transparent,
+    connections.stopped_proxy,
     connections.accept_queue_full,
     applications.not_the_proxy,
     applications.ports_swapped,
