@@ -179,6 +179,9 @@ class Remedies:
         view = self.view
         if view.inferred is None or not view.inferred.exact or view.is_older:
             return None
+        config = view.inferred.config
+        if config.inbound_ports == () or (config.outbound_ranges == () and not config.outbound_ports):
+            return None  # A lost rule and a lost argument look the same.
         found = [each.sidecar for each in view.holdings]
         is_one = all(each is not None and each.exact and _plain(each) == _plain(view.inferred) for each in found)
         return view.inferred.config if is_one else None

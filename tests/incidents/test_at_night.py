@@ -307,3 +307,22 @@ def test_stores_that_hold_the_same_are_put_right_by_a_command(ward: Ward) -> Non
     [command] = finding.commands
     assert ward.paste(command) == 0
     assert ward.look().findings == ()
+
+
+def test_rules_that_capture_nothing_are_no_redirection(ward: Ward) -> None:
+    make(ward, f"{INJECTED} -b '' -i ''", "true")
+
+    [finding] = ward.look().findings
+
+    assert finding.kind.code == "mesh-bypassed"
+    assert finding.evidence[0] == "Istio's rules are there, but capture neither outbound nor inbound traffic"
+    assert finding.commands == ()
+
+
+def test_no_command_is_made_of_rules_that_lack_a_direction(ward: Ward) -> None:
+    make(ward, INJECTED.replace(" --dual-stack", ""), "iptables -t nat -D ISTIO_OUTPUT -j ISTIO_REDIRECT")
+
+    said = ward.look()
+
+    assert {each.kind.code for each in said.findings} == {"no-outbound-capture", "ipv6-not-captured"}
+    assert commands(said) == []
