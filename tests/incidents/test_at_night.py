@@ -326,3 +326,14 @@ def test_no_command_is_made_of_rules_that_lack_a_direction(ward: Ward) -> None:
 
     assert {each.kind.code for each in said.findings} == {"no-outbound-capture", "ipv6-not-captured"}
     assert commands(said) == []
+
+
+def test_a_rule_that_leads_to_another_table_in_one_family_is_told_with_both_tables(ward: Ward) -> None:
+    make(ward, f"{INJECTED} -m TPROXY", "ip rule del fwmark 1337; ip rule add fwmark 1337 lookup 51820")
+
+    [finding] = ward.look().findings
+
+    assert finding.evidence == ("ipv4: the routing rule for mark 0x539 leads to table 51820, not 133",)
+    [command] = finding.commands
+    assert ward.paste(command) == 0
+    assert ward.look().findings == ()
