@@ -337,3 +337,11 @@ def test_a_rule_that_leads_to_another_table_in_one_family_is_told_with_both_tabl
     [command] = finding.commands
     assert ward.paste(command) == 0
     assert ward.look().findings == ()
+
+
+def test_the_user_to_run_as_is_the_one_that_the_rules_exempt(ward: Ward) -> None:
+    make(ward, INJECTED.replace("-u 1337", "-u 2000 -g 2000"), "true")
+
+    [finding] = [each for each in ward.look().findings if each.kind.code == "proxy-not-exempt"]
+
+    assert finding.fix.startswith("Run it as user 2000, whom the rules exempt")
