@@ -104,6 +104,8 @@ class Remedies:
             catalogue.NO_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
             catalogue.REFUSING_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
             catalogue.TPROXY_ROUTING.code: self._routing,
+            catalogue.EXEMPT_PROCESS.code: lambda fix: (fix.replace(str(PROXY_ID), self._exempt), ()),
+            catalogue.PROXY_NOT_EXEMPT.code: lambda fix: (fix.replace(str(PROXY_ID), self._exempt), ()),
             catalogue.NO_LISTENER.code: self._no_listener,
             catalogue.HEALTH_CAPTURED.code: self._health,
             catalogue.GUARDRAILS.code: self._guardrails,
@@ -179,6 +181,9 @@ class Remedies:
         view = self.view
         if view.inferred is None or not view.inferred.exact or view.is_older:
             return None
+        config = view.inferred.config
+        if config.inbound_ports == () or (config.outbound_ranges == () and not config.outbound_ports):
+            return None  # A lost rule and a lost argument look the same.
         found = [each.sidecar for each in view.holdings]
         is_one = all(each is not None and each.exact and _plain(each) == _plain(view.inferred) for each in found)
         return view.inferred.config if is_one else None
@@ -272,6 +277,12 @@ class Remedies:
             "programmed with a mark or a table of its own (-t, -r)."
         )
         return fix, (*self._inside("ip", "rule"), *self._inside("ip", "route", "show", "table", "all"))
+
+    @property
+    def _exempt(self) -> str:
+        """The users whose traffic is left alone by the rules."""
+        config = self.view.inferred.config if self.view.inferred is not None else None
+        return " or ".join(map(str, config.proxy_uids)) if config is not None else str(PROXY_ID)
 
     def _no_listener(self, fix: str) -> Said:
         if self.pod is Pod.AMBIENT:

@@ -307,3 +307,41 @@ def test_stores_that_hold_the_same_are_put_right_by_a_command(ward: Ward) -> Non
     [command] = finding.commands
     assert ward.paste(command) == 0
     assert ward.look().findings == ()
+
+
+def test_rules_that_capture_nothing_are_no_redirection(ward: Ward) -> None:
+    make(ward, f"{INJECTED} -b '' -i ''", "true")
+
+    [finding] = ward.look().findings
+
+    assert finding.kind.code == "mesh-bypassed"
+    assert finding.evidence[0] == "Istio's rules are there, but capture neither outbound nor inbound traffic"
+    assert finding.commands == ()
+
+
+def test_no_command_is_made_of_rules_that_lack_a_direction(ward: Ward) -> None:
+    make(ward, INJECTED.replace(" --dual-stack", ""), "iptables -t nat -D ISTIO_OUTPUT -j ISTIO_REDIRECT")
+
+    said = ward.look()
+
+    assert {each.kind.code for each in said.findings} == {"no-outbound-capture", "ipv6-not-captured"}
+    assert commands(said) == []
+
+
+def test_a_rule_that_leads_to_another_table_in_one_family_is_told_with_both_tables(ward: Ward) -> None:
+    make(ward, f"{INJECTED} -m TPROXY", "ip rule del fwmark 1337; ip rule add fwmark 1337 lookup 51820")
+
+    [finding] = ward.look().findings
+
+    assert finding.evidence == ("ipv4: the routing rule for mark 0x539 leads to table 51820, not 133",)
+    [command] = finding.commands
+    assert ward.paste(command) == 0
+    assert ward.look().findings == ()
+
+
+def test_the_user_to_run_as_is_the_one_that_the_rules_exempt(ward: Ward) -> None:
+    make(ward, INJECTED.replace("-u 1337", "-u 2000 -g 2000"), "true")
+
+    [finding] = [each for each in ward.look().findings if each.kind.code == "proxy-not-exempt"]
+
+    assert finding.fix.startswith("Run it as user 2000, whom the rules exempt")

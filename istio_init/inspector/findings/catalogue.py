@@ -214,7 +214,8 @@ EXEMPT_PROCESS = FindingKind(
 PROXY_NOT_EXEMPT = FindingKind(
     "proxy-not-exempt", _ERROR, "The proxy does not run with an exempt user or group",
     "Its own connections are redirected back to it: a loop.",
-    "Run it as user 1337, or have the pod programmed with its user as --proxy-uid.",
+    "Run it as user 1337, whom the rules exempt, or have the pod programmed with its own user as --proxy-uid: one that "
+    "no application runs as.",
 )
 RESERVED_PORT = FindingKind(
     "reserved-port", _WARNING, "An application listens on one of the proxy's ports",

@@ -32,7 +32,12 @@ def tproxy_routing(view: View) -> Iterator[Finding]:
     for family in view.inferred.around.families:
         tables = [table for each, mark, table in routing.rules if each is family and mark == config.tproxy_mark]
         count, is_local = tables.count(config.tproxy_table), (family, config.tproxy_table) in routing.local_tables
-        if not count:
+        if not count and tables:
+            evidence.append(
+                f"{family.value}: the routing rule for mark {config.tproxy_mark:#x} leads to table {tables[0]}, "
+                f"not {config.tproxy_table}"
+            )
+        elif not count:
             evidence.append(f"{family.value}: no routing rule for mark {config.tproxy_mark:#x}")
         elif count > 1:
             evidence.append(f"{family.value}: {count} routing rules for mark {config.tproxy_mark:#x}")

@@ -38,7 +38,9 @@ LOOPBACK_NETWORK = IPv4Network("127.0.0.0/8")
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
     """Something listens on the proxy's ports, and no rule of ours is there."""
-    if view.holdings or view.snapshot.partial or not view.snapshot.is_live or view.meshes:
+    if view.snapshot.partial or not view.snapshot.is_live or view.meshes:
+        return
+    if view.holdings and not is_idle(view):
         return
     listeners = tcp_on(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
@@ -48,7 +50,16 @@ def mesh_bypassed(view: View) -> Iterator[Finding]:
             for table in view.snapshot.netfilter.tables
             if table.is_dormant and table.name.startswith((SIDECAR, AMBIENT))
         ]
-        yield Finding(catalogue.MESH_BYPASSED, limited([*asleep, *map(str, listeners)]))
+        idle = ["Istio's rules are there, but capture neither outbound nor inbound traffic"] if view.holdings else []
+        yield Finding(catalogue.MESH_BYPASSED, limited([*idle, *asleep, *map(str, listeners)]))
+
+
+def is_idle(view: View) -> bool:
+    """Whether a sidecar's rules are there, and the configuration behind them captures nothing, and nobody says so."""
+    config = view.inferred.config if view.inferred is not None else None
+    if config is None or view.ambient is not None or view.expected == config:
+        return False
+    return config.inbound_ports == () and config.outbound_ranges == () and not config.outbound_ports
 
 
 def loopback_down(view: View) -> Iterator[Finding]:
@@ -133,7 +144,7 @@ def loopback_only(view: View) -> Iterator[Finding]:
 def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
     found = view.inferred or view.ambient
-    if found is None or Family.IPV6 in view.snapshot.partial:
+    if found is None or Family.IPV6 in view.snapshot.partial or is_idle(view):
         return
     if view.inferred.around.ipv6 if view.inferred else Family.IPV6 in view.ambient_families:
         return
