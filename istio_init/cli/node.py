@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 SECONDS = 60
 """For one namespace."""
+
+IN_ALL = 600
+"""Seconds for all of them, after which none is begun."""
 
 MEMORY = 4 << 30
 """Bytes of address space for one namespace, the interpreter's own among them."""
@@ -67,7 +71,9 @@ def entries(
     names: Names | None = None,
 ) -> list[Entry]:
     """The same, each with what ``make`` makes of its explanation, which lacks findings with codes in ``ignore``."""
-    pods = pod_namespaces()
+    # Anybody on the node can make namespaces, and only the runtime containers: these do not wait for those.
+    pods = sorted(pod_namespaces(), key=lambda pod: pod.container is None)
+    until = time.monotonic() + IN_ALL
     named = _names(pods, {} if names is None else names)
     processors = len(os.sched_getaffinity(0))
 
@@ -76,6 +82,8 @@ def entries(
     def one(number: int) -> Entry | None:
         if waiting.is_known(pods[number].inode, wholly=True):
             raise ToolError("not answering: a process of ours still waits for its file system")
+        if time.monotonic() > until:
+            raise ToolError(f"not looked at: the others took {IN_ALL} s")
         with waiting.asking(pods[number].inode):
             return _entry(pods[number], named[number], make, kept, with_impacts=with_impacts, ignore=ignore)
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+LOOPBACK = 772
+"""The type of the loopback interface (linux/if_arp.h)."""
+
 LOCAL_TABLE, MAIN_TABLE, DEFAULT_TABLE = 255, 254, 253
 
 
@@ -132,6 +135,11 @@ class Host(Value):
     """Whether there are policies or states of IPsec; None where that is not known."""
 
     local_marks: Mapping[Family, frozenset[int]] = {}
+
+    @property
+    def has_other_lo(self) -> bool:
+        """Whether another interface took the name of the loopback, or that has another: rules go by names."""
+        return any((link.type == LOOPBACK) is not (link.name == "lo") for link in self.links if link.type is not None)
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -122,7 +122,8 @@ def _tell_garbled(left: list[Unread]) -> None:
         if garbled := nft_kernel.garbled_sets():
             family, table, name = garbled[0]
             count = "the set" if len(garbled) == 1 else f"{len(garbled)} sets, such as"
-            what = f"nft does not print all of {count} {name} of table {family} {table}: an element is no text"
+            place = f"{count} {name} of table {family} {table}"
+            what = f"nft does not print all of {place}: an element has bytes that mean nothing"
             left.append(Unread(Part.NATIVE, what))
     except OSError as error:
         left.append(unread(Part.NATIVE, error))
@@ -187,7 +188,7 @@ def _what_can_be_read(backend: RuleStore, family: Family) -> RuleSet:
     if backend is RuleStore.NFT:
         try:
             completed = process.run([NFT_SAVE[family], "-c"], timeout=READING)
-            return parse_save(completed.stdout, family).rules
+            return parse_save(process.bounded(completed), family).rules
         except (IstioInitError, SaveError):
             pass
     return RuleSet(family)

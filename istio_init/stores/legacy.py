@@ -91,7 +91,7 @@ class IptablesLegacy:
             return self._read_with_program(family, names, known, counters=counters)
         if completed.status != 0:
             raise failure(completed)
-        return parse_save(completed.stdout, family, known).rules
+        return parse_save(process.bounded(completed), family, known).rules
 
     def _read_with_program(
         self, family: Family, names: list[str], known: Mapping[str, Rule] | None, *, counters: bool
@@ -102,7 +102,7 @@ class IptablesLegacy:
             completed = process.run([SAVE[family], "-t", name, *(["-c"] if counters else [])], timeout=TIMEOUT)
             if completed.status != 0:
                 raise failure(completed)
-            text += completed.stdout
+            text += process.bounded(completed)
         return parse_save(text, family, known).rules
 
     def admit(self, wanted: RuleSet) -> None:

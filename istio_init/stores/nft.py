@@ -57,7 +57,7 @@ class IptablesNft:
         completed = process.run([SAVE[family], *(["-c"] if counters else [])], timeout=TIMEOUT)
         if completed.status != 0:
             raise failure(completed)
-        document = parse_save(completed.stdout, family, known)
+        document = parse_save(process.bounded(completed), family, known)
         for comment in document.comments:
             if "incompatible" in comment:
                 table = comment.partition("`")[2].partition("'")[0]

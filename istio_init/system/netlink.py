@@ -29,6 +29,9 @@ AF_NETLINK = 16
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x4, 0x300, 0x10
 ATTEMPTS = 20
+MOST_MESSAGES = 500_000
+"""Rules, routes, addresses, … of one kind that are read: memory is ours, and what there is anybody's choice."""
+
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE = 22, 26, 34
 NFT_GET_TABLES, NFT_GET_RULES = (10 << 8) | 1, (10 << 8) | 7
@@ -312,6 +315,8 @@ def _dump_once(protocol: int, request: int, header: bytes) -> tuple[list[bytes],
                         raise OSError(number, os.strerror(number))
                 if kind == NLMSG_DONE:
                     return bodies, is_whole
+                if len(bodies) == MOST_MESSAGES:
+                    raise OSError(errno.E2BIG, f"there are more than {MOST_MESSAGES} of them")
                 bodies.append(body)
     finally:
         channel.close()

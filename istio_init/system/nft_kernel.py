@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 import sys
+from functools import lru_cache
 
 from istio_init.dialects.nft.loaded import key_order
 from istio_init.dialects.nft.misprints import NOTHING, Told
@@ -42,6 +43,8 @@ TYPE_BITS, IFNAME = 6, 41
 """How nft tells the kernel the types of a set's keys, for itself to read: several in one number (its datatype.h)."""
 LENGTHS = {IFNAME: 16, 8: 16, 9: 8}
 """Bytes of a key's part by its type; most have four."""
+SHORT = {9: 6, **dict.fromkeys([10, 11, 13, 21], 2), **dict.fromkeys([2, 12, 14, 27, 29, 31, 32, 33, 34, 36, 39], 1)}
+"""Of those that have less than the registers of four bytes that they lie in."""
 MOST_SETS = 1000
 
 INTERFACE_TYPES = frozenset([8, 9])
@@ -119,7 +122,9 @@ def _told(packed: bytes, keys: Mapping[Set, KeyOrder], table: tuple[str, str]) -
     return Told(asks_for_type, negated, unequal, frozenset([each for each in asked if each is not None]), is_odd)
 
 
-def _expression(element: bytes) -> tuple[str, dict[int, bytes]]:
+@lru_cache(maxsize=1024)
+def _expression(element: bytes) -> tuple[str, Mapping[int, bytes]]:
+    """Thousands of rules are made of the same few."""
     parts = parse_attributes(element, 0)
     return text_of(parts[EXPRESSION_NAME]), parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
 
@@ -138,7 +143,10 @@ def _key_of(body: bytes) -> tuple[Set, KeyOrder]:
 
 
 def garbled_sets() -> list[Set]:
-    """Sets with names of interfaces that are no text: nft leaves such an element out, or prints a part of it.
+    """Sets of which nft prints an element otherwise than it is, or leaves it out.
+
+    Those with names of interfaces that are no text or have bytes behind them, and those of several fields with bytes
+    between these: no packet has such, and nft takes them for none.
 
     Raises:
         OSError: the kernel does not tell, or has too many to ask about.
@@ -146,19 +154,23 @@ def garbled_sets() -> list[Set]:
     found = []
     sets = [each for body in dump(NETLINK_NETFILTER, GET_SETS, bytes(4)) if (each := _names_of(body)) is not None]
     if len(sets) > MOST_SETS:
-        raise OSError(errno.E2BIG, f"more than {MOST_SETS} sets of interfaces, and nft may not print all of each")
-    for family, place, offsets in sets:
+        raise OSError(
+            errno.E2BIG,
+            f"more than {MOST_SETS} sets of several fields or of interfaces, and nft may not print all of each",
+        )
+    for family, place, offsets, gaps in sets:
         asked = struct.pack("=BBH", family, 0, 0) + text_attribute(TABLE, place[1]) + text_attribute(SET_NAME, place[2])
-        if offsets is None or is_garbled(_elements(asked), offsets):
+        if offsets is None or is_garbled(_elements(asked), offsets, gaps):
             found.append(place)
     return found
 
 
 @understood
-def _names_of(body: bytes) -> tuple[int, Set, list[int] | None] | None:
-    """The set of a message: its family, its place, and where names stand in its keys, None where that is not known.
+def _names_of(body: bytes) -> tuple[int, Set, list[int] | None, list[slice]] | None:
+    """The set of a message: its family, its place, where names stand in its keys, None where that is not known, and
+    where nothing does.
 
-    None where it has none.
+    None where it has neither.
     """
     attributes = parse_attributes(body, 4)
     number = int.from_bytes(attributes.get(SET_KEY_TYPE, b""), "big")
@@ -166,16 +178,22 @@ def _names_of(body: bytes) -> tuple[int, Set, list[int] | None] | None:
     while number:
         types.insert(0, number & (1 << TYPE_BITS) - 1)
         number >>= TYPE_BITS
-    if IFNAME not in types or body[0] not in FAMILIES:
+    has_gaps = len(types) > 1 and any(each in SHORT for each in types)
+    if not (IFNAME in types or has_gaps) or body[0] not in FAMILIES:
         return None
-    offsets, at = [], 0
+    offsets, gaps, at = [], [], 0
     for each in types:
+        length = LENGTHS.get(each, 4)
         if each == IFNAME:
             offsets.append(at)
-        at += LENGTHS.get(each, 4)
+        if has_gaps and each in SHORT:
+            gaps.append(slice(at + SHORT[each], at + length))
+        at += length
     place = FAMILIES[body[0]], text_of(attributes[TABLE]), text_of(attributes[SET_NAME])
     is_known = at == int.from_bytes(attributes.get(SET_KEY_LENGTH, b""), "big")
-    return body[0], place, offsets if is_known else None
+    if not is_known and IFNAME not in types:
+        return None  # Of a part of them nothing is known, and nothing is read of it.
+    return body[0], place, offsets if is_known else None, gaps
 
 
 @understood
@@ -185,13 +203,15 @@ def _elements(asked: bytes) -> list[bytes]:
 
 
 @understood
-def is_garbled(found: Iterable[bytes], offsets: list[int]) -> bool:
-    """Whether one of the elements has a name at one of these places that is no text, or bytes behind it."""
+def is_garbled(found: Iterable[bytes], offsets: list[int], gaps: Iterable[slice] = ()) -> bool:
+    """Whether one of the elements has a name at one of these places that is no text, or bytes where there are none."""
     for element in found:
         parts = parse_attributes(element, 0)
         if int.from_bytes(parts.get(ELEMENT_FLAGS, b""), "big") & INTERVAL_END:
             continue
         key = parse_attributes(parts.get(ELEMENT_KEY, b""), 0).get(1, b"")
+        if any(any(key[gap]) for gap in gaps):
+            return True
         for at in offsets:
             name, _, behind = key[at : at + 16].partition(b"\0")
             try:

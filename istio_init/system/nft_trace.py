@@ -6,6 +6,7 @@ moment on that the socket is open. Formats: linux/netfilter/nf_tables.h, NFT_MSG
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import time
@@ -27,6 +28,7 @@ TABLE, CHAIN, HANDLE, KIND, ID, NETWORK_HEADER, TRANSPORT_HEADER, IIF, OIF, MARK
 RULE = 3
 """Attributes, and the kind of message that tells of a rule."""
 
+LESS = "see which rules trace (meta nftrace set 1, or the target TRACE), or ask istio-init trace without --live"
 BUFFER = 1 << 25
 IPV6_HEADER = 40
 SYN, ACK = 0x02, 0x10
@@ -112,6 +114,9 @@ class Listener:
             except TimeoutError:
                 break
             except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    what = "the kernel's trace is not whole: more packets are traced there than are read"
+                    raise ToolError(what, fix=LESS) from None
                 raise ToolError(f"the kernel's trace cannot be read: {error.strerror}") from error
             try:
                 self.take(data, found)

@@ -32,8 +32,11 @@ SIGKILL, SIGPIPE, SIGXFSZ = 9, 13, 25
 IGNORED_BY_PYTHON = (SIGPIPE, SIGXFSZ)
 """What is ignored stays so in a program, which would then print half of what it has to say and exit with 0."""
 
-LARGEST = 256 << 20
+LARGEST = 64 << 20
 """Bytes that a program may print."""
+
+MOST_RULES = 200_000
+"""So many rules are read of what one program prints."""
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin")
 """Searched after PATH: a login shell of an ordinary user leaves out where iptables lives."""
@@ -197,6 +200,17 @@ def _wait(pid: int, name: str, timeout: float) -> int:
         end(pid)
         raise ToolError(f"{name} did not end within {timeout:g} s and was killed")
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def bounded(completed: Completed, mark: str = "-A ") -> str:
+    """What a program printed of rules, each of which has a mark: iptables-save's, if none is named.
+
+    Raises:
+        ToolError: there are more than `MOST_RULES`.
+    """
+    if completed.stdout.count(mark) > MOST_RULES:
+        raise ToolError(f"{completed.argv[0]} printed more than {MOST_RULES} rules, which are not read")
+    return completed.stdout
 
 
 def end(pid: int) -> None:

@@ -28,6 +28,9 @@ PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 """By their number (linux/netfilter.h, NFPROTO_…)."""
 
+RULE = '{"rule":'
+"""What stands once in what is printed of each rule."""
+
 NO_RULES = '{"nftables": []}'
 READERS = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save", PROGRAM)
 """The programs that print rules."""
@@ -105,4 +108,4 @@ def _listed(*what: str, seconds: float = TIMEOUT) -> str:
         raise PrivilegeError(f"{PROGRAM}: {said}", fix="run as root, or with the capability NET_ADMIN")
     if completed.status != 0:
         raise ToolError(f"{PROGRAM} failed with status {completed.status}: {said}")
-    return completed.stdout
+    return process.bounded(completed, RULE)

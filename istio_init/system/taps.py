@@ -1,7 +1,7 @@
 """What takes packets at an interface before or behind all rules: programs of XDP, filters of traffic control.
 
 They can lead a packet anywhere and write anything into it, and nobody follows them here: it is enough that they are
-there. Formats: linux/if_link.h, pkt_sched.h, rtnetlink.h (struct tcmsg).
+there. So it is with an interface that took the name of the loopback. Formats: linux/if_link.h, pkt_sched.h.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from istio_init.netfilter.host import LOOPBACK
 from istio_init.system.netlink import NETLINK_ROUTE, dump, parse_attributes, text_of, understood
 from istio_init.value import Value
 
@@ -22,6 +23,7 @@ TCA_KIND, INGRESS_BLOCK, EGRESS_BLOCK = 1, 13, 14
 MESSAGE = struct.Struct("=B3xiIII")
 """struct tcmsg: family, interface, handle, parent, info."""
 
+RENAMED = "a name lo that is not the loopback interface's"
 INGRESS, TO_INGRESS, TO_EGRESS = 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
 FILTER = "a filter of traffic control"
 NOT_THERE = frozenset([errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT, errno.ENODEV])
@@ -51,9 +53,12 @@ def taps() -> Taps:
     ingress: dict[str, str] = {}
     egress: dict[str, str] = {}
     for body in dump(NETLINK_ROUTE, RTM_GETLINK, bytes(16)):
-        (index,) = struct.unpack_from("=4xi", body)
+        kind, index = struct.unpack_from("=2xHi", body)
         attributes = parse_attributes(body, 16)
         names[index] = name = text_of(attributes[IFLA_IFNAME])
+        if (kind == LOOPBACK) is not (name == "lo"):
+            # Rules go by names; what is sent over the loopback comes back, and over another of that name it does not.
+            ingress[""] = egress[""] = RENAMED
         if any(parse_attributes(attributes.get(IFLA_XDP, b""), 0).get(XDP_ATTACHED, b"")):
             ingress[name] = "a program of XDP"
     for index, is_ingress in _filtered():

@@ -22,7 +22,7 @@ from istio_init.trace.packet_fields import (
     TOS,
 )
 from istio_init.trace.routing import LOOPBACK_DEVICE, Query, Tables
-from istio_init.trace.state import Unsure, interface_number, not_given
+from istio_init.trace.state import Unsure, few_values, interface_number, not_given
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,11 +148,13 @@ class Facts:
 
     def _type(self, values: Values, field: Field, interface: Field | None) -> Number:
         address = values[field]
-        if isinstance(address, Unsure):
-            return Unsure(((0, 11),), address.cause)
         device = None if interface is None or values[interface] == NO_INTERFACE else name_of(values[interface])
-        found = self.type_of(address, device)
-        return found.value if found is not None else Unsure(((0, 11),), ROUTING)
+        if isinstance(address, Unsure):
+            kinds = {self.type_of(each, device) for each in few_values(address) or ()}
+            only = kinds.pop() if len(kinds) == 1 else None
+            return only.value if only is not None else Unsure(((0, 11),), address.cause)
+        kind = self.type_of(address, device)
+        return kind.value if kind is not None else Unsure(((0, 11),), ROUTING)
 
     def _back(self, values: Values, *, here: bool, mark: bool) -> Number:
         """The interface of an answer (nft_fib4_eval, nft_fib6_eval). What came via lo would go via lo."""

@@ -153,7 +153,7 @@ def _is_late(hop: Hop) -> bool:
     """Whether the rule's counter may have counted the packet before it left the rule."""
     missed, (_, _, behind) = hop.missed, hop.rule.origin.text.partition("counter ")
     if isinstance(missed, Lookup):
-        return " map " in behind or " vmap " in behind
+        return "map " in behind
     if not isinstance(missed, Test):
         return isinstance(missed, LATE)
     asks_for_connection = missed.field is Field.CT_MARK and missed.within == EVERY_MARK

@@ -96,8 +96,8 @@ def _outbound(draw: Draw, family: int) -> Packet:
     _vary(draw, made)
     made.bound = draw.choice(LINKS) if draw.maybe(0.05) and not local else None
     made.transparent = draw.maybe(0.06)
-    if made.transparent and draw.maybe() and not made.raw:
-        made.src = draw.choice(STRANGERS[family])
+    if made.transparent and not made.raw:  # Of a socket that leaves its source open nothing tells what it is.
+        made.src = draw.choice(STRANGERS[family]) if draw.maybe() else made.src or draw.choice(here)
     return made
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 from support.command import istio_init
 
-from istio_init.system import ruleset
+from istio_init.cli import node
+from istio_init.observe.namespace import observe
+from istio_init.system import places, process, ruleset
 from istio_init.testing.pods import Pod
+
+from .served import living_in
 
 LEVELS = 29
 NAT = """\
@@ -96,3 +100,26 @@ def test_tables_that_are_read_one_by_one_have_the_time_of_one_program(
 
     assert len(found) == 3
     assert all("no time is left" in each for each in found)
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_more_rules_than_memory_is_given_for_are_not_read_and_that_is_said(
+    backend: str, pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    istio_init("apply", "--netns", pod.name, "--force-iptables-binary", backend).ok()
+    monkeypatch.setattr(process, "MOST_RULES", 3)
+
+    left = pod.inside.call(lambda: observe(places.HERE, versions=False).unread)
+
+    assert any("more than 3 rules" in each.reason for each in left)
+
+
+def test_a_node_with_very_many_namespaces_is_given_up_in_time_and_each_is_listed(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "IN_ALL", -1)
+    with living_in(Path("/"), pod.name) as pid:
+        found = {row.pid: row for row in node.scan(quiet=True)}
+
+    assert found[pid].state == "unknown"
+    assert "not looked at" in (found[pid].error or "")

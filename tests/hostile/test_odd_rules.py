@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 from support.command import istio_init
 
-from istio_init.system.nft_kernel import is_garbled
+from istio_init.errors import ToolError
+from istio_init.system.nft_kernel import garbled_sets, is_garbled
 from istio_init.system.nft_table import (
     APPEND,
     CREATE,
@@ -27,6 +29,7 @@ from istio_init.system.nft_table import (
     meta_is,
     open_channel,
 )
+from istio_init.system.nft_trace import SO_RCVBUFFORCE, Listener
 from istio_init.testing.pods import Pod
 
 NEW_SET, NEW_ELEMENT = 9, 12
@@ -95,6 +98,9 @@ ODD: dict[str, list[Expression]] = {
         *TCP, meta(OUT_INTERFACE), compare(b"eth0\0evil".ljust(16, b"\0")),
     ],
     "an address within a packet of ARP": [meta(KIND), compare(b"\x08\x06"), load(NETWORK, 16, 4), compare(ADDRESS)],
+    "bytes between what is compared at once": [
+        *TCP, load(TRANSPORT, 2, 2, 8), load(NETWORK, 16, 4, 9), compare(PORT + b"\0\1" + ADDRESS, register=8),
+    ],
     "a set of addresses that is said to be of marks": [*TCP, load(NETWORK, 16, 4), looked_up("marks")],
     "a set of addresses that is said to be turned": [*TCP, load(NETWORK, 16, 4), looked_up("turned")],
 }  # fmt: skip
@@ -220,3 +226,40 @@ def test_an_element_that_nft_would_print_as_another_name_is_noticed(name: bytes,
     element = _nested(1, _attribute(1, name.ljust(16, b"\0")))
 
     assert is_garbled([element], [0]) is expected
+
+
+def test_a_pod_that_has_all_its_packets_traced_is_told_why_no_trace_can_be_read(pod: Pod) -> None:
+    rules = "chain c { type filter hook output priority -400; meta nftrace set 1; meta nftrace set 1; }"
+    pod.inside.run("nft", f"table inet t {{ {rules}; }}")
+
+    def act() -> str:
+        with Listener() as monitor, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            monitor._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4096)
+            for _ in range(200):
+                sender.sendto(b"", ("127.0.0.1", 9))
+            try:
+                return str(len(monitor.passages(quiet=0.1)))
+            except ToolError as error:
+                return str(error)
+
+    assert "more packets are traced there than are read" in pod.inside.call(act)
+
+
+@pytest.mark.parametrize(("between", "expected"), [(b"\0\0", False), (b"\0\1", True)], ids=["nothing", "bytes"])
+def test_an_element_with_bytes_between_its_fields_is_noticed(pod: Pod, between: bytes, expected: bool) -> None:
+    """No packet has such, and nft prints the set as if one could."""
+    port_and_address = 13 << 6 | ADDRESS_TYPE
+
+    def act() -> list[tuple[str, str, str]]:
+        table, name = OwnedTable("t"), _text(1, "t") + _text(2, "s")
+        element = _nested(3, _nested(1, _nested(1, _attribute(1, PORT + between + ADDRESS))))
+        with open_channel() as channel:
+            table._socket = channel
+            table._send(
+                (NEW_TABLE, CREATE, _text(1, "t")),
+                (NEW_SET, CREATE, name + _number(3, 0) + _number(4, port_and_address) + _number(5, 8) + _number(10, 1)),
+                (NEW_ELEMENT, CREATE, name + element),
+            )
+        return garbled_sets()
+
+    assert bool(pod.inside.call(act)) is expected

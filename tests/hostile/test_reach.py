@@ -17,6 +17,12 @@ from .test_files import SERVER, process_with_root
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
 NAMED = {"/etc/resolv.conf", "/etc/passwd", "/etc/group"}
+OF_POD_NAMES = {"/etc/hostname", "/var/run/secrets/kubernetes.io/serviceaccount/namespace"}
+OF_A_PROXY = {"/etc/istio/pod/annotations"}
+OF_NODE = ("ps", "ps, again and again", "explain, everything", "explain, by a name")
+LOOKS = 8
+"""Seconds in which a node is looked at at least once, if the machine has time for it."""
+
 CONSOLE = str(Path(sys.executable).parent / "istio-iptables")
 BENEATH = re.compile(r'openat2\(\d+<([^>]*)>, "([^"]*)"')
 EXECUTED = re.compile(r'exec\w+\([^"]*"([^"]*)"')
@@ -52,9 +58,16 @@ COMMANDS = {
     "diff": ("diff",),
     "verify": ("verify", "--timeout", "1s"),
     "ps": ("ps",),
+    "ps, again and again": ("ps", "--watch", "1s"),
+    "snapshot": ("snapshot", "--output", "pod.tar"),
+    "explain, everything": ("explain", "--all"),
+    "explain, by a name": ("explain", "no-such-pod-anywhere"),
 }
-LEAVING = {"apply": 0, "clean": 0, "diff": 3, "istio-iptables": 0, "ps": 0}
-"""Exit status of those that find nothing to complain of, and of a difference from no rules at all."""
+LEAVING = {
+    "apply": 0, "clean": 0, "diff": 3, "istio-iptables": 0, "ps": 0, "snapshot": 0, "explain, by a name": 4,
+    "ps, again and again": 124,
+}  # fmt: skip
+"""Exit status of those that find nothing to complain of, of a difference from no rules at all, and of timeout(1)."""
 
 OF_A_PROCESS = re.compile(
     r"(ns/(net|user|pid|mnt)|root|status|stat|cgroup|comm|cmdline|(uid|gid)_map|fd(/\d+)?|net/\w+|task(/\d+)?|)$"
@@ -87,7 +100,7 @@ def test_only_the_named_files_of_a_pod_are_looked_at(
         # The root itself is held as a descriptor, and a file once found is opened by its descriptor.
         by_descriptor = '"/proc/self/fd/' in line or "AT_EMPTY_PATH" in line
         assert "O_PATH|O_DIRECTORY" in line or by_descriptor, line
-    assert looked_at <= NAMED
+    assert looked_at <= NAMED | OF_A_PROXY | (OF_POD_NAMES if command in OF_NODE else set())
     assert (looked_at == NAMED) == (command == "apply")
     for line in lines:
         if (executed := EXECUTED.search(line)) and "= 0" in line:
@@ -103,9 +116,12 @@ def run_traced(command: str, backend: str, pid: int, log: Path) -> None:
         done = traced(log, CONSOLE, "--network-namespace", netns, "--redirect-dns", "--run-validation", *forced)
     else:
         name, *words = COMMANDS[command]
-        target = {"ps": (), "diff": (str(pid), "-b '' -i ''")}.get(name, ("--pid", str(pid)))
+        target = {"diff": (str(pid), "-b '' -i ''")}.get(name, ("--pid", str(pid)))
         if name not in ("apply", "ps"):
             istio_init("apply", "--pid", str(pid), *forced).ok()
-        done = traced(log, *PROGRAM, name, *target, *words, *(forced if name in ("apply", "clean") else ()))
+        words = [str(log.parent / word) if word.endswith(".tar") else word for word in words]
+        ended = ("timeout", "-s", "INT", str(LOOKS)) if "--watch" in words else ()
+        options = forced if name in ("apply", "clean") else ()
+        done = traced(log, *ended, *PROGRAM, name, *(() if command in OF_NODE else target), *words, *options)
     allowed = (LEAVING[command],) if command in LEAVING else (0, 1, 3, 126)
     assert done.status in allowed, done.stdout + done.stderr

@@ -94,3 +94,19 @@ def test_ps_takes_the_rules_of_such_a_namespace_for_nobody_elses(captured: Pod) 
     assert captured.inside.call(read) == (0, True)
     tc(captured, f"filter add dev lo parent 1: {FILTER}")
     assert captured.inside.call(read) == (1, False)
+
+
+def test_an_interface_that_took_the_name_of_the_loopback_is_none(captured: Pod) -> None:
+    """All that is sent leaves via lo then, where applications bypass the proxy."""
+    for words in (
+        "set lo down", "set lo name other", "set other up", f"set {UPLINK} down", f"set {UPLINK} name lo", "set lo up",
+    ):  # fmt: skip
+        captured.inside.run("ip", "link", *words.split())
+    captured.inside.run("ip", "route", "add", "192.0.2.0/24", "dev", "lo")
+
+    assert last_line(captured, "outbound", "tcp", "192.0.2.9:80").startswith("=> undecidable")
+    inbound = ("inbound", "tcp", f"{captured.ipv4}:80", "--interface", "lo")
+    assert last_line(captured, *inbound).startswith("=> undecidable")
+    told = " ".join(istio_init("explain", "--netns", captured.name).stdout.split())
+    assert "Outbound TCP: undecidable" in told
+    assert "Inbound TCP: undecidable" in told

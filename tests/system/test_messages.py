@@ -45,6 +45,12 @@ def test_a_line_of_proc_that_is_no_sockets_is_an_error_of_the_systems() -> None:
         sockets.parsed("tcp", ["0: zz:50"])
 
 
+def test_of_very_many_none_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "MOST_MESSAGES", 1)
+    with pytest.raises(OSError, match="more than 1 of them"):
+        netlink.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETRULE, bytes(12))
+
+
 def test_an_answer_that_is_no_whole_each_time_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever changes rules all the time would have a part of them taken for all."""
     monkeypatch.setattr(netlink, "_dump_once", lambda *_: ([SHORT], False))

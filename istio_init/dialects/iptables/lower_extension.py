@@ -179,8 +179,15 @@ def address(text: str, family: Family) -> int:
     return int(found)
 
 
-def address_range(text: str, family: Family) -> tuple[int, int]:
-    """``A-B``, or one address."""
+def address_range(text: str, family: Family, *, is_ordered: bool = True) -> tuple[int, int]:
+    """``A-B``, or one address.
+
+    Raises:
+        ValueError: it is none; B comes before A, which iptables takes, unless ``is_ordered`` is false.
+    """
     first, dash, last = text.partition("-")
     low = address(first, family)
-    return low, address(last, family) if dash else low
+    high = address(last, family) if dash else low
+    if is_ordered and high < low:
+        raise ValueError(text)
+    return low, high

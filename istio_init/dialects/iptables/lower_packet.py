@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.dialects.iptables.lower_extension import Asked, Lowered
     from istio_init.netfilter.intervals import Intervals
-    from istio_init.netfilter.rules import Statement
+    from istio_init.netfilter.rules import Condition, Statement
 
 TCP_FLAGS = {
     "FIN": 1,
@@ -176,13 +176,15 @@ _SIDES = {"--src-range": Field.SOURCE, "--dst-range": Field.DESTINATION}
 
 
 def iprange(asked: Asked) -> Lowered:
-    """iprange: source and destination within ranges of addresses (xt_iprange.c)."""
-    return tuple(
-        [
-            Test(_SIDES[flag], (address_range(value, asked.family),), None, negated, False)
-            for flag, negated, [value] in asked.options()
-        ]
-    )
+    """iprange: source and destination within ranges of addresses (xt_iprange.c). In a reversed one is none."""
+    found: list[Condition] = []
+    for flag, negated, [value] in asked.options():
+        low, high = address_range(value, asked.family, is_ordered=False)
+        if low <= high:
+            found.append(Test(_SIDES[flag], ((low, high),), None, negated, False))
+        elif not negated:
+            found.append(Never())
+    return tuple(found)
 
 
 _PACKET_TYPES = {"unicast": 0, "broadcast": 1, "multicast": 2}

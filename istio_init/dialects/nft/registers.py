@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 
 from istio_init.dialects.nft.loaded import CT, META, UNKNOWN, Loaded, Order
+from istio_init.dialects.nft.written import SLOT, OddRuleError, check_gaps, check_order, check_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,13 +24,8 @@ if TYPE_CHECKING:
     Follow = Callable[["_Registers", Attributes], None]
 
 
-class OddRuleError(ValueError):
-    """Nobody but a deceiver, or a program that is not known, writes such a rule."""
-
-
 LESS, GREATER_OR_EQUAL = 2, 5
 HTON = 1
-SLOT = 4
 IP = frozenset([b"\x08\x00", b"\x86\xdd"])
 """The EtherTypes of IP. Of another one nft takes a later test of an address for the same."""
 
@@ -95,13 +91,13 @@ class _Registers:
         if is_order and (length != found.length or (length > 1 and found.order is not Order.NETWORK)):
             raise OddRuleError("an order of bytes that are no number")
         if length > found.length:
-            self.joined(register, length)
+            check_gaps(self.joined(register, length), values)
         elif length < found.length and (found.order is Order.HOST or found.changing is not None):
             raise OddRuleError("a part of a number")
         if found.is_kind and values[0] not in IP:
             raise OddRuleError("no IP packet is of that kind, and what follows implies another")
         for value in values:
-            _check_value(found, value, is_order=is_order)
+            check_value(found, value, is_order=is_order)
 
     def joined(self, register: int, length: int) -> list[Loaded]:
         """The loads that lie one behind another from a register on, and have so many bytes together."""
@@ -127,7 +123,7 @@ class _Registers:
             if len(loads) != len(key.parts) or first.is_constant:
                 raise OddRuleError("another key than the set has")
             for loaded, order in zip(loads, key.parts, strict=True):
-                _check_order(loaded, order, is_interval=key.is_interval)
+                check_order(loaded, order, is_interval=key.is_interval)
         if 3 in attributes:
             self.put(_number(attributes, 3), Loaded(key.data_length if key else None, of_map=True))
 
@@ -163,34 +159,6 @@ class _Registers:
             return
         if found.length not in lengths or (found.length > 1 and found.order not in (order, Order.NONE)):
             raise OddRuleError("more or less than is used, or turned otherwise")
-
-
-def _check_value(loaded: Loaded, value: bytes, *, is_order: bool) -> None:
-    """Of what was masked nft prints prefixes, and of names what stands before the first zero."""
-    if loaded.is_text and any(value[value.find(b"\0") :]) and b"\0" in value:
-        raise OddRuleError("bytes behind a name")
-    if loaded.changing is None:
-        return
-    if is_order and len(value) > 2:
-        raise OddRuleError("an order of what was masked")
-    if loaded.length == 1 or (loaded.order is Order.NETWORK and _is_prefix(loaded.changing)):
-        for byte, mask, fixed in zip(value, loaded.changing, loaded.fixed, strict=True):
-            if (byte ^ fixed) & ~mask:
-                raise OddRuleError("bits that a mask left out")
-
-
-def _is_prefix(mask: bytes) -> bool:
-    inverted = int.from_bytes(mask, "big") ^ ((1 << 8 * len(mask)) - 1)
-    return inverted & (inverted + 1) == 0
-
-
-def _check_order(loaded: Loaded, order: Order, *, is_interval: bool) -> None:
-    if loaded.length == 1 or loaded.order is Order.NONE:
-        return
-    if is_interval and loaded.order is not Order.NETWORK:
-        raise OddRuleError("an interval of bytes that are no number")
-    if not is_interval and loaded.order is not order:
-        raise OddRuleError("a set of numbers that are turned otherwise")
 
 
 def _slot(register: int) -> int:

@@ -58,6 +58,11 @@ NOT_TRANSPARENT = FindingKind(
     "Have the proxy run in TPROXY mode, too, and with the capability NET_ADMIN: "
     "sidecar.istio.io/interceptionMode: TPROXY, or ISTIO_META_INTERCEPTION_MODE in its environment.",
 )
+STOPPED_PROXY = FindingKind(
+    "stopped-proxy", _ERROR, "The proxy is stopped",
+    "The kernel still establishes connections to it, but nobody answers: they hang, and so do health checks.",
+    "Find out who stopped it: a debugger, or SIGSTOP. Let it go on (kill -CONT), or restart its container.",
+)
 ACCEPT_QUEUE_FULL = FindingKind(
     "accept-queue-full", _ERROR, "A listener does not accept its connections: its queue is full",
     "The kernel drops further connections to it until some are accepted: they hang and time out.",

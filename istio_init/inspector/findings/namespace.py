@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
-from istio_init.config.model import ALL, InterceptionMode
+from istio_init.config.model import ALL
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
@@ -12,9 +12,7 @@ from istio_init.inspector.findings.listening import tcp_on
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.native import AMBIENT, SIDECAR
-from istio_init.mesh.policy import ambient
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import is_usable
 from istio_init.wording.words import packets
 
@@ -164,62 +162,6 @@ def ipv6_not_ready(view: View) -> Iterator[Finding]:
         evidence.append("net.ipv6.conf.lo.disable_ipv6 is 1")
     if evidence:
         yield Finding(catalogue.IPV6_NOT_READY, tuple(evidence))
-
-
-def tproxy_routing(view: View) -> Iterator[Finding]:
-    """Routing by mark is missing, or a rule is there more than once."""
-    if view.inferred is None or not view.snapshot.is_live:
-        return
-    config, routing = view.inferred.config, view.snapshot.routing
-    if config.mode is not InterceptionMode.TPROXY or config.inbound_ports == ():
-        return
-    evidence = []
-    for family in view.inferred.around.families:
-        tables = [table for each, mark, table in routing.rules if each is family and mark == config.tproxy_mark]
-        if not tables:
-            evidence.append(f"{family.value}: no routing rule for mark {config.tproxy_mark:#x}")
-        elif len(tables) > 1:
-            evidence.append(f"{family.value}: {len(tables)} routing rules for mark {config.tproxy_mark:#x}")
-        if tables and (family, tables[0]) not in routing.local_tables:
-            other = ", but another default route" if has_other_default(view, family, tables[0]) else ""
-            evidence.append(f"{family.value}: table {tables[0]} has no local default route on lo{other}")
-    if evidence:
-        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
-
-
-def has_other_default(view: View, family: Family, table: int) -> bool:
-    """Whether somebody else's default route has the place of ours."""
-    routes = (view.snapshot.host.routes or {}).get(family, ())
-    return any(
-        each.table == table and not each.destination.prefixlen and each.type is not AddressType.LOCAL for each in routes
-    )
-
-
-def ambient_routing(view: View) -> Iterator[Finding]:
-    """The routing rule for the mark of what belongs to ztunnel's connections is missing."""
-    if view.ambient is None or not view.snapshot.is_live:
-        return
-    versions = {address.version for address in view.snapshot.addresses if is_usable(address)}
-    evidence = [
-        f"{wanted.family.value}: no routing rule for mark {wanted.selector}"
-        for wanted in ambient.routing(view.ambient.config).mark_routes
-        if not view.snapshot.routing.holds(wanted.replace(preference=None)) and wanted.family.version in versions
-    ]
-    routes = view.snapshot.host.routes or {}
-    evidence += [
-        f"{wanted.family.value}: table {wanted.table} has no local default route on lo"
-        for wanted in ambient.routing(view.ambient.config).mark_routes
-        if wanted.family in routes
-        and not (wanted.family is Family.IPV6 and view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"))
-        and wanted.family.version in versions
-        and view.snapshot.routing.holds(wanted.replace(preference=None))
-        and not any(
-            each.table == wanted.table and each.type is AddressType.LOCAL and not each.destination.prefixlen
-            for each in routes[wanted.family]
-        )
-    ]
-    if evidence:
-        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
 
 
 def host_namespace(view: View) -> Iterator[Finding]:

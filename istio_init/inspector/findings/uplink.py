@@ -78,7 +78,7 @@ def unroutable(host: Host, destination: Address) -> bool:
     """Whether an application's connection there fails for want of a route, whatever the rules."""
     family = Family.IPV4 if destination.version == 4 else Family.IPV6
     facts, home = Facts(host, family), _home(host, family)
-    if facts.tables is None or home is None:
+    if facts.tables is None or home is None or host.has_other_lo:
         return False
     asked = Query(int(destination), home, uid=APP_ID, protocol=TCP, sport=CLIENT_PORT, dport=80)
     return all(each.device is None for each in facts.tables.look_up(asked)[0])
@@ -87,7 +87,7 @@ def unroutable(host: Host, destination: Address) -> bool:
 def cut_off(host: Host, family: Family) -> tuple[Network, ...] | None:
     """The networks that a pod can still reach which no route leads out of; None where one does, or nothing is known."""
     home, routes = _home(host, family), (host.routes or {}).get(family)
-    if home is None or routes is None or _ways_out(host, family):
+    if home is None or routes is None or host.has_other_lo or _ways_out(host, family):
         return None
     near = [each for each in routes if _is_near(host, each)]
     far = [each for each in routes if each.type is AddressType.UNICAST and each not in near and not _is_local(each)]
