@@ -27,7 +27,7 @@ from istio_init.observe.manifest import Manifest
 from istio_init.observe.snapshot import Snapshot
 from istio_init.observe.unread import Why
 from istio_init.prove.astray import Astray, astray
-from istio_init.prove.intent import Intent, expected, inferred, stood_in
+from istio_init.prove.intent import Intent, beside, expected, inferred, stood_in
 from istio_init.prove.model import Report
 from istio_init.prove.validation import validate
 from istio_init.report.verify_json import verify_json
@@ -116,7 +116,7 @@ def verify(
             report = namespaces.call_in(place, lambda: _validated(intent, snapshot, others, place, seconds))
     finally:
         place.close()
-    report = report.replace(notes=(*stood_in(view), *report.notes))
+    report = report.replace(notes=(*stood_in(view), *beside(view), *report.notes))
     report = report.replace(accepts_unprobed=allow_unprobed or allows_host(allow_host_network))
     _show(snapshot.label, intent, report, form)
     return _status(report)

@@ -11,6 +11,7 @@ from istio_init.inspector.findings import SEVERITIES, findings
 from istio_init.inspector.findings.model import Finding, Severity, View
 from istio_init.inspector.flow import HookFlow, flow
 from istio_init.inspector.impact import Impact, impacts
+from istio_init.inspector.release import is_older
 from istio_init.inspector.remedies import Remedies
 from istio_init.inspector.rows import Row, rows
 from istio_init.inspector.stores import StoreHeld, stores
@@ -80,6 +81,15 @@ class Explanation(Value):
         if self.release:
             facts.append(f"rules as of {self.release}")
         return ", ".join(facts)
+
+    @property
+    def reserve(self) -> str | None:
+        """What is to be known of the arguments, where they do not give the live rules."""
+        if self.exact:
+            return None
+        if self.release is not None and is_older(self.release) and not self.is_broken_from(Severity.ERROR):
+            return "Today's release of Istio writes other rules for these arguments."
+        return "These arguments come closest, but give other rules than those that are live."
 
     def flow(self, family: Family) -> tuple[HookFlow, ...]:
         """The way of a family's traffic through the rules of the store that holds the redirection."""

@@ -191,7 +191,10 @@ def _tproxy_mark(rules: RuleSet) -> int | None:
 def _table(routing: LiveRouting | None, mark: int | None) -> int:
     if routing is None or mark is None:
         return DEFAULT_TABLE
-    return next((table for _, each, table in routing.rules if each == mark), DEFAULT_TABLE)
+    tables = [(family, table) for family, each, table in routing.rules if each == mark]
+    local = [table for family, table in tables if (family, table) in routing.local_tables]
+    others = [DEFAULT_TABLE] if any(table == DEFAULT_TABLE for _, table in tables) else [table for _, table in tables]
+    return next(iter([*local, *others]), DEFAULT_TABLE)  # Somebody else may lead the same mark elsewhere.
 
 
 _DNS_ROLES = (Role.DNS_ZONES_OUT_JUMP, Role.DNS_REDIRECT, Role.OLDER_DNS_REDIRECT, Role.OLDER_DNS_PROXY_BYPASS)

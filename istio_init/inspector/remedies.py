@@ -16,14 +16,16 @@ from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_a
 from istio_init.inspector.findings import catalogue
 from istio_init.inspector.findings.applications import HEALTH_PORTS, health_captured
 from istio_init.inspector.findings.listening import hears, silent, tcp_on
+from istio_init.inspector.findings.marked import is_taken
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.findings.namespace import PROXY_ID, has_other_default, ipv6_not_captured
+from istio_init.inspector.findings.namespace import PROXY_ID, ipv6_not_captured
 from istio_init.inspector.findings.ordinary import is_excluded
 from istio_init.inspector.findings.rules import half_applied, standing_guard
 from istio_init.inspector.findings.uplink import virtual_uplink
 from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.mesh.roles.recognise import MeshKind, kinds
 from istio_init.netfilter.family import Family
+from istio_init.netfilter.intervals import union
 from istio_init.wording.commands import inside, ours
 
 TYPE_CHECKING = False
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from istio_init.inspector.findings.model import Finding
+    from istio_init.inspector.infer import Inferred
 
     Said = tuple[str, tuple[str, ...]]
 
@@ -101,6 +104,8 @@ class Remedies:
             catalogue.NO_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
             catalogue.REFUSING_ROUTE.code: lambda fix: (fix, self._inside("ip", "route")),
             catalogue.TPROXY_ROUTING.code: self._routing,
+            catalogue.EXEMPT_PROCESS.code: lambda fix: (fix.replace(str(PROXY_ID), self._exempt), ()),
+            catalogue.PROXY_NOT_EXEMPT.code: lambda fix: (fix.replace(str(PROXY_ID), self._exempt), ()),
             catalogue.NO_LISTENER.code: self._no_listener,
             catalogue.HEALTH_CAPTURED.code: self._health,
             catalogue.GUARDRAILS.code: self._guardrails,
@@ -176,8 +181,12 @@ class Remedies:
         view = self.view
         if view.inferred is None or not view.inferred.exact or view.is_older:
             return None
+        config = view.inferred.config
+        if config.inbound_ports == () or (config.outbound_ranges == () and not config.outbound_ports):
+            return None  # A lost rule and a lost argument look the same.
         found = [each.sidecar for each in view.holdings]
-        return view.inferred.config if all(each == view.inferred for each in found) else None
+        is_one = all(each is not None and each.exact and _plain(each) == _plain(view.inferred) for each in found)
+        return view.inferred.config if is_one else None
 
     def _of_ours(self, *words: str) -> tuple[str, ...]:
         is_asked = self.target[:1] != ("--expect",) and (self.view.snapshot.is_live or words[0] == "map")
@@ -201,9 +210,13 @@ class Remedies:
             f"for tool in {' '.join(tools)}; do for chain in {' '.join(names)}; do for protocol in tcp udp; do "
             "$tool -D $chain -p $protocol -j DROP; done; done; done"
         )
-        is_whole = self.view.main is not None and not any(half_applied(self.view))
-        first = "" if is_whole else " Program the pod first: until then they are what keeps traffic from escaping."
-        return f"{fix}{first}", self._inside("sh", "-c", script)
+        command = self._inside("sh", "-c", script)
+        if self.view.main is not None and not any(half_applied(self.view)):
+            return fix, command
+        first = "Program the pod first: until then they are what keeps traffic from escaping."
+        if self.apply() is None:
+            return f"{first} Then explain prints the command that removes them.", ()
+        return f"{first} {fix}", command
 
     def _ipv6(self, fix: str) -> Said:
         again, commands = self._again()
@@ -257,14 +270,19 @@ class Remedies:
         )
 
     def _routing(self, _: str) -> Said:
-        config = self.view.inferred.config if self.view.inferred is not None else None
-        if config is None or not any(has_other_default(self.view, each, config.tproxy_table) for each in Family):
+        if not is_taken(self.view):
             return self._again()
         fix = (
-            f"Find out whose default route is in table {config.tproxy_table}, and have it removed; or have the pod "
-            "programmed with another table (-r, --istio-inbound-tproxy-route-table)."
+            "Find out whose routing that is, and have it removed, or put behind the mesh's. A sidecar can also be "
+            "programmed with a mark or a table of its own (-t, -r)."
         )
-        return fix, self._inside("ip", "route", "show", "table", str(config.tproxy_table))
+        return fix, (*self._inside("ip", "rule"), *self._inside("ip", "route", "show", "table", "all"))
+
+    @property
+    def _exempt(self) -> str:
+        """The users whose traffic is left alone by the rules."""
+        config = self.view.inferred.config if self.view.inferred is not None else None
+        return " or ".join(map(str, config.proxy_uids)) if config is not None else str(PROXY_ID)
 
     def _no_listener(self, fix: str) -> Said:
         if self.pod is Pod.AMBIENT:
@@ -286,6 +304,22 @@ class Remedies:
         if listens or self.pod is not Pod.SIDECAR or not self.view.snapshot.is_live or self.meshes:
             return fix, ()
         return fix, (ours("clean", "--sidecar", "--allow-host-network", target=self.target),)
+
+
+def _plain(found: Inferred) -> tuple[Config, object]:
+    """A configuration that is equal to another of the same meaning: a store keeps lists in an order of its own."""
+    config = found.config
+    ports = {
+        name: tuple(PortRange(*each) for each in union([((port.first, port.last),) for port in getattr(config, name)]))
+        for name in ("inbound_ports", "inbound_exclude_ports", "outbound_ports", "outbound_exclude_ports")
+        if getattr(config, name) is not ALL
+    }
+    ranges = {
+        name: tuple(sorted(getattr(config, name), key=lambda each: (each.version, each)))
+        for name in ("outbound_ranges", "outbound_exclude_ranges")
+        if getattr(config, name) is not ALL
+    }
+    return config.replace(**ports, **ranges), found.around
 
 
 def pod_of(view: View) -> Pod:

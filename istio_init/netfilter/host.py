@@ -103,6 +103,9 @@ class Listener(Value):
     takes_ipv4_too: bool = False
     """An IPv6 wildcard that is not IPV6_V6ONLY."""
 
+    is_of_interface: bool = False
+    """It is bound to an interface (SO_BINDTODEVICE), whose packets alone it takes."""
+
 
 class Host(Value):
     """A namespace besides its rules. ``routes`` and ``rules`` are None where nothing is known of the routing (a file).

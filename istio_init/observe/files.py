@@ -190,20 +190,21 @@ def from_files(files: Iterable[File]) -> FromFiles:
 def _not_given(collected: _Collected, netfilter: Netfilter) -> list[Unread]:
     """Tables of iptables' that no save holds: those that nft printed and does not take, and those that are Istio's.
 
-    nft prints of iptables' extensions no more than the names, so that Istio's rules cannot be recognised in them.
+    nft prints of iptables' extensions no more than the names, so that Istio's rules cannot be recognised in them. Of
+    tables that it does not take nothing is known at all.
     """
     given = {f"{table.family} {table.name}" for table in netfilter.tables}
-    missing = [(name, table) for name, table in collected.left_out if table not in given]
+    missing = [(name, table, Part.NATIVE) for name, table in collected.left_out if table not in given]
     if collected.ruleset is not None and collected.ruleset_file is not None:
         unsaved = unsaved_istio_tables(collected.ruleset, collected.rules)
-        missing += [(collected.ruleset_file, table) for table in unsaved]
+        missing += [(collected.ruleset_file, table, Part.RULES_NFT) for table in unsaved]
     return [
         Unread(
-            Part.RULES_NFT,
+            part,
             f"the table {table} is one of iptables: give iptables-save's text as well",
             Family.IPV6 if table.startswith("ip6 ") else Family.IPV4,
             Why.NOT_EXPRESSIBLE,
             name,
         )
-        for name, table in missing
+        for name, table, part in missing
     ]

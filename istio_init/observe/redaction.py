@@ -125,7 +125,7 @@ def _rename(facts: dict[str, Any], native: Any, names: _Names) -> None:
         word if word.startswith("--") or word.isdigit() else names.of("pod", word) for word in snapshot["target"]
     ]
     for each in _objects([snapshot, native]):
-        if each.keys() == {"pid", "name", "uid", "gid"} and each["name"] not in PROGRAMS:
+        if each.keys() >= {"pid", "name", "uid", "gid"} and each["name"] not in PROGRAMS:
             each["name"] = names.of("process", each["name"])
         if isinstance(each.get("comment"), str) and each["comment"] not in OURS:
             each["comment"] = names.of("comment", each["comment"])

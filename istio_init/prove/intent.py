@@ -5,9 +5,13 @@ from __future__ import annotations
 from istio_init.config.ambient import AmbientConfig
 from istio_init.config.model import Config, Surroundings
 from istio_init.errors import IstioInitError
+from istio_init.inspector.findings.applications import not_the_proxy, owner_groups, uncaptured_port
+from istio_init.inspector.findings.connections import open_bypass, stopped_proxy
 from istio_init.inspector.findings.dns import missed_servers
 from istio_init.inspector.findings.dropped import all_excluded
 from istio_init.inspector.findings.listening import silent
+from istio_init.inspector.findings.model import Severity
+from istio_init.inspector.findings.namespace import exempt_process, proxy_not_exempt
 from istio_init.inspector.findings.rules import half_applied, missing
 from istio_init.inspector.findings.uplink import no_route, virtual_uplink
 from istio_init.inspector.release import is_older, release_span
@@ -79,6 +83,28 @@ def stood_in(view: View) -> tuple[str, ...]:
     return tuple(told)
 
 
+def beside(view: View) -> tuple[str, ...]:
+    """Which traffic goes past the proxy, or is lost in it, although the rules do what they are to: no probe fails."""
+    return tuple(
+        f"{finding.kind.title}: {'; '.join(finding.evidence)}"
+        for check in PAST
+        for finding in check(view)
+        if finding.severity is not Severity.INFO
+    )
+
+
+PAST = (
+    virtual_uplink,
+    all_excluded,
+    owner_groups,
+    uncaptured_port,
+    proxy_not_exempt,
+    exempt_process,
+    open_bypass,
+    not_the_proxy,
+    stopped_proxy,
+)
+
 NOT_EXACT = "the live rules are not just what this configuration gives; name the intended one with --expect"
 
 
@@ -94,9 +120,9 @@ def inferred(view: View) -> Intent | None:
         return _ambient(ambient.config, "live", notes, problems)
     if found is None:
         return None
-    unseen = [line for check in (virtual_uplink, all_excluded) for finding in check(view) for line in finding.evidence]
-    unseen += [f"DNS queries to {each}, which resolv.conf names, are not captured" for each in missed_servers(view)]
-    problems = tuple(unseen)
+    problems = tuple(
+        f"DNS queries to {each}, which resolv.conf names, are not captured" for each in missed_servers(view)
+    )
     around, notes = found.around, ()
     if around.ipv6 and not any(each.version == 6 for each in view.snapshot.addresses):
         around, notes = (

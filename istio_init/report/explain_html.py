@@ -174,8 +174,8 @@ def _configuration(explanation: Explanation) -> list[str]:
     ]
     if explanation.dns_servers:
         parts.append(f"<p>With the name servers {_escape(', '.join(explanation.dns_servers))}.</p>")
-    if not explanation.exact:
-        parts.append("<p>These arguments come closest, but give other rules than those that are live.</p>")
+    if explanation.reserve is not None:
+        parts.append(f"<p>{_escape(explanation.reserve)}</p>")
     return parts
 
 

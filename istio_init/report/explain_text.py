@@ -109,10 +109,8 @@ def _configuration(explanation: Explanation) -> list[RenderableType]:
     lines = [Text(visible(" ".join(_words(explanation))), style="green", overflow="fold")]
     if explanation.dns_servers:
         lines.append(Text(f"with the name servers {', '.join(explanation.dns_servers)}"))
-    if not explanation.exact:
-        lines.append(
-            Text("These arguments come closest, but give other rules than those that are live.", style="yellow")
-        )
+    if explanation.reserve is not None:
+        lines.append(Text(explanation.reserve, style="yellow"))
     return _section("Configuration behind the rules", *lines)
 
 

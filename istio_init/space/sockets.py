@@ -9,7 +9,7 @@ from istio_init.netfilter.rules import Cause, Openness, Test
 from istio_init.space.layout import BOUND, NO_SOCKET, UNTOLD, WILDCARD
 from istio_init.space.presence import PORTED
 from istio_init.space.truth import Maybe
-from istio_init.trace.facts import OWN_SOCKET, UDP
+from istio_init.trace.facts import OWN_SOCKET
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ class Sockets:
                 here += [] if port is not None else [truths.node(Test(Field.DPORT, ((number, number),)))]
                 here += [] if within is None else [truths.node(Test(Field.DESTINATION, within))]
                 found = truths.either_of(truths.all_of(here), leaf(BOUND if bound.pop() else WILDCARD), found)
-        # A UDP socket that has a peer may take the packet instead.
-        for number in self.host.connected:
-            peer = [truths.within({self.layout.dim(Field.PROTOCOL): ((UDP, UDP),)})]
+        # A socket that has a peer, or an interface, may take the packet instead.
+        for protocol, number in sorted(self.facts.choosy):
+            peer = [truths.within({self.layout.dim(Field.PROTOCOL): ((protocol, protocol),)})]
             peer += [] if number == port else [truths.node(Test(Field.DPORT, ((number, number),)))]
             found = truths.either_of(truths.all_of(peer), leaf(UNTOLD), found)
         return found
@@ -159,14 +159,14 @@ class Sockets:
         return self._unless_connected(port, truths.any_of(nodes))
 
     def _unless_connected(self, port: int | None, found: Node) -> Node:
-        """What is found, but where a UDP socket that has a peer may take the packet instead."""
+        """What is found, but where a socket that has a peer, or an interface, may take the packet instead."""
         truths = self.truths
-        for number in self.host.connected:
+        for protocol, number in sorted(self.facts.choosy):
             if port in (None, number):
-                here = truths.within({self.layout.dim(Field.PROTOCOL): ((UDP, UDP),)})
+                here = truths.within({self.layout.dim(Field.PROTOCOL): ((protocol, protocol),)})
                 if port is None:
                     here = truths.all_of([here, truths.node(Test(Field.DPORT, ((number, number),)))])
-                doubt = self.facts.connected(UDP, number)
+                doubt = self.facts.choosy_about(protocol, number)
                 assert doubt is not None
                 found = truths.either_of(here, truths.maybe(doubt), found)
         return found

@@ -25,8 +25,8 @@ PROTOCOLS = {"tcp": 6, "udp": 17}
 STATES = {6: 1 << 10, 17: 1 << 7}
 """TCP_LISTEN, and TCP_CLOSE, which is that of a UDP socket that has no peer (net/tcp_states.h)."""
 
-MESSAGE = 72
-"""Bytes of struct inet_diag_msg."""
+MESSAGE, INTERFACE = 72, 40
+"""Bytes of struct inet_diag_msg, and where in it the interface is."""
 
 SKV6ONLY, SOCKOPT = 11, 22
 TRANSPARENT = 1 << 5 if sys.byteorder == "little" else 1 << 2
@@ -40,6 +40,9 @@ class Options(Value):
     is_ipv6_only: bool
     backlog: int = 0
     """How many connections may wait to be accepted; the queue is full where more than that do."""
+
+    is_of_interface: bool = False
+    """Whether it is bound to one."""
 
 
 def options() -> dict[int, Options]:
@@ -62,7 +65,8 @@ def _told(request: bytes) -> dict[int, Options]:
         attributes = parse_attributes(each, MESSAGE)
         told = attributes.get(SOCKOPT)
         transparent = bool(told[0] & TRANSPARENT) if told else None
-        found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")), backlog)
+        [interface] = struct.unpack_from("=I", each, INTERFACE)
+        found[inode] = Options(transparent, any(attributes.get(SKV6ONLY, b"")), backlog, interface != 0)
     return found
 
 
@@ -81,6 +85,7 @@ def listeners(sockets: Iterable[Socket], known: Mapping[int, Options]) -> tuple[
             each.port,
             (told := known.get(each.inode, nothing)).is_transparent,
             takes_ipv4_too=each.address.version == 6 and each.address.is_unspecified and not told.is_ipv6_only,
+            is_of_interface=told.is_of_interface,
         )
         for each in sockets
         if each.listens

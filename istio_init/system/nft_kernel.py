@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 import sys
+from functools import lru_cache
 
 from istio_init.dialects.nft.loaded import key_order
 from istio_init.dialects.nft.misprints import NOTHING, Told
@@ -121,7 +122,9 @@ def _told(packed: bytes, keys: Mapping[Set, KeyOrder], table: tuple[str, str]) -
     return Told(asks_for_type, negated, unequal, frozenset([each for each in asked if each is not None]), is_odd)
 
 
-def _expression(element: bytes) -> tuple[str, dict[int, bytes]]:
+@lru_cache(maxsize=1024)
+def _expression(element: bytes) -> tuple[str, Mapping[int, bytes]]:
+    """Thousands of rules are made of the same few."""
     parts = parse_attributes(element, 0)
     return text_of(parts[EXPRESSION_NAME]), parse_attributes(parts.get(EXPRESSION_DATA, b""), 0)
 

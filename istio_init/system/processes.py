@@ -12,3 +12,5 @@ class Process(Value):
     name: str
     uid: int
     gid: int
+    is_stopped: bool = False
+    """Whether a signal or a debugger keeps it from running."""

@@ -16,6 +16,9 @@ CUT_OFF = 15
 LONGEST = 4096
 """Bytes of a command line that are read; a process can have two megabytes of it."""
 
+STOPPED = frozenset("Tt")
+"""States of a process that a signal or a debugger has stopped (proc_pid_stat(5))."""
+
 PATIENCE = 2.0
 """Seconds for all command lines."""
 
@@ -50,10 +53,11 @@ def _running(pid: int) -> Running:
     """proc_pid_stat(5): the name is the process's own choice and may hold whatever the rest is made of."""
     text = _start_of(f"/proc/{pid}/stat")
     name = text[text.index("(") + 1 : text.rindex(")")]
-    started = int(text[text.rindex(")") + 2 :].split()[19])
+    state, *rest = text[text.rindex(")") + 2 :].split()
+    started = int(rest[18])
     lines = dict(line.partition(":\t")[::2] for line in _start_of(f"/proc/{pid}/status").split("\n"))
     uid, gid = (int(lines[key].split()[1]) for key in ("Uid", "Gid"))
-    return Running(Process(pid, name, uid, gid), started)
+    return Running(Process(pid, name, uid, gid, state in STOPPED), started)
 
 
 def _programs(pids: list[int]) -> dict[int, str]:

@@ -20,11 +20,11 @@ from istio_init.netfilter.rules import (
 )
 from istio_init.trace.connection import do_not_track, put_template
 from istio_init.trace.effects import Translation, assign, forget
-from istio_init.trace.evaluate import few_values, narrow, points
+from istio_init.trace.evaluate import narrow
 from istio_init.trace.packet_fields import CT_MARK, DESTINATION, DPORT
 from istio_init.trace.proxy import hand_over, socket_for, target_of
 from istio_init.trace.result import Hop, Kind, Outcome, SocketDecider
-from istio_init.trace.state import Unsure, anything, not_given
+from istio_init.trace.state import Unsure, anything, few_values, not_given, points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

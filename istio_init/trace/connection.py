@@ -142,7 +142,16 @@ def write_source_again(states: list[State]) -> None:
     for state in states:
         values, status = state.values, state.values[CT_STATUS]
         if state.has_returned and status.__class__ is int and status & SNAT:
-            values[SOURCE], values[SPORT] = values[CT_REPLY_DESTINATION], values[CT_REPLY_DPORT]
+            for field, known in ((SOURCE, CT_REPLY_DESTINATION), (SPORT, CT_REPLY_DPORT)):
+                if not _is_same(values[field], values[known]):
+                    values[field] = values[known]
+
+
+def _is_same(one: Number, other: Number) -> bool:
+    """Whether a value is the other one, of which tests may have told more."""
+    if isinstance(one, Unsure) and isinstance(other, Unsure):
+        return one.cause == other.cause
+    return one == other
 
 
 def is_turned_away(state: State) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from istio_init.netfilter.fields import CtState, CtStatus
 from istio_init.netfilter.names import name_of
 from istio_init.netfilter.rules import Cause, Hook, NatKind, Openness
-from istio_init.trace.evaluate import few_values, points
 from istio_init.trace.packet_fields import (
     CT_REPLY_DESTINATION,
     CT_REPLY_DPORT,
@@ -20,7 +19,7 @@ from istio_init.trace.packet_fields import (
     SOURCE,
     SPORT,
 )
-from istio_init.trace.state import Unsure, anything, not_given
+from istio_init.trace.state import Unsure, anything, few_values, not_given, points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

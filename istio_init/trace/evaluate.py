@@ -5,11 +5,11 @@ The answer is true, false, or the cause for which it cannot be told.
 
 from __future__ import annotations
 
-from istio_init.netfilter.intervals import contains, difference, intersection, size, union
+from istio_init.netfilter.intervals import contains, difference, intersection
 from istio_init.netfilter.rules import AnyOf, Cause, Lookup, Never, Test, Undecided
 from istio_init.trace.packet_fields import TTL
 from istio_init.trace.sets import Index, Members
-from istio_init.trace.state import Unsure, not_given
+from istio_init.trace.state import Unsure, few_values, not_given, points
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     Answer = bool | Cause
     Evaluate = Callable[[Values], Answer]
     Derived = Mapping[Field, Callable[[Values], Number]]
-
-MOST_VALUES = 64
-"""So many values of an unsure field are tried one by one."""
 
 CONDITIONS = (Test, Lookup, AnyOf, Undecided, Never)
 
@@ -217,18 +214,6 @@ def narrow(values: Values, condition: Statement, *, holds: bool) -> None:
     if left:
         is_one = len(left) == 1 and left[0][0] == left[0][1] and condition.field is not TTL  # Not as if it were given.
         values[condition.field] = left[0][0] if is_one else Unsure(left, value.cause)
-
-
-def few_values(value: Unsure) -> list[int] | None:
-    """All possible values, None where there are too many."""
-    if size(value.within) > MOST_VALUES:
-        return None
-    return [number for low, high in value.within for number in range(low, high + 1)]
-
-
-def points(numbers: Iterable[int]) -> Intervals:
-    """A set of numbers as intervals."""
-    return union([((number, number),) for number in numbers])
 
 
 def _cause_of(key: Sequence[Number]) -> Cause:

@@ -22,7 +22,7 @@ from istio_init.trace.packet_fields import (
     TOS,
 )
 from istio_init.trace.routing import LOOPBACK_DEVICE, Query, Tables
-from istio_init.trace.state import Unsure, interface_number, not_given
+from istio_init.trace.state import Unsure, few_values, interface_number, not_given
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,11 +148,13 @@ class Facts:
 
     def _type(self, values: Values, field: Field, interface: Field | None) -> Number:
         address = values[field]
-        if isinstance(address, Unsure):
-            return Unsure(((0, 11),), address.cause)
         device = None if interface is None or values[interface] == NO_INTERFACE else name_of(values[interface])
-        found = self.type_of(address, device)
-        return found.value if found is not None else Unsure(((0, 11),), ROUTING)
+        if isinstance(address, Unsure):
+            kinds = {self.type_of(each, device) for each in few_values(address) or ()}
+            only = kinds.pop() if len(kinds) == 1 else None
+            return only.value if only is not None else Unsure(((0, 11),), address.cause)
+        kind = self.type_of(address, device)
+        return kind.value if kind is not None else Unsure(((0, 11),), ROUTING)
 
     def _back(self, values: Values, *, here: bool, mark: bool) -> Number:
         """The interface of an answer (nft_fib4_eval, nft_fib6_eval). What came via lo would go via lo."""
@@ -199,7 +201,7 @@ class Facts:
         destination = values[DESTINATION]
         if isinstance(destination, Unsure) or isinstance(port, Unsure):
             return Unsure(((0, 1),), not_given("the packet's destination"))
-        if (doubt := self.connected(values[PROTOCOL], port)) is not None:
+        if (doubt := self.choosy_about(values[PROTOCOL], port)) is not None:
             return Unsure(((0, 1),), doubt)
         found = list(self.listening(values[PROTOCOL], destination, port))
         if not found or (asked not in WILDCARDS and int(found[0].address) == 0):
@@ -211,11 +213,17 @@ class Facts:
             return Unsure(((0, 1),), not_given(f"whether the socket on port {port} is transparent"))
         return int(answers == {True})
 
-    def connected(self, protocol: int, port: int) -> Cause | None:
-        """Why it cannot be told which socket takes a packet: one on the port has a peer, who may have sent it."""
-        if protocol == UDP and port in self.host.connected:
-            return not_given(f"whether a connected socket on port {port} takes the packet")
-        return None
+    @cached_property
+    def choosy(self) -> dict[tuple[int, int], str]:
+        """Protocols and ports of sockets that do not take all packets there, with what they are."""
+        found = {(UDP, port): "connected socket" for port in self.host.connected}
+        of_interface = [each for each in self.host.listeners or () if each.is_of_interface]
+        return {**{(each.protocol, each.port): "socket of one interface" for each in of_interface}, **found}
+
+    def choosy_about(self, protocol: int, port: int) -> Cause | None:
+        """Why it cannot be told which socket takes a packet: one on the port has a peer, or an interface."""
+        which = self.choosy.get((protocol, port))
+        return None if which is None else not_given(f"whether a {which} on port {port} takes the packet")
 
     def listening(self, protocol: int, address: int, port: int) -> Iterator[Listener]:
         """The sockets that would take a packet to an address: those bound to it, else those bound to every one."""

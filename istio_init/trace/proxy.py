@@ -96,9 +96,9 @@ def _as_rules_see_it(facts: Facts, proxy: Tproxy, values: Values) -> dict[Field,
 
 
 def _connected(facts: Facts, values: Values, port: int | None) -> Cause | None:
-    """Why another socket may take the packet: before those that listen, one is looked for that has a peer."""
+    """Why another socket may take the packet: before those that listen, one is looked for that has a peer there."""
     numbers = [number for number in (values[DPORT], port) if isinstance(number, int)]
-    doubts = (facts.connected(values[PROTOCOL], number) for number in numbers)
+    doubts = (facts.choosy_about(values[PROTOCOL], number) for number in numbers)
     return next((doubt for doubt in doubts if doubt is not None), None)
 
 

@@ -12,15 +12,28 @@ from istio_init.trace.chains import Chains
 from istio_init.trace.compile_rules import CompiledNat
 from istio_init.trace.connection import look_up_connection, write_source_again
 from istio_init.trace.leaving import leaving
-from istio_init.trace.packet_fields import CT_ORIG_DESTINATION, CT_REPLY_SOURCE, DESTINATION, MARK, SOURCE, TOS, TTL
-from istio_init.trace.result import PolicyDecider, RoutingDecider
+from istio_init.trace.packet_fields import (
+    CT_ORIG_DESTINATION,
+    CT_REPLY_DESTINATION,
+    CT_REPLY_DPORT,
+    CT_REPLY_SOURCE,
+    CT_REPLY_SPORT,
+    DESTINATION,
+    DPORT,
+    MARK,
+    SOURCE,
+    SPORT,
+    TOS,
+    TTL,
+)
+from istio_init.trace.result import Outcome, PolicyDecider, RoutingDecider
 from istio_init.trace.routing import FAILURES
-from istio_init.trace.state import NAT_DONE, Unsure
+from istio_init.trace.state import NAT_DONE, Unsure, not_given
 from istio_init.trace.ways import Open, merged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     from istio_init.netfilter.packet import Packet
@@ -29,7 +42,7 @@ if TYPE_CHECKING:
     from istio_init.trace.evaluate import Evaluator
     from istio_init.trace.facts import Facts
     from istio_init.trace.result import Leg
-    from istio_init.trace.state import Number, State
+    from istio_init.trace.state import DecidedBy, Number, State
 
     Option = TypeVar("Option")
     Plan = Callable[[Hook], list[tuple[CompiledStage, ...]]]
@@ -39,6 +52,11 @@ TRANSLATED_STATES = int(CtState.NEW | CtState.RELATED)
 
 ROUTED_BY = (MARK, SOURCE, DESTINATION, TOS)
 """A change of these makes the kernel ask for the route again behind a route chain; in IPv6 of the hop limit, too."""
+
+
+AS_BEFORE = not_given("whether its connection is translated")
+_ENDS = (SOURCE, SPORT, DESTINATION, DPORT)
+_ENDS_OF_ANSWERS = (CT_REPLY_SOURCE, CT_REPLY_SPORT, CT_REPLY_DESTINATION, CT_REPLY_DPORT)
 
 
 class Stages:
@@ -132,16 +150,13 @@ class Stages:
         left: list[State] = []
         is_first = bool(int(self.packet.state) & TRANSLATED_STATES)
         for state in states:
-            if not is_first or not state.has_connection or state.nat_done & NAT_DONE[hook]:
+            if not state.has_connection or state.nat_done & NAT_DONE[hook]:
                 left.append(state)
                 continue
-            state.is_mapped = False
-            asked: list[State] = [state]
-            mapped: list[State] = []
-            for call in stage.calls:
-                passed = [each for one in asked for each in self._call(call, one)]
-                mapped += [each for each in passed if each.is_mapped]
-                asked = [each for each in passed if not each.is_mapped]
+            if not is_first:
+                left += self._as_before(state, stage, hook)
+                continue
+            mapped, asked = self._asked(state, stage)
             for each in (*mapped, *asked):
                 each.is_mapped = False
                 if hook is Hook.OUTPUT and each.values[CT_REPLY_SOURCE] != each.values[CT_ORIG_DESTINATION]:
@@ -149,6 +164,57 @@ class Stages:
                 else:
                     left.append(each)
         return left
+
+    def _asked(self, state: State, stage: CompiledNat) -> tuple[list[State], list[State]]:
+        """Ask nat's chains: the ways on which one translates, and those on which none does."""
+        state.is_mapped = False
+        asked: list[State] = [state]
+        mapped: list[State] = []
+        for call in stage.calls:
+            passed = [each for one in asked for each in self._call(call, one)]
+            mapped += [each for each in passed if each.is_mapped]
+            asked = [each for each in passed if not each.is_mapped]
+        return mapped, asked
+
+    def _translated_before(self, state: State, stage: CompiledNat) -> Iterator[State | Outcome]:
+        """What these rules would have made of the first packet, where it is another one; UNKNOWN where nobody can tell.
+
+        What ends among them is no packet.
+        """
+        ended: list[Outcome] = []
+
+        def finish(_: State, outcome: Outcome, decided_by: DecidedBy, cause: Cause | None) -> None:
+            ended.append(outcome)
+
+        chains, self.chains = self.chains, Chains(self.facts, self.chains.evaluator, finish)
+        self.chains.decisions = chains.decisions
+        try:
+            mapped, _ = self._asked(state.copy(), stage)
+        finally:
+            self.chains = chains
+        yield from (each for each in mapped if any(each.values[field] != state.values[field] for field in _ENDS))
+        if UNKNOWN in ended:
+            yield UNKNOWN
+
+    def _as_before(self, state: State, stage: CompiledNat, hook: Hook) -> list[State]:
+        """A later packet of a connection: translated as its first one was, which these rules may have seen or not."""
+        changed: list[State | Outcome] = [*self._translated_before(state, stage)]
+        if not changed:
+            return [state]
+        found = []
+        for each, translated in self.either(state, (None, *changed), (AS_BEFORE,), f"mapping at {hook.value}"):
+            if translated is None:
+                found.append(each)
+                continue
+            if isinstance(translated, Outcome):
+                self.finish(each, translated, None, AS_BEFORE)
+                continue
+            each.values.update((field, translated.values[field]) for field in (*_ENDS, *_ENDS_OF_ANSWERS))
+            each.because |= translated.because
+            each.outcome, each.decided_by = translated.outcome, translated.decided_by
+            is_routed = hook is Hook.OUTPUT and each.values[DESTINATION] != state.values[DESTINATION]
+            found += self._route_again(each) if is_routed else [each]
+        return found
 
     def _route_again(self, state: State) -> list[State]:
         """Ask for the route of what starts here; where there is none the packet is dropped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from istio_init.netfilter.fields import CtState, Field, bits_of
-from istio_init.netfilter.intervals import Intervals
+from istio_init.netfilter.intervals import Intervals, size, union
 from istio_init.netfilter.names import NO_INTERFACE, number_of
 from istio_init.netfilter.packet import Direction, Packet
 from istio_init.netfilter.protocols import ICMP, ICMPV6, TCP, WITH_PORTS
@@ -38,6 +38,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from istio_init.netfilter.rules import Rule
@@ -62,6 +63,22 @@ class Unsure(Value):
 
     within: Intervals
     cause: Cause
+
+
+MOST_VALUES = 64
+"""So many values of an unsure field are tried one by one."""
+
+
+def few_values(value: Unsure) -> list[int] | None:
+    """All possible values, None where there are too many."""
+    if size(value.within) > MOST_VALUES:
+        return None
+    return [number for low, high in value.within for number in range(low, high + 1)]
+
+
+def points(numbers: Iterable[int]) -> Intervals:
+    """A set of numbers as intervals."""
+    return union([((number, number),) for number in numbers])
 
 
 Number = int | Unsure | None

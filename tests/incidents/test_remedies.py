@@ -239,6 +239,7 @@ def test_a_pod_of_another_mesh_is_neither_bypassed_nor_told_to_be_programmed(war
 
 def test_every_kind_that_can_be_built_is_built() -> None:
     others = {
+        "stopped-proxy": "has no command: a debugger may hold it",
         "not-all-followed": "takes thousands of rules",
         "exclude-without-all": "is about what is expected, not about the pod",
         "no-dns-listener": "has no command, as no-listener",

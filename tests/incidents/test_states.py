@@ -79,7 +79,7 @@ STATES = {
     "a chain of an ambient pod is empty": State(
         AMBIENT,
         half_ambient,
-        {"half-applied": "missing: -A ISTIO_PRERT"},
+        {"half-applied": "ISTIO_PRERT has no rules"},
     ),
     "an ambient pod has no routing": State(
         AMBIENT, ambient_without_routing, {"tproxy-routing": "ipv4: no routing rule for mark 0x111/0xfff"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from incidents.test_rules_of_others import DETOURS, DROPS
 from incidents.test_states import STATES
 from incidents.test_ways import WAYS_OUT
 from support.command import istio_init
+from support.processes import wait_until
 from support.rules import program
 
 from istio_init.inspector.explain import explain
@@ -211,6 +214,17 @@ class TestProcesses:
         job = healthy.start(PROXY, name="job")
 
         assert healthy.findings() == {"exempt-process": [f"pid {job.pid} (job): uid 1337, gid 1337"]}
+
+    @proves(catalogue.STOPPED_PROXY)
+    def test_a_proxy_that_is_stopped_is_told_before_its_queue_is_full(self, healthy: Sidecar) -> None:
+        pid = healthy.proxy.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T"))
+
+            assert healthy.findings() == {"stopped-proxy": [f"pid {pid} (envoy)"]}
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     @proves(catalogue.PROXY_NOT_EXEMPT)
     def test_a_proxy_with_other_ids_is_named(self, healthy: Sidecar) -> None:

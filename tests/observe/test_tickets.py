@@ -259,6 +259,23 @@ def test_what_a_listing_does_not_say_for_certain_is_undecidable() -> None:
     assert found.unread[1].reason == "the ipv4 tables raw, mangle, filter are not in it, and are taken to be empty"
 
 
+def test_a_listing_is_read_with_masks_that_are_no_prefix_and_with_fragments() -> None:
+    head, _, tail = LISTING.partition("    9   540 DROP")
+    rows = [
+        "    0     0 DROP       0    --  *      *       0.0.0.0/0            8.0.8.0/255.0.255.0 ",
+        "    0     0 DROP       0    --  *      *      !0.0.0.8/0.0.0.255    0.0.0.0/0           ",
+        "    0     0 DROP       0    -f  *      *       0.0.0.0/0            0.0.0.0/0           ",
+        "    0     0 DROP       0    !f  *      *       0.0.0.0/0            0.0.0.0/0           ",
+    ]
+    found = from_files([File("ticket", "\n".join([head.rstrip("\n"), *rows, *tail.split("\n")[2:]]))])
+    assert texts(found.rules[RuleStore.NFT, V4])["nat", "OUTPUT"][1] == [
+        "-d 8.0.8.0/255.0.255.0 -j DROP",
+        "! -s 0.0.0.8/0.0.0.255 -j DROP",
+        "-f -j DROP",
+        "! -f -j DROP",
+    ]
+
+
 def narrow(text: str) -> str:
     """The listing without -v."""
     lines = [re.sub(r" (?:\S+) packets, \S+ bytes", "", line) for line in text.split("\n")]

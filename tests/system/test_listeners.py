@@ -53,3 +53,14 @@ def test_a_socket_is_read_with_its_options(
     expected = Listener(protocol, ip_address(address), 15001, transparent, takes_ipv4_too)
     assert told == (expected,)
     assert untold == (expected.replace(is_transparent=None, takes_ipv4_too=address == "::"),)
+
+
+def test_a_socket_is_read_with_being_of_one_interface(namespace: Namespace) -> None:
+    def look() -> list[bool]:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as made:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+            made.bind(("0.0.0.0", 15001))
+            made.listen()
+            return [each.is_of_interface for each in listeners.listeners(sockets.sockets(), listeners.options())]
+
+    assert namespace.call(look) == [True]

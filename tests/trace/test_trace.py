@@ -50,8 +50,9 @@ def run_cases(cases: list[Case]) -> pytest.MarkDecorator:
         Case("but not excluded ports", "inbound tcp 10.1.2.3:15021", {}, "direct"),
         Case("nor the tunnel port", "inbound tcp 10.1.2.3:15008", {}, "direct"),
         Case("nor udp", "inbound udp 10.1.2.3:80", {}, "direct"),
-        Case("nat is not asked for established connections", "outbound tcp 10.0.0.5:443", {"ctstate": "ESTABLISHED"},
-             "direct"),
+        Case("nobody tells whether an established connection was", "outbound tcp 10.0.0.5:443",
+             {"ctstate": "ESTABLISHED"}, "unknown"),
+        Case("of the proxy it was not", "outbound tcp 10.0.0.5:443", {"ctstate": "ESTABLISHED", "uid": 1337}, "direct"),
         Case("nor for invalid packets", "inbound tcp 10.1.2.3:80", {"ctstate": "INVALID"}, "direct"),
         Case("but for related ones", "outbound tcp 10.0.0.5:443", {"ctstate": "RELATED"}, "redirect 15001"),
     ]

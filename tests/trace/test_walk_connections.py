@@ -80,9 +80,28 @@ def test_of_a_connection_that_is_no_longer_new_little_is_known(field: Field) -> 
     assert "connection" in found.causes[0].words
 
 
-def test_nat_is_not_asked_for_a_connection_that_is_no_longer_new() -> None:
-    rules = save("*nat\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001")
-    assert (trace(OLD, *rules).delivered.kind, matched(trace(OLD, *rules))) == (Kind.DIRECT, [[]])
+def test_a_connection_that_is_no_longer_new_is_translated_as_its_first_packet_was() -> None:
+    """By these rules, or before them; nat itself is not asked again."""
+    rules = save("*nat\n-A OUTPUT -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 15001")
+    found = trace(OLD, *rules)
+    assert (found.delivered.kind, matched(found)) == (Kind.UNKNOWN, [[]])
+    assert {(way.delivered.kind, way.delivered.port) for way in found.ways} == {
+        (Kind.DIRECT, None),
+        (Kind.REDIRECT, 15001),
+    }
+    assert trace(OLD.replace(destination_port=81), *rules).delivered.kind is Kind.DIRECT
+
+
+def test_a_connection_may_be_translated_as_rules_may_have_it() -> None:
+    rules = save("*nat\n-A OUTPUT -m limit --limit 1/sec -p tcp -j REDIRECT --to-ports 15001\n-A OUTPUT -j NFQUEUE")
+    found = trace(OLD, *rules)
+    assert found.delivered.kind is Kind.UNKNOWN
+    assert any("translated" in cause.words for cause in found.causes)
+
+
+def test_what_later_rules_see_of_a_connection_that_may_be_translated_is_both() -> None:
+    rules = save("*nat\n-A OUTPUT -p tcp -j DNAT --to-destination 9.9.9.9\n*filter\n-A OUTPUT -d 9.9.9.9/32 -j DROP")
+    assert {way.delivered.kind for way in trace(OLD, *rules).ways} == {Kind.DIRECT, Kind.DROP}
 
 
 REDIRECT = (Nat(NatKind.REDIRECT, None, (15001, 15001)),)

@@ -157,3 +157,10 @@ def test_a_connected_socket_of_udp_may_take_a_packet_before_those_that_listen() 
     on = host(sockets=(Listener(17, ip_address("0.0.0.0"), 15006, True),), connected=(53,))
     for port, kind in ((53, Kind.UNKNOWN), (54, Kind.TPROXY)):
         assert trace(inbound("10.1.2.3", port, protocol=17), *rules, on=on).delivered.kind is kind
+
+
+def test_a_socket_of_one_interface_may_not_take_a_packet() -> None:
+    rules = save("*mangle\n-A PREROUTING -p tcp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 1")
+    proxy = Listener(6, ip_address("0.0.0.0"), 15006, True)
+    for sockets, kind in (((proxy,), Kind.TPROXY), ((proxy.replace(is_of_interface=True),), Kind.UNKNOWN)):
+        assert trace(inbound("10.1.2.3"), *rules, on=host(sockets=sockets)).delivered.kind is kind

@@ -25,7 +25,7 @@ _PROTOCOLS = {"0": "all", "1": "icmp", "6": "tcp", "17": "udp", "58": "ipv6-icmp
 
 _ADDRESS = r"!?(?:[0-9a-fA-F:.]*[:.][0-9a-fA-F:.]*(?:/[0-9a-fA-F:.]+)?|anywhere)"
 _PROTOCOL = r"!?[a-z0-9][a-z0-9-]*"
-_OPTION = r"(?:--|-f|!f)"
+_OPTION = r"(?P<option>--|-f|!f)"
 _TARGET = r"(?:(?P<target>\S+)\s+)?"
 
 
@@ -112,7 +112,9 @@ def _header(row: dict[str, str | None], *, verbose: bool) -> list[str]:
         try:
             network = None if value.strip("!") == "anywhere" else ip_network(value.removeprefix("!"), strict=False)
         except ValueError:
-            continue  # A name, which `_names` tells.
+            if _IS_ADDRESS.fullmatch(value):  # Under a mask that is no prefix; a name is told by `_names`.
+                words += _negatable(flag, value, value.removeprefix("!"))
+            continue
         if network is not None and (network.prefixlen or value.startswith("!")):
             words += _negatable(flag, value, str(network) if "." not in value.partition("/")[2] else value.strip("!"))
     for flag, name in (("-i", "in"), ("-o", "out")):
@@ -120,6 +122,7 @@ def _header(row: dict[str, str | None], *, verbose: bool) -> list[str]:
             if not is_word(value.removeprefix("!")):
                 raise ListingError("the name of an interface in it is none")
             words += _negatable(flag, value, value.removeprefix("!"))
+    words += {"-f": ["-f"], "!f": ["!", "-f"]}.get(row["option"] or "", [])
     protocol = row["protocol"] or ""
     name = _PROTOCOLS.get(protocol.removeprefix("!"), protocol.removeprefix("!"))
     if name != "all":

@@ -12,6 +12,10 @@ SLOT = 4
 """Bytes of the smallest register."""
 
 
+PORT = 2
+"""Bytes of a port, whose masks nft prints as they are."""
+
+
 class OddRuleError(ValueError):
     """Nobody but a deceiver, or a program that is not known, writes such a rule."""
 
@@ -47,7 +51,7 @@ def _names_a_part(loaded: Loaded, mask: bytes) -> bool:
     is_prefix, is_suffix = (each & (each + 1) == 0 for each in (ones ^ every, ones))
     if len(mask) == 1:
         return (is_prefix or is_suffix) and ones.bit_count() > 1
-    return is_prefix and loaded.order is Order.NETWORK
+    return is_prefix and len(mask) > PORT and loaded.order is Order.NETWORK
 
 
 def check_order(loaded: Loaded, order: Order, *, is_interval: bool) -> None:

@@ -58,6 +58,11 @@ NOT_TRANSPARENT = FindingKind(
     "Have the proxy run in TPROXY mode, too, and with the capability NET_ADMIN: "
     "sidecar.istio.io/interceptionMode: TPROXY, or ISTIO_META_INTERCEPTION_MODE in its environment.",
 )
+STOPPED_PROXY = FindingKind(
+    "stopped-proxy", _ERROR, "The proxy is stopped",
+    "The kernel still establishes connections to it, but nobody answers: they hang, and so do health checks.",
+    "Find out who stopped it: a debugger, or SIGSTOP. Let it go on (kill -CONT), or restart its container.",
+)
 ACCEPT_QUEUE_FULL = FindingKind(
     "accept-queue-full", _ERROR, "A listener does not accept its connections: its queue is full",
     "The kernel drops further connections to it until some are accepted: they hang and time out.",
@@ -209,7 +214,8 @@ EXEMPT_PROCESS = FindingKind(
 PROXY_NOT_EXEMPT = FindingKind(
     "proxy-not-exempt", _ERROR, "The proxy does not run with an exempt user or group",
     "Its own connections are redirected back to it: a loop.",
-    "Run it as user 1337, or have the pod programmed with its user as --proxy-uid.",
+    "Run it as user 1337, whom the rules exempt, or have the pod programmed with its own user as --proxy-uid: one that "
+    "no application runs as.",
 )
 RESERVED_PORT = FindingKind(
     "reserved-port", _WARNING, "An application listens on one of the proxy's ports",

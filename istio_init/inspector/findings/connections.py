@@ -34,6 +34,17 @@ def accept_queue_full(view: View) -> Iterator[Finding]:
         yield Finding(catalogue.ACCEPT_QUEUE_FULL, limited(evidence), worse=None if is_proxy else Severity.WARNING)
 
 
+def stopped_proxy(view: View) -> Iterator[Finding]:
+    """A proxy whose process is stopped: the kernel establishes connections to it, and nobody accepts them."""
+    if not (view.inferred or view.ambient):
+        return
+    waiting = {each.process for each in view.snapshot.listeners if each.port in proxy_ports(view)}
+    stopped = sorted(each.pid for each in waiting if each is not None and each.is_stopped)
+    names = {each.pid: each.name for each in waiting if each is not None}
+    if stopped:
+        yield Finding(catalogue.STOPPED_PROXY, limited([f"pid {pid} ({names[pid]})" for pid in stopped]))
+
+
 def _waiting(listener: Listener) -> str:
     return f"{listener.waiting} connections wait to be accepted, its limit is {listener.backlog}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
-from istio_init.config.model import ALL, InterceptionMode
+from istio_init.config.model import ALL
 from istio_init.dialects.role import Role
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.findings import catalogue
@@ -12,9 +12,7 @@ from istio_init.inspector.findings.listening import tcp_on
 from istio_init.inspector.findings.model import Finding, View
 from istio_init.inspector.findings.rules import limited
 from istio_init.mesh.native import AMBIENT, SIDECAR
-from istio_init.mesh.policy import ambient
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.host import is_usable
 from istio_init.wording.words import packets
 
@@ -40,7 +38,9 @@ LOOPBACK_NETWORK = IPv4Network("127.0.0.0/8")
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
     """Something listens on the proxy's ports, and no rule of ours is there."""
-    if view.holdings or view.snapshot.partial or not view.snapshot.is_live or view.meshes:
+    if view.snapshot.partial or not view.snapshot.is_live or view.meshes:
+        return
+    if view.holdings and not is_idle(view):
         return
     listeners = tcp_on(view, PROXY_PORTS)
     both = {each.port for each in listeners} == set(PROXY_PORTS)
@@ -50,7 +50,16 @@ def mesh_bypassed(view: View) -> Iterator[Finding]:
             for table in view.snapshot.netfilter.tables
             if table.is_dormant and table.name.startswith((SIDECAR, AMBIENT))
         ]
-        yield Finding(catalogue.MESH_BYPASSED, limited([*asleep, *map(str, listeners)]))
+        idle = ["Istio's rules are there, but capture neither outbound nor inbound traffic"] if view.holdings else []
+        yield Finding(catalogue.MESH_BYPASSED, limited([*idle, *asleep, *map(str, listeners)]))
+
+
+def is_idle(view: View) -> bool:
+    """Whether a sidecar's rules are there, and the configuration behind them captures nothing, and nobody says so."""
+    config = view.inferred.config if view.inferred is not None else None
+    if config is None or view.ambient is not None or view.expected == config:
+        return False
+    return config.inbound_ports == () and config.outbound_ranges == () and not config.outbound_ports
 
 
 def loopback_down(view: View) -> Iterator[Finding]:
@@ -135,7 +144,7 @@ def loopback_only(view: View) -> Iterator[Finding]:
 def ipv6_not_captured(view: View) -> Iterator[Finding]:
     """An IPv6 address that others can reach, in a pod whose IPv6 is not captured."""
     found = view.inferred or view.ambient
-    if found is None or Family.IPV6 in view.snapshot.partial:
+    if found is None or Family.IPV6 in view.snapshot.partial or is_idle(view):
         return
     if view.inferred.around.ipv6 if view.inferred else Family.IPV6 in view.ambient_families:
         return
@@ -164,62 +173,6 @@ def ipv6_not_ready(view: View) -> Iterator[Finding]:
         evidence.append("net.ipv6.conf.lo.disable_ipv6 is 1")
     if evidence:
         yield Finding(catalogue.IPV6_NOT_READY, tuple(evidence))
-
-
-def tproxy_routing(view: View) -> Iterator[Finding]:
-    """Routing by mark is missing, or a rule is there more than once."""
-    if view.inferred is None or not view.snapshot.is_live:
-        return
-    config, routing = view.inferred.config, view.snapshot.routing
-    if config.mode is not InterceptionMode.TPROXY or config.inbound_ports == ():
-        return
-    evidence = []
-    for family in view.inferred.around.families:
-        tables = [table for each, mark, table in routing.rules if each is family and mark == config.tproxy_mark]
-        if not tables:
-            evidence.append(f"{family.value}: no routing rule for mark {config.tproxy_mark:#x}")
-        elif len(tables) > 1:
-            evidence.append(f"{family.value}: {len(tables)} routing rules for mark {config.tproxy_mark:#x}")
-        if tables and (family, tables[0]) not in routing.local_tables:
-            other = ", but another default route" if has_other_default(view, family, tables[0]) else ""
-            evidence.append(f"{family.value}: table {tables[0]} has no local default route on lo{other}")
-    if evidence:
-        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
-
-
-def has_other_default(view: View, family: Family, table: int) -> bool:
-    """Whether somebody else's default route has the place of ours."""
-    routes = (view.snapshot.host.routes or {}).get(family, ())
-    return any(
-        each.table == table and not each.destination.prefixlen and each.type is not AddressType.LOCAL for each in routes
-    )
-
-
-def ambient_routing(view: View) -> Iterator[Finding]:
-    """The routing rule for the mark of what belongs to ztunnel's connections is missing."""
-    if view.ambient is None or not view.snapshot.is_live:
-        return
-    versions = {address.version for address in view.snapshot.addresses if is_usable(address)}
-    evidence = [
-        f"{wanted.family.value}: no routing rule for mark {wanted.selector}"
-        for wanted in ambient.routing(view.ambient.config).mark_routes
-        if not view.snapshot.routing.holds(wanted.replace(preference=None)) and wanted.family.version in versions
-    ]
-    routes = view.snapshot.host.routes or {}
-    evidence += [
-        f"{wanted.family.value}: table {wanted.table} has no local default route on lo"
-        for wanted in ambient.routing(view.ambient.config).mark_routes
-        if wanted.family in routes
-        and not (wanted.family is Family.IPV6 and view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"))
-        and wanted.family.version in versions
-        and view.snapshot.routing.holds(wanted.replace(preference=None))
-        and not any(
-            each.table == wanted.table and each.type is AddressType.LOCAL and not each.destination.prefixlen
-            for each in routes[wanted.family]
-        )
-    ]
-    if evidence:
-        yield Finding(catalogue.TPROXY_ROUTING, tuple(evidence))
 
 
 def host_namespace(view: View) -> Iterator[Finding]:

@@ -39,9 +39,11 @@ SHOWN = 8
 def half_applied(view: View) -> Iterator[Finding]:
     """Rules that the configuration behind the others calls for are missing."""
     if view.ambient is not None:
-        lost = [] if view.ambient.exact or view.is_older else missing(view)
-        if lost:
-            yield Finding(catalogue.HALF_APPLIED, limited(lost))
+        if not view.ambient.exact and not view.is_older and (lost := missing(view)):
+            empty = emptied(view)
+            found = [f"{each.where}: {each.name} has no rules" for each in empty]
+            found += [line for line in lost if not any(each.holds(line) for each in empty)]
+            yield Finding(catalogue.HALF_APPLIED, limited(found))
         return
     if view.inferred is None:
         chains = [
