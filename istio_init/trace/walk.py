@@ -131,7 +131,8 @@ class Walk:
         to, is_tcp = packet.destination, packet.protocol == TCP and packet.uid is not None and not packet.is_raw
         if to.is_multicast or to == BROADCAST:
             return TO_MANY if is_tcp else None
-        chooses = packet.leaves_source and packet.uid is not None and self.facts.family is Family.IPV4
+        is_chosen = packet.leaves_source and packet.source == to  # By a route of the type local.
+        chooses = is_chosen and packet.uid is not None and self.facts.family is Family.IPV4
         if chooses and self.facts.type_of(state.values[SOURCE]) is not AddressType.LOCAL:
             return NO_SOURCE
         found, _ = leaving(self.facts, state, packet, is_first=True)
