@@ -274,10 +274,13 @@ def _legacy(family: Family, entries: bytes, starts: dict[int, str]) -> Told:
 
 
 def has_hidden_test(entry: bytes, at: int) -> bool:
-    """Whether a legacy entry tests an interface in a way that no program writes and none prints.
+    """Whether a legacy entry tests an interface or an address in a way that no program writes and none prints.
 
-    Of each interface it has a name and a mask of bytes, and printed is nothing where the first of these is zero.
+    Of each interface it has a name and a mask of bytes, and printed is nothing where the first of these is zero. An
+    address with bits that its mask leaves out is none that a packet has.
     """
+    if any(byte & ~mask for byte, mask in zip(entry[: at // 2], entry[at // 2 : at], strict=True)):
+        return True
     inverted = entry[at + MASKS + 32 + (3 if at == INTERFACES[Family.IPV4] else 4)]
     for number, flag in ((0, 1), (1, 2)):
         name, mask = (entry[start : start + 16] for start in (at + 16 * number, at + MASKS + 16 * number))

@@ -67,6 +67,16 @@ def test_an_entry_that_only_prints_as_ours_is_not_taken_for_it(pod: Pod, both_ba
         assert "has more to it than is printed" in each.stderr
 
 
+def test_an_address_beside_its_mask_is_noticed(pod: Pod, both_backends: None) -> None:
+    istio_init("apply", "--netns", pod.name, "--force-iptables-binary", "legacy").ok()
+
+    def edit(entries: bytearray, at: int) -> None:
+        entries[at + 4 : at + 8], entries[at + 12 : at + 16] = bytes([192, 0, 2, 9]), bytes([255, 255, 255, 0])
+
+    pod.inside.call(lambda: replaced(edit))
+    assert pod.inside.call(lambda: kernel_names.of_legacy(Family.IPV4, "nat")).unprinted == ("OUTPUT",)
+
+
 def test_what_programs_write_has_nothing_hidden(pod: Pod, both_backends: None) -> None:
     istio_init(
         "apply", "--netns", pod.name, "--force-iptables-binary", "legacy", "-c", "eth7,tun+", "--dual-stack"
