@@ -8,6 +8,7 @@ from istio_init.dialects.iptables.tables import XTABLES
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.errors import ToolError
 from istio_init.mesh.roles.recognise import is_istio_chain
+from istio_init.system import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def genuine(
             raise DeceptiveError(f"what {store.value} prints cannot be read back: {error}", fix=FIX) from None
         try:
             left_out = _left_out(rules) if store is RuleStore.LEGACY else ()
-            is_asked = store is not RuleStore.LEGACY or left_out or not known
+            is_asked = store is not RuleStore.LEGACY or left_out or not known or process.foreign is not None
             if not is_asked and all(entry.text in (known or ()) for *_, entry in rules.entries()):
                 return rules
             why = next(_differences(rules, store, left_out, partial), "")

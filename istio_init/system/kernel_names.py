@@ -47,6 +47,9 @@ INTERFACES = {Family.IPV4: 16, Family.IPV6: 64}
 TARGETS = {Family.IPV4: 88, Family.IPV6: 140}
 """Where in a legacy entry the interfaces stand, and the offsets of its target and of the next entry."""
 
+MASKS = 32
+"""Bytes from the names of interfaces to their masks. Behind these stand protocol, flags, and what is inverted."""
+
 INFO = struct.Struct("=32sI5I5III")
 HEAD = 40
 """Bytes before the first entry."""
@@ -246,6 +249,7 @@ def _legacy(family: Family, entries: bytes, starts: dict[int, str]) -> Told:
     chains: dict[str, int] = {}
     names: set[str] = set()
     current: str | None = None
+    unprinted: list[str] = []
     offset, at = 0, INTERFACES[family]
     while offset + TARGETS[family] + 4 <= len(entries):
         target, following = struct.unpack_from("=HH", entries, offset + TARGETS[family])
@@ -260,8 +264,29 @@ def _legacy(family: Family, entries: bytes, starts: dict[int, str]) -> Told:
                 chains[current] = -1
             if current is not None:
                 chains[current] += 1
+        if current is not None and has_hidden_test(entries[offset : offset + TARGETS[family]], at):
+            unprinted.append(current)
         names.update(text_of(entries[offset + at + n : offset + at + n + 16].partition(b"\0")[0]) for n in (0, 16))
         offset += following
     if current == "ERROR" and chains[current] == -1:
         del chains[current]  # Which ends a table.
-    return Told(chains, frozenset(name for name in names if name))
+    return Told(chains, frozenset(name for name in names if name), tuple(unprinted))
+
+
+def has_hidden_test(entry: bytes, at: int) -> bool:
+    """Whether a legacy entry tests an interface or an address in a way that no program writes and none prints.
+
+    Of each interface it has a name and a mask of bytes, and printed is nothing where the first of these is zero. An
+    address with bits that its mask leaves out is none that a packet has.
+    """
+    if any(byte & ~mask for byte, mask in zip(entry[: at // 2], entry[at // 2 : at], strict=True)):
+        return True
+    inverted = entry[at + MASKS + 32 + (3 if at == INTERFACES[Family.IPV4] else 4)]
+    for number, flag in ((0, 1), (1, 2)):
+        name, mask = (entry[start : start + 16] for start in (at + 16 * number, at + MASKS + 16 * number))
+        length = len(mask.rstrip(b"\0"))
+        if mask[:length] != b"\xff" * length or (inverted & flag and not length):
+            return True
+        if length and b"\0" in name[: length - 1]:
+            return True
+    return False
