@@ -37,7 +37,7 @@ PACKET_OPTIONS = [
         "--ctstate",
         type=click.Choice(["NEW", "ESTABLISHED", "RELATED", "INVALID"], case_sensitive=False),
         metavar="NEW|ESTABLISHED|RELATED|INVALID",
-        help="Assumed: NEW.",
+        help="Assumed: NEW, or what connection tracking makes of the given flags or ICMP type.",
     ),
     click.option("--tcp-flags", "flags", metavar="FLAG,...", help="Such as SYN,ACK. Assumed of a first packet: SYN."),
     click.option("--icmp-type", metavar="TYPE[/CODE]", help="By number. Assumed of a first packet: an echo request."),

@@ -80,7 +80,7 @@ def send(packet: Packet, chosen: frozenset[str], place: Namespace, *, counts: bo
             if counts:
                 _keep_answers_away(table, packet, port)
             code = _send(made, packet)
-            passages = _ours(listener.passages(quiet=QUIET), packet, port)
+            passages = _ours(listener.passages(quiet=QUIET), packet, port, table.name)
             if not passages and code not in SENT_ANYWAY:
                 raise IstioInitError(f"nothing can be sent to {packet.destination}: {os.strerror(code)}")
             rose = counters.rose() if counters is not None else None
@@ -171,8 +171,8 @@ def _kind(packet: Packet) -> list[Expression]:
     return [*family, *nft_table.meta_is(nft_table.META_PROTOCOL, bytes([packet.protocol]))]
 
 
-def _ours(passages: list[Passage], packet: Packet, port: int) -> list[Passage]:
-    """Those of the packet, also with another source port."""
+def _ours(passages: list[Passage], packet: Packet, port: int, table: str) -> list[Passage]:
+    """Those of the packet, also with another source port; own are those through chains of ours, named as hooks are."""
     numbers: set[int] = set()
     ports = {port}
     found = []
@@ -183,18 +183,13 @@ def _ours(passages: list[Passage], packet: Packet, port: int) -> list[Passage]:
         if each.number in numbers or headers.source_port in ports:
             numbers.add(each.number)
             ports.add(headers.source_port)
-            found.append(each)
+            found.append(each.replace(is_own=(each.family, each.table) == ("inet", table)))
     return found
-
-
-def _is_own(passage: Passage) -> bool:
-    """Whether it is through a chain of ours, which is named as its hook."""
-    return (passage.family, passage.table) == ("inet", TABLE_NAME)
 
 
 def _real(packet: Packet, port: int, passages: list[Passage]) -> Packet:
     """The packet as the kernel made it: with its source, its interface, and what stands in its headers."""
-    first = next((each for each in passages if _is_own(each) and each.chain == "OUTPUT"), None)
+    first = next((each for each in passages if each.is_own and each.chain == "OUTPUT"), None)
     if first is None or first.leaves_by is None:
         raise ToolError("the kernel reports nothing about the packet", fix="see whether nft monitor trace works here")
     headers = first.headers
@@ -217,7 +212,7 @@ def traced(passages: list[Passage], numbers: dict[tuple[str, str, str, int], int
         if each.entered_by is not None and len(legs) == 1:
             legs.append([])
         chain = each.family, each.table, each.chain
-        if each.family is None or chain in seen or _is_own(each):
+        if each.family is None or chain in seen or each.is_own:
             continue
         seen.add(chain)
         family = each.family
@@ -228,7 +223,7 @@ def traced(passages: list[Passage], numbers: dict[tuple[str, str, str, int], int
 
 def arrived_at(passages: list[Passage]) -> int | None:
     """The port at which the packet arrived, or with which it left; None where it was stopped before."""
-    own = [each for each in passages if _is_own(each)]
+    own = [each for each in passages if each.is_own]
     ends = [each for each in own if each.chain == "INPUT" or (each.chain == "POSTROUTING" and each.leaves_by != LO)]
     return ends[0].headers.destination_port if ends else None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from istio_init.dialects.iptables.rules import RuleSet
     from istio_init.system.kernel_names import Told
 
-FIX = "see nft list ruleset or iptables-legacy-save; a rule or chain there has a name that is made to deceive"
+FIX = "see nft list ruleset or iptables-legacy-save; a rule or chain there is made to deceive"
 
 
 class DeceptiveError(ToolError):
@@ -100,6 +100,8 @@ def _difference(read: Mapping[str, int], told: Told, *, is_partial: bool) -> str
     for name in told.interfaces:
         if not is_one_name(name):
             return f"a rule tests the interface {name!r}"
+    for name in told.unprinted:
+        return f"a rule of the chain {name!r} has more to it than is printed"
     for name in told.chains:
         if name not in read and (is_istio_chain(name) or not is_partial):
             return f"the chain {name!r} is not printed so"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 
 from istio_init.netfilter.family import Family
 from istio_init.system.netlink import NETLINK_NETFILTER, dump, elements, parse_attributes, text_of, understood
@@ -17,13 +18,26 @@ from istio_init.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Attributes = Mapping[int, bytes]
 
 GET_CHAINS, GET_RULES = (10 << 8) | 4, (10 << 8) | 7
 NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
 META_KEY = 2
 SIGNS = tuple(struct.pack("=HH", 8, META_KEY) + struct.pack("!I", key) for key in (6, 7))
 """In every message of a rule that tests the name of an interface (NFT_META_IIFNAME, NFT_META_OIFNAME)."""
+
+OURS = b"ISTIO_"
+"""In every message of a rule in a chain of Istio's, or of one that leads there."""
+
+NETWORK, TRANSPORT = 1, 2
+MARK, PROTOCOL = ("meta", 3), ("meta", 16)
+NAMES = frozenset([("meta", 6), ("meta", 7)])
+PORTS = 4
+"""Bytes of a transport header in which ports stand."""
+
+TCP_FLAGS = (13, 1)
 
 GET_INFO, GET_ENTRIES = 64, 65
 LEVELS = {Family.IPV4: (2, 0), Family.IPV6: (10, 41)}
@@ -39,10 +53,14 @@ HEAD = 40
 
 
 class Told(Value):
-    """Of one table: how many rules each chain has, and the names of interfaces that rules test."""
+    """Of one table: how many rules each chain has, and the names of interfaces that rules test.
+
+    ``unprinted`` are chains with a rule of ours of which iptables-nft does not print all.
+    """
 
     chains: Mapping[str, int]
     interfaces: frozenset[str]
+    unprinted: tuple[str, ...] = ()
 
 
 NOTHING = Told({}, frozenset())
@@ -57,6 +75,7 @@ def of_nft(family: Family) -> dict[str, Told]:
     """
     counts: dict[str, dict[str, int]] = {}
     names: dict[str, set[str]] = {}
+    unprinted: dict[str, list[str]] = {}
     number = NUMBERS[family]
     header = struct.pack("=BBH", number, 0, 0)
     for body in dump(NETLINK_NETFILTER, GET_CHAINS, header):
@@ -71,7 +90,17 @@ def of_nft(family: Family) -> dict[str, Told]:
             chains[chain] = chains.get(chain, 0) + 1
             if any(sign in body for sign in SIGNS):
                 names.setdefault(table, set()).update(_interfaces(attributes.get(4, b"")))
-    return {table: Told(chains, frozenset(names.get(table, ()))) for table, chains in counts.items()}
+            if OURS in body and not is_whole(_expressions(attributes.get(4, b""))):
+                unprinted.setdefault(table, []).append(chain)
+    return {
+        table: Told(chains, frozenset(names.get(table, ())), tuple(unprinted.get(table, ())))
+        for table, chains in counts.items()
+    }
+
+
+def _expressions(packed: bytes) -> list[tuple[str, dict[int, bytes]]]:
+    parts = [parse_attributes(each, 0) for each in elements(packed)]
+    return [(text_of(each.get(1, b"")), parse_attributes(each.get(2, b""), 0)) for each in parts]
 
 
 def _interfaces(expressions: bytes) -> Iterator[str]:
@@ -84,6 +113,88 @@ def _interfaces(expressions: bytes) -> Iterator[str]:
         if name == "cmp" and asks:
             yield text_of(parse_attributes(data.get(3, b""), 0).get(1, b""))
         asks = name == "meta" and int.from_bytes(data.get(META_KEY, b""), "big") in (6, 7)
+
+
+class _Load(Value):
+    field: tuple[str, int]
+    """Its kind, and which of these."""
+
+    length: int
+    mask: bytes | None = None
+
+
+class UnprintedError(ValueError):
+    """Something that is not printed."""
+
+
+def is_whole(expressions: Sequence[tuple[str, Attributes]]) -> bool:
+    """Whether iptables-nft prints all of a rule: some of what it does not know goes without a word (its nft-shared.c).
+
+    Whoever sends a rule over netlink could have one that is printed as Istio's and does nothing, or something else.
+    """
+    loads: dict[int, _Load] = {}
+    seen: set[tuple[str, int]] = set()
+    try:
+        for place, (name, data) in enumerate(expressions, 1):
+            if name == "immediate" and place != len(expressions):
+                return False  # Nothing behind a verdict is reached, and of a constant nothing is printed.
+            if name in ("meta", "payload") and 1 in data:
+                loads[_register(data, 1)] = _meta(data) if name == "meta" else _payload(data)
+            elif name == "bitwise":
+                loads[_register(data, 2)] = _masked(loads[_register(data, 1)], data)
+            elif name in ("cmp", "range"):
+                _compared(loads[_register(data, 1)], data, seen)
+    except (UnprintedError, LookupError):
+        return False
+    return True
+
+
+def _meta(data: Attributes) -> _Load:
+    return _Load(("meta", _number(data, 2)), 0)
+
+
+def _payload(data: Attributes) -> _Load:
+    base, offset, length = (_number(data, kind) for kind in (2, 3, 4))
+    is_printed = base == NETWORK or (base == TRANSPORT and (offset < PORTS or (offset, length) == TCP_FLAGS))
+    if not is_printed:
+        raise UnprintedError
+    return _Load(("network" if base == NETWORK else "transport", offset), length)
+
+
+def _masked(load: _Load, data: Attributes) -> _Load:
+    mask, turned = _value(data, 4), _value(data, 5)
+    is_flag = load.field == PROTOCOL or (load.field[0] == "network" and load.length == 1)
+    if load.mask is not None or is_flag or not mask or (any(turned) and load.field != MARK):
+        raise UnprintedError
+    return load.replace(mask=mask)
+
+
+def _compared(load: _Load, data: Attributes, seen: set[tuple[str, int]]) -> None:
+    value = _value(data, 3)
+    is_repeated = load.field in seen and load.field not in (MARK, ("transport", TCP_FLAGS[0]))
+    has_more = load.field in NAMES and any(value.partition(b"\0")[2])
+    is_beside = load.field[0] == "network" and any(
+        byte & ~bit for byte, bit in zip(value, load.mask or value, strict=False)
+    )
+    if is_repeated or has_more or is_beside:
+        raise UnprintedError
+    seen.add(load.field)
+
+
+def _number(data: Attributes, kind: int) -> int:
+    return int.from_bytes(data[kind], "big")
+
+
+def _register(data: Attributes, kind: int) -> int:
+    """The number of its first four bytes; 1 to 4 have 16 of them."""
+    number = _number(data, kind)
+    return (number - 1) * 4 if 1 <= number <= 4 else number - 8
+
+
+def _value(data: Attributes, kind: int) -> bytes:
+    """The bytes of a value within the attribute that holds it."""
+    packed = data.get(kind, b"")
+    return packed[4 : int.from_bytes(packed[:2], sys.byteorder)]
 
 
 @understood

@@ -46,10 +46,14 @@ def open_channel() -> socket.socket:
 
 
 class OwnedTable:
-    """A table of family inet, for the time of a context. Chains are added while it lasts."""
+    """A table of family inet, for the time of a context. Chains are added while it lasts.
+
+    Where somebody else holds one of its name it gets a longer one.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_renamed = False
 
     def __enter__(self) -> Self:
         self._socket = open_channel()
@@ -67,6 +71,10 @@ class OwnedTable:
         try:
             self._send((NEW_TABLE, CREATE, name + _number(2, OWNED)))
         except OSError as error:
+            if error.errno == errno.EPERM and not self.is_renamed:  # Another's socket owns the one of this name.
+                self.name, self.is_renamed = f"{self.name}-{os.urandom(4).hex()}", True
+                self._make()
+                return
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise _refused(error) from error
             with contextlib.suppress(OSError):

@@ -70,6 +70,8 @@ class Passage(Value):
     leaves_by: int | None
     mark: int
     rules: list[tuple[str, int]]
+    is_own: bool = False
+    """Whether it is of the table that listens."""
 
 
 class Listener:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from istio_init.netfilter.family import MAX_MARK, Family
 from istio_init.netfilter.fields import CtState
 from istio_init.netfilter.host import is_usable
-from istio_init.netfilter.packet import Direction, Packet
+from istio_init.netfilter.packet import Direction, Packet, first_state
 from istio_init.netfilter.protocols import ICMP, ICMPV6, TCP, WITH_PORTS, protocol_name, protocol_number
 from istio_init.trace.departure import Departures
 
@@ -130,6 +130,9 @@ def filled(fields: Mapping[str, Any], host: Host, departures: Departures | None 
         **{FIELDS[name]: value for name, value in values.items() if name != "src"},
         leaves_source=outbound and "src" not in given,
     )
+    if "ctstate" not in fields and fields.keys() & {"flags", "type"}:  # What begins like this tells its state.
+        known.add("ctstate")
+        packet = packet.replace(state=first_state(packet))
     return packet, [name for name in ASSUMABLE if name not in known and _can_differ(name, packet, host)]
 
 

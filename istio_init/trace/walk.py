@@ -12,7 +12,7 @@ from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import AddressType
 from istio_init.netfilter.names import NO_INTERFACE
 from istio_init.netfilter.packet import Direction
-from istio_init.netfilter.protocols import TCP
+from istio_init.netfilter.protocols import TCP, UDP
 from istio_init.netfilter.rules import Cause, Hook, Openness
 from istio_init.trace.arrival import IS_HERE, Arrival, End
 from istio_init.trace.body import DROP, UNKNOWN
@@ -57,6 +57,7 @@ TURNED_AWAY = Cause(Openness.NOT_MODELLED, "nat and another rule give it differe
 BROADCAST = IPv4Address("255.255.255.255")
 BEYOND_SCOPE = "its source is of no use behind another interface"
 NO_SOURCE = "its source would be no address of this machine"
+CONNECTED = Cause(Openness.NOT_GIVEN, "whether its socket is connected")
 NOT_LOCAL = "its route leads to lo but is not a local one"
 TTL_ENDS = "its TTL ends here"
 TO_MANY = "TCP is not sent to many hosts"
@@ -96,9 +97,14 @@ class Walk:
 
     def _leave(self, state: State) -> None:
         if (why := self._refusal(state)) is not None:
+            is_sent = why == NO_SOURCE and self.packet.protocol == UDP  # By sendto(), which does not ask.
+            options = (True, False) if is_sent else (False,)
+            *going, refused = (each for each, _ in self.stages.either(state, options, (CONNECTED,), "refusal"))
             words = f"{why}: its sender gets an error, and no rule sees it"
-            self.finish(state, DROP, RoutingDecider(words), None)
-            return
+            self.finish(refused, DROP, RoutingDecider(words), None)
+            if not going:
+                return
+            [state] = going
         self._leg(Hook.OUTPUT, self.packet.interface)
         left = self._out(self.stages.hook([state], Hook.OUTPUT), NO_INTERFACE)
         returning = []
@@ -125,7 +131,7 @@ class Walk:
         to, is_tcp = packet.destination, packet.protocol == TCP and packet.uid is not None and not packet.is_raw
         if to.is_multicast or to == BROADCAST:
             return TO_MANY if is_tcp else None
-        chooses = packet.leaves_source and is_tcp and self.facts.family is Family.IPV4
+        chooses = packet.leaves_source and packet.uid is not None and self.facts.family is Family.IPV4
         if chooses and self.facts.type_of(state.values[SOURCE]) is not AddressType.LOCAL:
             return NO_SOURCE
         found, _ = leaving(self.facts, state, packet, is_first=True)

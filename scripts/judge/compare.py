@@ -180,6 +180,8 @@ def judged(found: Json, predictor: Predictor | None = None) -> Iterator[tuple[in
     predictor = predictor or Predictor(netfilter_of(ruleset), host_of(ruleset), ruleset["sysctls"])
     for number, each in enumerate(found["packets"]):
         if each["observed"]["end"] == "unsent":
+            if _is_refused(each):
+                yield number, each, _judge_refused(predictor.refused(each["packet"]))
             continue
         try:
             trace = predictor.trace(each["packet"])
@@ -187,6 +189,23 @@ def judged(found: Json, predictor: Predictor | None = None) -> Iterator[tuple[in
             yield number, each, Judged(Verdict.WRONG, (traceback.format_exc(),))
             continue
         yield number, each, judge(trace, each["packet"], each["observed"], predictor.tracer.netfilter)
+
+
+def _is_refused(each: Json) -> bool:
+    """Whether IPv4's routing refused a packet of which a description leaves nothing out.
+
+    Of IPv6 the source that would have been chosen is not told, by which rules may select.
+    """
+    sent, refusals = each["packet"], ("ENETUNREACH", "EHOSTUNREACH", "EINVAL")
+    is_odd = sent["raw"] or sent["src"] or sent["bound"] or sent["transparent"] or sent["direction"] != "outbound"
+    return sent["family"] == 4 and each["observed"]["error"] in refusals and not is_odd
+
+
+def _judge_refused(trace: Trace) -> Judged:
+    kind = trace.delivered.kind
+    if kind is Kind.UNKNOWN:
+        return Judged(Verdict.OTHER, tuple(f"{each.openness.value}: {each.words}" for each in trace.causes), trace)
+    return Judged(Verdict.AGREES if kind in NOWHERE else Verdict.WRONG, ("it is not sent",), trace)
 
 
 def case(found: Json, number: int, each: Json, result: Judged) -> str:

@@ -20,6 +20,7 @@ from istio_init.system import (
     nft_kernel,
     nft_outline,
     routes,
+    taps,
 )
 from istio_init.system.nft_trace import Listener
 
@@ -40,6 +41,8 @@ ASKED: dict[str, tuple[ModuleType, Callable[[], object]]] = {
     "sockets": (listeners, listeners.options),
     "hooks": (hooks, hooks.order),
     "sets": (ipsets, ipsets.read),
+    "taps": (taps, taps.taps),
+    "nft-keys": (nft_kernel, lambda: nft_kernel.told_in((), [_said])),
     "chains": (nft_kernel, lambda: nft_kernel.devices_in([_said])),
     "nft-rules": (netlink, lambda: (nft_kernel.told_in([_said]), netlink.nft_rule_numbers())),
     "nft-sets": (nft_kernel, nft_kernel.garbled_sets),
@@ -49,7 +52,7 @@ ASKED: dict[str, tuple[ModuleType, Callable[[], object]]] = {
 }
 """Who asks, and what for."""
 
-HEADERS = {"addresses": 8, "marks": 12, "local": 12, "links": 16, "rules": 12, "routes": 12, "sockets": 72}
+HEADERS = {"addresses": 8, "marks": 12, "local": 12, "links": 16, "rules": 12, "routes": 12, "sockets": 72, "taps": 20}
 """Bytes before a message's attributes; most have four."""
 
 

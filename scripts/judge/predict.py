@@ -10,6 +10,7 @@ from istio_init.netfilter.host import Host
 from istio_init.netfilter.packet import Direction, Packet, first_state
 from istio_init.netfilter.protocols import protocol_number
 from istio_init.netfilter.stages import Netfilter
+from istio_init.trace.describe import filled
 from istio_init.trace.result import Trace
 from istio_init.trace.tracer import Tracer
 
@@ -40,7 +41,7 @@ def packet_of(sent: Mapping[str, Any], *, picks_up: bool = True) -> Packet:
         pkttype=PKTTYPES[sent["pkttype"]],
         priority=sent["priority"] if sent["direction"] == "outbound" else 0,
         bound=sent["bound"],
-        leaves_source=sent.get("leaves_source", False),
+        leaves_source=sent.get("leaves_source", False) and not (sent.get("transparent") and sent["family"] == 4),
         is_raw=sent["raw"] and sent["direction"] == "outbound",
     )
     return packet.replace(state=first_state(packet, picks_up=picks_up))
@@ -52,6 +53,14 @@ class Predictor:
     def __init__(self, netfilter: Netfilter, host: Host, sysctls: Mapping[str, int]) -> None:
         self.tracer = Tracer(netfilter, host)
         self._picks_up = bool(sysctls.get(LOOSE, 1))
+
+    def refused(self, sent: Mapping[str, Any]) -> Trace:
+        """What becomes of one that was not sent, told as somebody would who does not know that."""
+        names = ("direction", "proto", "dst", "dport", "sport", "uid", "gid", "mark", "tos", "type", "code")
+        fields = {name: sent[name] for name in names if sent[name] is not None}
+        fields["proto"] = "ipv6-icmp" if (sent["proto"], sent["family"]) == ("icmp", 6) else sent["proto"]
+        packet, _ = filled(fields, self.tracer.host, self.tracer.departures)
+        return self.tracer.trace(packet)
 
     def trace(self, sent: Mapping[str, Any]) -> Trace:
         """What becomes of a recorded packet."""

@@ -118,11 +118,12 @@ def _route(each: Recorded, family: Family) -> Route:
 
 def _rule(each: Recorded) -> RoutingRule:
     action = each.get("action", "to_tbl")
-    leads = action == "to_tbl"
+    leads = action == "to_tbl" and "goto" not in each
     return RoutingRule(
         priority=each["priority"],
         table=_table(each["table"]) if leads and "table" in each else None,
-        action=None if leads else AddressType[action.upper()],
+        action=AddressType.THROW if "goto" in each else None if leads else AddressType[action.upper()],
+        goes_to=each.get("goto"),
         source=_network(each, "src"),
         destination=_network(each, "dst"),
         in_interface=each.get("iif"),

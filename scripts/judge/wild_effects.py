@@ -83,7 +83,9 @@ def _changes(place: Place) -> list[Kind]:
 def _rejects(place: Place) -> list[Kind]:
     four = "icmp type host-unreachable" if place.family == "ip" else "icmpx type admin-prohibited"
     kind = "icmpv6 type no-route" if place.family == "ip6" else four
-    reset: Kind = (0.3, ("reject with tcp reset", "meta l4proto tcp"))
+    if place.family == "inet":  # nft tests the family by itself.
+        kind = place.draw.choice([kind, "icmp type host-unreachable", "icmpv6 type no-route"])
+    reset: Kind = (0.3, ("reject with tcp reset", place.draw.choice(["meta l4proto tcp", ""])))
     return [(0.4, ("reject", "")), reset, (0.3, (f"reject with {kind}", ""))]
 
 
@@ -117,6 +119,8 @@ def _nat(place: Place) -> list[Kind]:
             (1.5, (f"dnat {of} to {address}", "")),
             (2, (f"dnat {of} to {with_port}", _proto(place))),
             (0.7, (f"redirect to :tcp dport map {ports}", "meta l4proto tcp")),
+            (0.5, (f"redirect to :th dport map {ports}", _proto(place))),
+            (0.2, (f"meta mark set 0x7 redirect to :tcp dport map {ports}", "meta l4proto tcp")),
             (0.6, (f"dnat {of} to {ip} daddr map {places}", "")),
             (0.5, (f"dnat {of} to tcp dport map {both}", "")),
             (0.15, (f"dnat {of} to numgen inc mod 2 map {{ 0 : {address}, 1 : {draw.address(family)} }}", "")),

@@ -132,5 +132,8 @@ def run(*argv: str, stdin: str = "") -> str:
 
 
 def attempt(*argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a program that may fail."""
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    """Run a program that may fail; LabError when it does not end."""
+    try:
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(str(error)) from error

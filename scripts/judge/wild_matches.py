@@ -86,6 +86,7 @@ def _icmp(spot: Spot) -> str:
     draw = spot.draw
     name, option = ("icmp", "--icmp-type") if spot.family == 4 else ("icmp6", "--icmpv6-type")
     kinds = [str(each) for each in ICMP_TYPES[spot.family]] + ["echo-request", f"{ICMP_TYPES[spot.family][2]}/3"]
+    kinds += ["any"] if spot.family == 4 else []
     return f"-m {name} {no(draw)}{option} {draw.choice(kinds)}"
 
 
@@ -113,6 +114,7 @@ def _conntrack(spot: Spot) -> str:
         (1.5, f"{no(draw)}--ctproto {draw.choice(['tcp', 'udp'])}"),
         (1, f"--ctproto {draw.choice([6, 17])} {no(draw)}--ctorigdstport {port}"),
         (0.5, f"--ctproto 6 {no(draw)}--ctreplsrcport {port}"),
+        (0.5, f"{no(draw, 0.5)}--ctorigdstport {port}"),
         (0.3, f"{no(draw)}--ctexpire 0:{draw.choice([29, 60, 100000])}"),
         (1, f"--ctstate NEW --ctorigdst {address} {no(draw)}--ctproto tcp"),
     )

@@ -244,6 +244,7 @@ MATCHES: tuple[tuple[float, Callable[[Place], bool], Callable[[Place], str]], ..
     (1.2, lambda place: True, _routing),
     (5, lambda place: True, _meta),
     (1.5, lambda place: place.hooks <= {"prerouting", "input"}, _socket_match),
+    (0.2, lambda place: place.hooks <= {"output"}, _socket_match),
     (3, lambda place: bool(place.sets), _lookup),
     (1, lambda place: True, _concatenation),
 )

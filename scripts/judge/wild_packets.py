@@ -30,6 +30,8 @@ NUMBERS = {("tcp", 4): 6, ("tcp", 6): 6, ("udp", 4): 17, ("udp", 6): 17, ("icmp"
 FIN, SYN, RST, PUSH, ACK = 1, 2, 4, 8, 16
 ODD_FLAGS = (RST, FIN | ACK, ACK, SYN | ACK, 0, SYN | FIN, PUSH | ACK, FIN)
 HEADERS = {4: 20, 6: 40}
+ODD_SOURCES = {4: ("0.1.2.3", "0.0.0.0"), 6: ("ff02::1", "fe80::77")}
+"""From which something comes that the kernel may not take, or not send on."""
 
 
 @dataclass
@@ -94,8 +96,8 @@ def _outbound(draw: Draw, family: int) -> Packet:
     _vary(draw, made)
     made.bound = draw.choice(LINKS) if draw.maybe(0.05) and not local else None
     made.transparent = draw.maybe(0.06)
-    if made.transparent and not made.raw:  # Of a socket that leaves its source open nothing tells what it is.
-        made.src = draw.choice(STRANGERS[family]) if draw.maybe() else made.src or draw.choice(here)
+    if made.transparent and draw.maybe() and not made.raw:
+        made.src = draw.choice(STRANGERS[family])
     return made
 
 
@@ -110,7 +112,7 @@ def _inbound(draw: Draw, family: int) -> Packet:
         (3, draw.address(family, STRANGERS[family])),
         (0.4, draw.choice(LOOPBACK[family])),
     )
-    strange = (*STRANGERS[family], PEER["net1", family], own[1])
+    strange = (*STRANGERS[family], PEER["net1", family], own[1], *ODD_SOURCES[family])
     src = draw.one((8, PEER[link, family]), (1.5, draw.address(family, strange)), (0.1, LOOPBACK[family][0]))
     made = Packet("inbound", family, "", src, None, dst, None, interface=link, pkttype="host", raw=True)
     _vary(draw, made)

@@ -138,12 +138,15 @@ def _routing(draw: Draw) -> list[str]:
             )
             pref = f" pref {draw.choice([100, 500, 32000, 32764])}" if draw.maybe() else ""
             found.append(f"{ip} rule add {_selector(draw, family)}{pref} {where}")
+        if draw.maybe(0.15):
+            found.append(f"{ip} rule add {_selector(draw, family)} pref 50 goto {draw.choice([100, 500, 32766])}")
         if draw.maybe(0.3):
             to = draw.choice(STRANGERS[family])
             kind = draw.one(
                 (2, f"{to} via {PEER['net1', family]} dev net1"), (1, f"unreachable {to}"), (1, f"blackhole {to}")
             )
             kind = draw.one((3, kind), (1, f"local {to} dev lo"), (1, f"throw {to}"), (0.5, f"prohibit {to}"))
+            kind = f"anycast {to} dev eth0" if family == 4 and draw.maybe(0.05) else kind
             found.append(f"{ip} route add {kind}")
     return found
 

@@ -109,7 +109,8 @@ class Table:
         values = ["accept", "drop", "return", "continue"]
         pairs = {make(): f"{draw.choice(['jump', 'goto'])} {self._to(place, onward)}" for _ in range(2)}
         pairs |= {make(): draw.choice(values) for _ in range(draw.randint(0, 2))}
-        return f"{key} vmap {{ {', '.join(f'{each} : {verdict}' for each, verdict in pairs.items())} }}"
+        behind = draw.one((3, ""), (1, " drop"), (1, f" meta mark set {draw.mark():#x}"))  # For the keys that go on.
+        return f"{key} vmap {{ {', '.join(f'{each} : {verdict}' for each, verdict in pairs.items())} }}{behind}"
 
     def _key(self) -> tuple[str, Maker]:
         draw, family = self.draw, 6 if self.family == "ip6" else 4

@@ -44,3 +44,27 @@ def test_a_rule_that_makes_no_sense_breaks_nothing(captured: tuple[Pod, str], ru
     for done in others:
         assert "Traceback" not in done.stderr
         assert done.status == 0
+
+
+HIDDEN = "@ll,0,8 1 counter jump ISTIO_OUTPUT"
+"""What no packet of this machine's own has; iptables-nft prints ``-j ISTIO_OUTPUT``."""
+
+
+def test_a_rule_that_only_prints_as_ours_is_not_taken_for_it(pod: Pod) -> None:
+    arguments = ("--netns", pod.name, "--force-iptables-binary", "nft")
+    istio_init("apply", *arguments).ok()
+    listed = pod.inside.run("nft", "-a", "list", "chain", "ip", "nat", "OUTPUT")
+    [handle] = [line.rpartition("handle ")[2] for line in listed.splitlines() if "ISTIO_OUTPUT" in line]
+    before = pod.inside.run("iptables-nft-save", "-t", "nat")
+    pod.inside.run("nft", *f"replace rule ip nat OUTPUT handle {handle} {HIDDEN}".split())
+    after = pod.inside.run("iptables-nft-save", "-t", "nat")
+    assert [line for line in after.splitlines() if line.startswith("-A")] == [
+        line for line in before.splitlines() if line.startswith("-A")
+    ]
+
+    for command in ("apply", "clean"):
+        done = istio_init(command, *arguments)
+        assert done.status == 1
+        assert "has more to it than is printed" in done.stderr
+    traced = istio_init("trace", "--netns", pod.name, *WORDS).ok()
+    assert not traced.stdout.splitlines()[-1].startswith("=> proxied")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -263,3 +265,25 @@ def test_an_element_with_bytes_between_its_fields_is_noticed(pod: Pod, between: 
         return garbled_sets()
 
     assert bool(pod.inside.call(act)) is expected
+
+
+def test_who_owns_a_table_of_the_name_of_ours_keeps_no_packet_from_being_watched(captured: Pod) -> None:
+    ready, end = os.pipe(), os.pipe()
+
+    def own() -> None:
+        with OwnedTable("istio-init-trace") as table:
+            table.add("OUTPUT", -300, [*meta_is(PROTOCOL, b"\6"), _expression("counter", b"")])
+            os.write(ready[1], b"!")
+            os.read(end[0], 1)
+
+    holder = threading.Thread(target=captured.inside.call, args=(own,))
+    holder.start()
+    try:
+        os.read(ready[0], 1)
+        done = istio_init("trace", "--netns", captured.name, "outbound", "tcp", "192.0.2.9:80", "--live")
+    finally:
+        os.write(end[1], b"!")
+        holder.join()
+
+    assert done.status == 0, done.stderr
+    assert "agree" in done.stdout

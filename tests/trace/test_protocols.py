@@ -43,3 +43,30 @@ def test_what_is_no_protocol_is_refused(typed: str) -> None:
 
     assert done.status == 2
     assert "no protocol; write tcp, udp" in " ".join(done.stderr.split())
+
+
+REDIRECT = "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "outcome"),
+    [
+        ((), "NEW", "proxied to port 15001"),
+        (("--tcp-flags", "SYN"), "NEW", "proxied to port 15001"),
+        (("--tcp-flags", "ACK"), "NEW", "proxied to port 15001"),  # It is picked up (nf_conntrack_tcp_loose).
+        (("--tcp-flags", "RST"), "INVALID", "direct"),
+        (("--tcp-flags", "SYN,ACK"), "INVALID", "direct"),
+        (("--tcp-flags", "RST", "--ctstate", "NEW"), "NEW", "proxied to port 15001"),
+    ],
+)
+def test_what_a_packet_begins_with_tells_the_state_of_its_connection(
+    tmp_path: str, options: tuple[str, ...], state: str, outcome: str
+) -> None:
+    path = f"{tmp_path}/save"
+    with open(path, "w") as file:
+        file.write(REDIRECT)
+
+    done = istio_init("trace", "outbound", "tcp", "10.0.0.5:80", "--file", path, *options).ok()
+
+    assert done.stdout.splitlines()[0].endswith(f", {state}")
+    assert f"=> {outcome}" in done.stdout

@@ -400,4 +400,6 @@ def test_a_socket_does_not_send_from_an_address_that_a_mark_makes_its_own() -> N
     sent = packet("8.8.8.8", source="8.8.8.8", interface="lo", mark=0x539, leaves_source=True)
     assert isinstance(trace(sent, on=on).delivered_by, RoutingDecider)
     assert trace(sent.replace(leaves_source=False), on=on).delivered.kind is Kind.DIRECT
-    assert trace(sent.replace(protocol=17), on=on).delivered.kind is Kind.DIRECT  # sendto() asks for no route from it.
+    datagram = trace(sent.replace(protocol=17), on=on)  # connect() refuses, sendto() does not ask.
+    assert {way.delivered.kind for way in datagram.ways} == {Kind.DIRECT, Kind.DROP}
+    assert datagram.delivered.kind is Kind.UNKNOWN
