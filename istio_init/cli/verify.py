@@ -27,7 +27,8 @@ from istio_init.observe.manifest import Manifest
 from istio_init.observe.snapshot import Snapshot
 from istio_init.observe.unread import Why
 from istio_init.prove.astray import Astray, astray
-from istio_init.prove.intent import Intent, beside, expected, inferred, stood_in
+from istio_init.prove.beside import beside, stood_in
+from istio_init.prove.intent import Intent, expected, inferred
 from istio_init.prove.model import Report
 from istio_init.prove.validation import validate
 from istio_init.report.verify_json import verify_json

@@ -9,23 +9,20 @@ from __future__ import annotations
 from enum import Enum
 
 from istio_init.config.ambient import AmbientConfig
-from istio_init.config.model import ALL, Config
-from istio_init.dialects.iptables.matches import PortRange
+from istio_init.config.model import Config
 from istio_init.dialects.rule_store import RuleStore
 from istio_init.inspector.arguments import Arguments, ambient_arguments, apply_arguments
+from istio_init.inspector.better import improved
 from istio_init.inspector.findings import catalogue
-from istio_init.inspector.findings.applications import HEALTH_PORTS, health_captured
-from istio_init.inspector.findings.listening import hears, silent, tcp_on
+from istio_init.inspector.findings.applications import HEALTH_PORTS
+from istio_init.inspector.findings.listening import silent, tcp_on
 from istio_init.inspector.findings.marked import is_taken
 from istio_init.inspector.findings.model import View
-from istio_init.inspector.findings.namespace import PROXY_ID, ipv6_not_captured
+from istio_init.inspector.findings.namespace import PROXY_ID
 from istio_init.inspector.findings.ordinary import is_excluded
 from istio_init.inspector.findings.rules import half_applied, standing_guard
-from istio_init.inspector.findings.uplink import virtual_uplink
-from istio_init.mesh.policy.dns import DNS_CAPTURE_PORT
 from istio_init.mesh.roles.recognise import MeshKind, kinds
 from istio_init.netfilter.family import Family
-from istio_init.netfilter.intervals import union
 from istio_init.wording.commands import inside, ours
 
 TYPE_CHECKING = False
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from istio_init.inspector.findings.model import Finding
-    from istio_init.inspector.infer import Inferred
 
     Said = tuple[str, tuple[str, ...]]
 
@@ -138,7 +134,7 @@ class Remedies:
         found: Arguments | None = None
         if self.pod is not Pod.AMBIENT:
             wanted = self._wanted
-            asked = config or (wanted if isinstance(wanted, Config) else None) or self._improved()
+            asked = config or (wanted if isinstance(wanted, Config) else None) or improved(self.view)
             found = apply_arguments(asked) if asked is not None else None
         elif isinstance(self._wanted, AmbientConfig):
             found = ambient_arguments(self._wanted)
@@ -175,18 +171,6 @@ class Remedies:
             return f"{again} {here}", (command,)
         can_ask = self.pod in (Pod.SIDECAR, Pod.UNKNOWN) and self.view.snapshot.is_live and self.view.expected is None
         return f"{again} {ASK}" if can_ask else again, ()
-
-    def _whole(self) -> Config | None:
-        """The configuration behind the rules, where they are just what it gives in every store that holds some."""
-        view = self.view
-        if view.inferred is None or not view.inferred.exact or view.is_older:
-            return None
-        config = view.inferred.config
-        if config.inbound_ports == () or (config.outbound_ranges == () and not config.outbound_ports):
-            return None  # A lost rule and a lost argument look the same.
-        found = [each.sidecar for each in view.holdings]
-        is_one = all(each is not None and each.exact and _plain(each) == _plain(view.inferred) for each in found)
-        return view.inferred.config if is_one else None
 
     def _of_ours(self, *words: str) -> tuple[str, ...]:
         is_asked = self.target[:1] != ("--expect",) and (self.view.snapshot.is_live or words[0] == "map")
@@ -232,42 +216,9 @@ class Remedies:
 
     def _better(self, is_cured: Callable[[Config], bool]) -> tuple[str, ...]:
         """The command that programs the pod with a configuration that is better, where one is known."""
-        better = self._wanted if isinstance(self._wanted, Config) else self._improved()
+        better = self._wanted if isinstance(self._wanted, Config) else improved(self.view)
         command = self.apply() if better is not None and is_cured(better) else None
         return (command,) if command is not None else ()
-
-    def _improved(self) -> Config | None:
-        """What is behind the rules, with all that its findings call for: of two commands none is to undo the other."""
-        config = self._whole()
-        if config is None:
-            return None
-        if any(ipv6_not_captured(self.view)) and self._hears_ipv6(config) and not any(virtual_uplink(self.view)):
-            config = config.replace(dual_stack=True)
-        if config.inbound_ports is ALL and any(health_captured(self.view)):
-            more = [PortRange(port, port) for port in HEALTH_PORTS if not is_excluded(config, port)]
-            config = config.replace(inbound_exclude_ports=(*config.inbound_exclude_ports, *more))
-        return config
-
-    def _hears_ipv6(self, config: Config) -> bool:
-        """Whether what is captured would be taken: else it was direct, and would be refused."""
-        wanted = {config.proxy_port, config.inbound_capture_port}
-        heard = {
-            each.port
-            for each in self.view.snapshot.listeners
-            if each.protocol == "tcp" and each.address.version == 6 and each.address.is_unspecified
-        }
-        return wanted <= heard and (not self._asks_ipv6(config) or self._answers_ipv6())
-
-    def _asks_ipv6(self, config: Config) -> bool:
-        """Whether queries over IPv6 would be captured."""
-        has_server = any(each.version == 6 for each in self.view.snapshot.dns_servers)
-        return config.redirect_dns and (has_server or config.capture_all_dns)
-
-    def _answers_ipv6(self) -> bool:
-        return any(
-            (each.protocol, each.port) == ("udp", DNS_CAPTURE_PORT) and hears(self.view, each, Family.IPV6)
-            for each in self.view.snapshot.listeners
-        )
 
     def _routing(self, _: str) -> Said:
         if not is_taken(self.view):
@@ -294,7 +245,7 @@ class Remedies:
         return fix, self._better(lambda config: all(is_excluded(config, port) for port in HEALTH_PORTS))
 
     def _drop_invalid(self, fix: str) -> Said:
-        config = self._improved()
+        config = improved(self.view)
         if config is None or self.view.expected is not None:
             return fix, ()
         return fix, tuple(filter(None, [self.apply(config.replace(drop_invalid=True))]))
@@ -304,22 +255,6 @@ class Remedies:
         if listens or self.pod is not Pod.SIDECAR or not self.view.snapshot.is_live or self.meshes:
             return fix, ()
         return fix, (ours("clean", "--sidecar", "--allow-host-network", target=self.target),)
-
-
-def _plain(found: Inferred) -> tuple[Config, object]:
-    """A configuration that is equal to another of the same meaning: a store keeps lists in an order of its own."""
-    config = found.config
-    ports = {
-        name: tuple(PortRange(*each) for each in union([((port.first, port.last),) for port in getattr(config, name)]))
-        for name in ("inbound_ports", "inbound_exclude_ports", "outbound_ports", "outbound_exclude_ports")
-        if getattr(config, name) is not ALL
-    }
-    ranges = {
-        name: tuple(sorted(getattr(config, name), key=lambda each: (each.version, each)))
-        for name in ("outbound_ranges", "outbound_exclude_ranges")
-        if getattr(config, name) is not ALL
-    }
-    return config.replace(**ports, **ranges), found.around
 
 
 def pod_of(view: View) -> Pod:

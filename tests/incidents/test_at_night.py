@@ -11,7 +11,8 @@ from istio_init.inspector.explain import Explanation, explain
 from istio_init.inspector.findings.model import View
 from istio_init.netfilter.family import Family
 from istio_init.observe.snapshot import Snapshot
-from istio_init.prove.intent import beside, inferred, stood_in
+from istio_init.prove.beside import beside, stood_in
+from istio_init.prove.intent import inferred
 from istio_init.report.impact_text import impact_lines
 from istio_init.testing.entering import ROOT
 from istio_init.testing.pods import PROXY as PROXY_USER
