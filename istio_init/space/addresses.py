@@ -170,7 +170,7 @@ class Addresses:
     def _is_near(self, address: int) -> bool:
         """Whether an address is of use on its link or its machine alone."""
         if self.layout.family is Family.IPV6:
-            return scope_of(address) != 0
+            return scope_of(address) not in (0, COMPATIBLE_SCOPE)  # The latter's scope is global (ipv6_addr_type).
         return self.surroundings.facts.is_loopback(address) or address >> 16 == IPV4_LINK_LOCAL
 
     def _addresses_of(self, link: Link) -> list[int]:

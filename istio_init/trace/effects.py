@@ -147,7 +147,7 @@ class Translation:
     def _is_near(self, address: int) -> bool:
         """Whether an address is of use on its link or its machine alone, so that one of another interface is taken."""
         if self.bits == 128:
-            return scope_of(address) != 0
+            return scope_of(address) not in (0, COMPATIBLE)  # The latter's scope is global (ipv6_addr_type).
         return self.facts.is_loopback(address) or address >> 16 == IPV4_LINK_LOCAL
 
     def _port(self, old: Number) -> Number:

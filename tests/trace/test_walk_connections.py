@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -260,3 +261,20 @@ def test_icmp_begins_with_a_request() -> None:
     assert first_state(ping) is CtState.NEW
     assert first_state(ping.replace(icmp_type=0)) is CtState.INVALID
     assert first_state(packet("fd00:1::1", 0, protocol=58, icmp_type=135)) is CtState.UNTRACKED
+
+
+def test_masquerade_takes_an_address_of_lo_whose_scope_is_global() -> None:
+    links = tuple(
+        each.replace(addresses=(*each.addresses, ip_address("::6"))) if each.name == "lo" else each
+        for each in host().links
+    )
+    on = host("local fd00:9::99 dev lo").replace(links=links)
+    rules = save("*nat\n-A POSTROUTING -j MASQUERADE", family=Family.IPV6)
+    assert trace(packet("fd00:9::99", interface="lo"), *rules, on=on).state.source == 6
+
+
+def test_a_segment_size_that_a_rule_sets_may_make_the_packet_longer() -> None:
+    rules = save(
+        "*mangle\n-A POSTROUTING -p tcp -j TCPMSS --set-mss 1000\n-A POSTROUTING -m length --length 64 -j DROP"
+    )
+    assert trace(packet("10.9.0.77"), *rules).delivered.kind is Kind.UNKNOWN

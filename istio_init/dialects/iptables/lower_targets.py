@@ -194,7 +194,7 @@ TARGETS: dict[str, Extension] = {
     "SET": Extension(set_target),
     "SNAT": Extension(snat, tracks=True),
     "SYNPROXY": Extension(synproxy, tracks=True),
-    "TCPMSS": _NOTED,
+    "TCPMSS": Extension(lambda asked: (Forget(Field.LENGTH, asked.cause(Openness.NOT_GIVEN)),)),
     "TCPOPTSTRIP": _NOTED,
     "TEE": _NOTED,
     "TOS": Extension(tos),

@@ -167,6 +167,8 @@ def _with_extensions(rule: Rule, told: Rule, base: BaseChain | None) -> Rule:
             body=tuple([each.replace(kind=kind) if isinstance(each, Nat) else each for each in told.body])
         )
     first = next((at for at, each in enumerate(rule.body) if not isinstance(each, _CONDITIONS)), len(rule.body))
+    if not any(map(_is_untold, rule.body[first:])):  # Matches alone, which may change something, as socket the mark.
+        first = next((at for at, each in enumerate(rule.body) if _is_untold(each)), first)
     tests = [each for each in rule.body[:first] if not _is_untold(each)]
     ends = [each for each in rule.body[first:] if not _is_untold(each)]
     return rule.replace(body=(*tests, *told.body, *ends), tracks=rule.tracks or told.tracks)
