@@ -97,8 +97,11 @@ _TUPLES = (
 
 
 def look_up_connection(state: State, packet: Packet) -> None:
-    """Find the packet's connection (nf_conntrack_in). What came back via lo has one, or is not to be tracked, still."""
-    if state.is_looked_up or state.is_untracked:
+    """Find the packet's connection (nf_conntrack_in). What came back via lo has one, or is not to be tracked, still.
+
+    Of what has none it is looked for again, whatever template a rule has given it meanwhile.
+    """
+    if state.is_untracked or (state.is_looked_up and state.has_connection and not state.has_template):
         return
     state.is_looked_up = True
     values = state.values

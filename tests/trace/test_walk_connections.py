@@ -278,3 +278,13 @@ def test_a_segment_size_that_a_rule_sets_may_make_the_packet_longer() -> None:
         "*mangle\n-A POSTROUTING -p tcp -j TCPMSS --set-mss 1000\n-A POSTROUTING -m length --length 64 -j DROP"
     )
     assert trace(packet("10.9.0.77"), *rules).delivered.kind is Kind.UNKNOWN
+
+
+def test_what_came_back_without_a_connection_has_none_behind_a_zone_either() -> None:
+    rules = save(
+        "*raw\n-A PREROUTING -p icmp -j CT --zone-orig 2\n*filter\n-A INPUT -m conntrack --ctstate INVALID -j DROP"
+    )
+    sent = packet(
+        "10.9.0.3", interface="lo", protocol=1, source_port=0, state=CtState.INVALID, icmp_type=3, icmp_code=0
+    )
+    assert trace(sent, *rules, tracks=True).delivered.kind is Kind.DROP
