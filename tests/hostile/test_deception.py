@@ -331,7 +331,7 @@ def test_a_rule_that_one_program_cannot_print_hides_no_redirection(pod: Pod) -> 
 
     said = istio_init("explain", "--netns", pod.name).ok().stdout
 
-    assert "Outbound TCP, ipv4: proxied to port 15001" in said
+    assert "Outbound TCP, ipv4: all refused, as nothing listens on port 15001" in said
     assert "unfaithful-reader" in said
 
 

@@ -54,7 +54,7 @@ class TestZipapp:
             return run(*SYSTEM_ONLY, built.pyz, verb, "--netns", pod.name, *words).ok().stdout
 
         assert "applied (nft" in ours("apply")
-        assert "proxied to port 15001" in ours("explain")
+        assert "refused, as nothing listens on port 15001" in ours("explain")
         assert "\nproved: " in ours("verify")
         assert "cleaned (nft" in ours("clean")
 
