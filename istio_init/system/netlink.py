@@ -337,11 +337,15 @@ def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         offset += (length + 3) & ~3
 
 
+_HEADER = struct.Struct("=HH").unpack_from
+"""The length and kind of an attribute."""
+
+
 def parse_attributes(body: bytes, offset: int) -> dict[int, bytes]:
     """The attributes that stand in a message's payload from an offset on, by their kind."""
-    found = {}
-    while offset + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, offset)
+    found, end = {}, len(body) - 4
+    while offset <= end:
+        length, kind = _HEADER(body, offset)
         if length < 4:
             break
         found[kind & 0x3FFF] = body[offset + 4 : offset + length]
@@ -351,9 +355,9 @@ def parse_attributes(body: bytes, offset: int) -> dict[int, bytes]:
 
 def elements(packed: bytes) -> Iterator[bytes]:
     """The attributes of a list, which all have the same kind."""
-    offset = 0
-    while offset + 4 <= len(packed):
-        (length,) = struct.unpack_from("=H", packed, offset)
+    offset, end = 0, len(packed) - 4
+    while offset <= end:
+        length, _ = _HEADER(packed, offset)
         if length < 4:
             return
         yield packed[offset + 4 : offset + length]

@@ -65,7 +65,7 @@ def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> dict[Place, Misp
 
 
 def _differs(expressions: Sequence[Expression], told: Told) -> bool:
-    if not told.connection <= _keys_of_connections(expressions):
+    if told.connection and not told.connection <= _keys_of_connections(expressions):
         return True
     negated, unequal, names = 0, 0, set()
     for expression in expressions:
