@@ -24,7 +24,7 @@ from istio_init.system.ruleset import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from istio_init.dialects.nft.loaded import KeyOrder
 
@@ -36,6 +36,8 @@ GET_CHAINS, GET_RULES = (10 << 8) | 4, (10 << 8) | 7
 TABLE, RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS = 1, 2, 3, 4
 CHAIN_NAME, CHAIN_HOOK, HOOK_DEVICE, HOOK_DEVICES = 3, 4, 3, 4
 EXPRESSION_NAME, EXPRESSION_DATA, META_KEY, RANGE_OP, COMPARE_OP, NOT_EQUAL = 1, 2, 2, 2, 2, 1
+LESS_OR_EQUAL, GREATER_OR_EQUAL = 3, 5
+LOADS = frozenset(["payload", "meta", "ct"])
 GET_SETS, GET_ELEMENTS = (10 << 8) | 10, (10 << 8) | 13
 SET_NAME, SET_KEY_TYPE, SET_KEY_LENGTH, SET_ELEMENTS = 2, 4, 5, 3
 ELEMENT_KEY, ELEMENT_FLAGS, INTERVAL_END = 1, 3, 1
@@ -119,7 +121,25 @@ def _told(packed: bytes, keys: Mapping[Set, KeyOrder], table: tuple[str, str]) -
         elif name == "ct":
             asked.add(CT_PROTOCOLS.get(int.from_bytes(data.get(CT_KEY, b""), "big")))
     is_odd = not is_usual(expressions, lambda name: keys.get((*table, name)))
-    return Told(asks_for_type, negated, unequal, frozenset([each for each in asked if each is not None]), is_odd)
+    connection = frozenset([each for each in asked if each is not None])
+    return Told(asks_for_type, negated, unequal, connection, is_odd, _crosses(expressions))
+
+
+def _crosses(expressions: Sequence[tuple[str, Mapping[int, bytes]]]) -> bool:
+    """Whether one field has a least value and another one, right behind it and loaded alike, a greatest."""
+    loaded: tuple[str, Mapping[int, bytes]] | None = None
+    lower: tuple[str, Mapping[int, bytes]] | None = None
+    for name, data in expressions:
+        if name in LOADS:
+            loaded = name, data
+        elif name == "cmp":
+            order = int.from_bytes(data.get(COMPARE_OP, b""), "big")
+            if order == LESS_OR_EQUAL and lower and loaded and lower != loaded and lower[0] == loaded[0]:
+                return True
+            lower = loaded if order == GREATER_OR_EQUAL else None
+        elif name != "byteorder":
+            loaded = lower = None
+    return False
 
 
 @lru_cache(maxsize=1024)

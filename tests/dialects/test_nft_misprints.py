@@ -14,7 +14,7 @@ from istio_init.dialects.nft.ruleset import Ruleset, parse
 from istio_init.dialects.nft.xtables import extension_chain, lacks_extensions, merge
 from istio_init.netfilter.family import Family
 from istio_init.netfilter.fields import Field
-from istio_init.netfilter.rules import Assign, Cause, Nat, NatKind, Openness, Rule, Store, Test, Undecided
+from istio_init.netfilter.rules import Assign, Cause, End, Forget, Nat, NatKind, Openness, Rule, Store, Test, Undecided
 
 from .nft_rules import Json, header, match, meta, verdict
 
@@ -37,6 +37,7 @@ def ruleset(*expressions: Json, family: str = "inet", table: str = "t", hook: st
 USERS = match(meta("skuid"), {"range": [1000, 1000]}, "!=")
 DESTINATION = match(header("ip", "daddr"), "10.1.2.3", "!=")
 PORT = match(header("tcp", "dport"), 80, "!=")
+PORTS = match(header("tcp", "dport"), {"range": [10, 500]})
 ETHER = match(header("ether", "saddr"), "02:00:00:00:00:01")
 TYPE = match(meta("iiftype"), "ether")
 CONNECTION = match({"ct": {"key": "protocol", "dir": "original"}}, "udp")
@@ -55,6 +56,9 @@ CONNECTION = match({"ct": {"key": "protocol", "dir": "original"}}, "udp")
         ((ETHER, DROP), Told(asks_for_type=True), False),
         ((ETHER, DROP), Told(connection=frozenset(["protocol"])), True),
         ((CONNECTION, DROP), Told(connection=frozenset(["protocol"])), False),
+        ((PORTS, DROP), Told(crosses=True), True),
+        ((PORTS, DROP), Told(), False),
+        ((PORT, DROP), Told(crosses=True, negated_values=1), False),
     ],
     ids=[
         "a range",
@@ -67,6 +71,9 @@ CONNECTION = match({"ct": {"key": "protocol", "dir": "original"}}, "udp")
         "a type that is implied",
         "a connection's protocol that is left out",
         "a connection's protocol",
+        "bounds of two fields",
+        "bounds of one field",
+        "bounds that are printed as they are",
     ],
 )
 def test_a_rule_is_misprinted_where_the_kernel_has_more(
@@ -83,6 +90,12 @@ def test_nobody_can_tell_whether_a_misprinted_rule_matches() -> None:
     assert rule.body[0] == Undecided(Cause(Openness.NOT_MODELLED, "a test that nft does not print"))
 
 
+def test_what_may_stand_for_other_tests_is_left_out_of_a_misprinted_rule() -> None:
+    [table] = lower(ruleset(PORTS, DROP), misprinted={("inet", "t", "c", HANDLE): Misprint.LESS})
+    [rule] = table.chains["c"].rules
+    assert [type(each) for each in rule.body] == [Undecided, End]
+
+
 def extended(*expressions: Json, told: str, table: str = "mangle", hook: str = "output") -> Rule:
     """A rule of which nft prints the names of extensions, and the kernel told them."""
     found = ruleset(*expressions, family="ip", table=table, hook=hook)
@@ -97,6 +110,17 @@ def extended(*expressions: Json, told: str, table: str = "mangle", hook: str = "
 
 def xt(kind: str, name: str) -> Json:
     return {"xt": {"type": kind, "name": name}}
+
+
+def test_what_an_extension_changes_it_changes_before_the_tests_behind_it() -> None:
+    rule = extended(
+        xt("match", "socket"),
+        match(meta("mark"), 5),
+        {"counter": {"packets": 0, "bytes": 0}},
+        DROP,
+        told="-m socket --restore-skmark",
+    )
+    assert [type(each) for each in rule.body] == [Test, Forget, Test, End]
 
 
 def test_what_extensions_do_is_put_where_nft_prints_their_names() -> None:

@@ -6,7 +6,7 @@ Families ip, ip6 and inet, hooks from prerouting to postrouting. What else is re
 from __future__ import annotations
 
 from istio_init.dialects.nft import statements
-from istio_init.dialects.nft.misprints import Misprint, may_be_merged
+from istio_init.dialects.nft.misprints import Misprint, may_be_another
 from istio_init.dialects.nft.names import PRIORITIES
 from istio_init.dialects.nft.ruleset import Uncollected
 from istio_init.dialects.nft.scope import Body, Scope
@@ -160,7 +160,7 @@ def _rule(scope: Scope, chain: Chain, number: int, rule: Rule, printed: str) -> 
     if misprint is not None:
         cause = Cause(Openness.NOT_MODELLED, misprint.value)
         body.add(Undecided(cause))
-        tested = tuple([each for each in tested if not may_be_merged(each)])
+        tested = tuple([each for each in tested if not may_be_another(each)])
     if misprint is Misprint.ODD:
         ways: list[list[model.Statement]] = [[model.Unknowable(cause)]]
         body.tracks = True

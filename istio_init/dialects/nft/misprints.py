@@ -3,7 +3,8 @@
 nft 1.0.6 takes ``meta iiftype ether`` and ``ct protocol udp`` for what a later test implies, and leaves them out,
 also where that test holds of other packets. ``skuid < 1000 skuid > 1000``, which no packet passes, it prints as
 ``skuid != 1000-1000`` (src/netlink_delinearize.c, src/payload.c). ``udp sport != 443 udp dport != 79`` it loads as one
-comparison of both ports, which packets pass that have one of them, and prints as it was written (src/rule.c).
+comparison of both ports, which packets pass that have one of them, and prints as it was written (src/rule.c). And
+``tcp sport >= 10 tcp dport <= 500`` it prints as ``tcp dport 10-500``.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Told(Value):
     """What the kernel has of one rule: whether it asks for an interface's type, and how much it negates.
 
     ``connection`` has what it asks of a connection's protocols, as nft names it: ``protocol``, ``l3proto``. ``is_odd``
-    says that nft would not write it so, and nothing that it prints is to be believed (`registers`).
+    says that nft would not write it so, and nothing that it prints is to be believed (`registers`), ``crosses`` that
+    one field has a least value, and another one right behind it, of the same kind, a greatest.
     """
 
     asks_for_type: bool = False
@@ -44,6 +46,7 @@ class Told(Value):
     negated_values: int = 0
     connection: frozenset[str] = frozenset()
     is_odd: bool = False
+    crosses: bool = False
 
 
 NOTHING = Told()
@@ -67,22 +70,34 @@ def misprinted(ruleset: Ruleset, told: Mapping[Place, Told]) -> dict[Place, Misp
 def _differs(expressions: Sequence[Expression], told: Told) -> bool:
     if told.connection and not told.connection <= _keys_of_connections(expressions):
         return True
-    negated, unequal, names = 0, 0, set()
+    negated, unequal, names, has_range = 0, 0, set(), False
     for expression in expressions:
         match = expression.get("match")
         if not isinstance(match, dict):
             continue
-        right = match.get("right")
-        negated += match.get("op") == "!=" and isinstance(right, dict) and "range" in right
-        unequal += may_be_merged(expression)
+        is_range = _is_range(match)
+        negated += match.get("op") == "!=" and is_range
+        has_range |= is_range
+        unequal += _may_be_merged(expression)
         if told.asks_for_type:
             names |= _names(match.get("left"))
-    if negated > told.negated_ranges or unequal > told.negated_values:
+    if negated > told.negated_ranges or unequal > told.negated_values or (told.crosses and has_range):
         return True
     return told.asks_for_type and not names & (_IMPLYING | {"iiftype", "oiftype"})
 
 
-def may_be_merged(expression: Expression) -> bool:
+def may_be_another(expression: Expression) -> bool:
+    """Whether it may stand for other tests, in a rule of which nft prints something else."""
+    match = expression.get("match")
+    return _may_be_merged(expression) or (isinstance(match, dict) and _is_range(match))
+
+
+def _is_range(match: Mapping[str, object]) -> bool:
+    right = match.get("right")
+    return isinstance(right, dict) and "range" in right
+
+
+def _may_be_merged(expression: Expression) -> bool:
     """Whether it compares a field of a header with another value, which nft may load together with the next field's."""
     match expression:
         case {"match": {"op": "!=", "left": {"payload": _}, "right": int()}}:
