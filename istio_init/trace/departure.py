@@ -49,6 +49,8 @@ class Departures:
 
     def source(self, destination: Address, fields: Mapping[str, Any]) -> Address | None:
         """The address that it has if none is said: as the first route says, or one of that route's interface."""
+        if self.host.routes is None:
+            return None
         query = _query(destination, fields)
         return self._chosen(self._of(Family.IPV4 if destination.version == 4 else Family.IPV6), query, destination)
 

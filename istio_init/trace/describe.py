@@ -116,7 +116,7 @@ def filled(fields: Mapping[str, Any], host: Host, departures: Departures | None 
         if leaving is not None:
             known.add("interface")
             defaults["interface"] = leaving
-            defaults["src"] = str(departures.source(destination, asked) or defaults["src"])
+        defaults["src"] = str(departures.source(destination, asked) or defaults["src"])
     values = {**defaults, **{name: value for name, value in given.items() if name in FIELDS}}
     source = _wire_address("src", values["src"])
     if source.version != destination.version:

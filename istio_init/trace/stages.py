@@ -153,7 +153,7 @@ class Stages:
             if not state.has_connection or state.nat_done & NAT_DONE[hook]:
                 left.append(state)
                 continue
-            if not is_first:
+            if not is_first and not state.has_template:  # A template passes for a new connection.
                 left += self._as_before(state, stage, hook)
                 continue
             mapped, asked = self._asked(state, stage)

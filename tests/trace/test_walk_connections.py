@@ -288,3 +288,14 @@ def test_what_came_back_without_a_connection_has_none_behind_a_zone_either() -> 
         "10.9.0.3", interface="lo", protocol=1, source_port=0, state=CtState.INVALID, icmp_type=3, icmp_code=0
     )
     assert trace(sent, *rules, tracks=True).delivered.kind is Kind.DROP
+
+
+def test_nat_is_asked_of_a_template_that_a_packet_without_a_connection_was_given() -> None:
+    zone, none = Zone(1, even_untracked=True), End(Verdict.ACCEPT)
+    rules = (
+        table(base(Hook.OUTPUT, (zone,), priority=100), name="zones"),
+        table(base(Hook.POSTROUTING, (none,), type=ChainType.NAT, priority=100), name="nat"),
+    )
+    icmp: dict[str, Any] = {"protocol": 1, "source_port": 0, "icmp_type": 0, "icmp_code": 0}
+    found = trace(packet("8.8.8.8", state=CtState.INVALID, **icmp), *rules, tracks=True)
+    assert [hop.hook for leg in found.legs for hop in leg.hops if hop.matched] == [Hook.OUTPUT, Hook.POSTROUTING]

@@ -13,6 +13,7 @@ from istio_init.netfilter.fields import AddressType, Field
 from istio_init.netfilter.host import Host, RoutingRule
 from istio_init.netfilter.packet import Packet
 from istio_init.netfilter.rules import Assign, End, Hook, Statement, Test, Verdict
+from istio_init.trace.describe import filled
 from istio_init.trace.facts import Facts
 from istio_init.trace.result import Kind, ReversePathDecider, RoutingDecider
 from istio_init.trace.routing import Query, Tables
@@ -403,3 +404,10 @@ def test_a_socket_does_not_send_from_an_address_that_a_mark_makes_its_own() -> N
     datagram = trace(sent.replace(protocol=17), on=on)  # connect() refuses, sendto() does not ask.
     assert {way.delivered.kind for way in datagram.ways} == {Kind.DIRECT, Kind.DROP}
     assert datagram.delivered.kind is Kind.UNKNOWN
+
+
+def test_what_is_said_to_be_sent_has_the_source_of_its_first_route_though_the_second_one_is_refused() -> None:
+    on = host("blackhole default table 100", rules=(RoutingRule(100, 100, source=ip_network("10.9.0.3/32")),))
+    sent, _ = filled({"direction": "outbound", "proto": "udp", "dst": "10.9.0.77", "dport": 53}, on)
+    assert str(sent.source) == "10.9.0.3"
+    assert trace(sent, on=on).delivered.kind is Kind.DROP
