@@ -28,6 +28,9 @@ EVERY_HOST: dict[Family, Intervals] = {
 }
 """224.0.0.1 and ff02::1, the groups that every host is a member of."""
 
+LOCAL_GROUPS: Intervals = ((0xE0000000, 0xE00000FF),)
+"""224.0.0.0/24, whose groups take packets from 0.0.0.0, too (ip_mc_validate_source)."""
+
 LIMITED_BROADCAST: Intervals = ((0xFFFFFFFF, 0xFFFFFFFF),)
 LOOPBACK: Intervals = ((127 << 24, (128 << 24) - 1),)
 NOTHING: Intervals = ((0, 0),)
@@ -133,7 +136,8 @@ class Arriving:
         broadcast = truths.any_of([self._in(destination, LIMITED_BROADCAST), unaddressed])
         found = self._where(broadcast, self.here, found)
         unheard = union([MULTICAST[Family.IPV4], LIMITED_BROADCAST])
-        zero = truths.all_of([self._in(source, NOTHING), truths.negated(broadcast)])
+        may_be_nobody = truths.any_of([broadcast, self._in(destination, LOCAL_GROUPS)])
+        zero = truths.all_of([self._in(source, NOTHING), truths.negated(may_be_nobody)])
         wrong = self._nowhere(f"{interface} takes no packets from such a source (martian)")
         return self._where(truths.any_of([self._in(source, unheard), zero]), wrong, found)
 

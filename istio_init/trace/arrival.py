@@ -120,7 +120,8 @@ class Arriving:
         """Addresses that no packet may have that comes from outside. Returns whether that is the answer."""
         facts = self.facts
         is_broadcast = destination == 0xFFFFFFFF or (source == 0 and destination == 0)
-        if facts.is_multicast(source) or source == 0xFFFFFFFF or (source == 0 and not is_broadcast):
+        may_be_nobody = is_broadcast or destination >> 8 == 0xE00000  # ip_mc_validate_source
+        if facts.is_multicast(source) or source == 0xFFFFFFFF or (source == 0 and not may_be_nobody):
             yield _nowhere(f"{interface} takes no packets from such a source (martian)")
             return True
         if is_broadcast:

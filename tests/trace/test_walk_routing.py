@@ -191,6 +191,7 @@ ARRIVALS: dict[str, tuple[Packet, Host, Kind, type | None]] = {
     ),
     "from the network of nobody's address": (inbound("10.1.2.3", source="0.1.2.3"), host(), Kind.DIRECT, None),
     "from nobody's address": (inbound("10.1.2.3", source="0.0.0.0"), host(), Kind.DROP, RoutingDecider),
+    "from nobody's address to a group": (inbound("224.1.0.1", source="0.0.0.0"), host(), Kind.DROP, RoutingDecider),
     "from a group": (inbound("fd00:1::3", source="ff02::1"), host(), Kind.DROP, RoutingDecider),
     "by a route to any of several hosts": (
         inbound("8.8.8.8"),
@@ -411,3 +412,8 @@ def test_what_is_said_to_be_sent_has_the_source_of_its_first_route_though_the_se
     sent, _ = filled({"direction": "outbound", "proto": "udp", "dst": "10.9.0.77", "dport": 53}, on)
     assert str(sent.source) == "10.9.0.3"
     assert trace(sent, on=on).delivered.kind is Kind.DROP
+
+
+def test_a_group_of_the_link_takes_packets_from_nobodys_address() -> None:
+    sent = inbound("224.0.0.1", source="0.0.0.0", pkttype=2)
+    assert trace(sent, on=host()).delivered.kind is Kind.DIRECT
