@@ -85,9 +85,9 @@ class TestPods:
         self, node: dict[str, tuple[Namespace, int]], word: str, wanted: str
     ) -> None:
         word = word.replace("SHOP", SHOP).replace("PAYMENT", PAYMENT).replace("UNIQUE", UNIQUE)
-        [match] = look_up(word, files=True).matches
+        found = look_up(word, files=True).matches
 
-        assert match.value == str(node[wanted][1])
+        assert [each.value for each in found] == [str(node[wanted][1])], found
 
     def test_what_was_found_is_called_by_its_whole_name(self, node: dict[str, tuple[Namespace, int]]) -> None:
         assert explained(f"{PAYMENT}-7") == f"{SHOP}/{PAYMENT}-7f9c (pid {node['payment'][1]})"
