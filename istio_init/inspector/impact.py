@@ -287,7 +287,7 @@ class _Look:
             said = "direct, past the proxy"
         fault = loopback_fault(self.view, self.family) if direction is Direction.OUTBOUND else None
         if fault is not None and outcome.kind is Kind.REDIRECT:
-            return Part(Word.DROPPED.value, Kind.DROP, None, Word.DROPPED.value, f"{by}, as {fault}", told)
+            return Part(Word.DROPPED.value, Kind.DROP, None, Word.DROPPED.value, f"{by}, as {fault.value}", told)
         if self._is_refused(outcome, direction, protocol):
             said, name = f"{REFUSED}, as nothing listens on port {outcome.port}", REFUSED
         elif direction is Direction.INBOUND and outcome.port is not None and outcome.port == self._outbound_port:

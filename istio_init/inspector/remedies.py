@@ -231,7 +231,7 @@ class Remedies:
 
     @property
     def _exempt(self) -> str:
-        """The users whose traffic is left alone by the rules."""
+        """The users that the rules exempt."""
         config = self.view.inferred.config if self.view.inferred is not None else None
         return " or ".join(map(str, config.proxy_uids)) if config is not None else str(PROXY_ID)
 

@@ -67,7 +67,7 @@ def inferred(view: View) -> Intent | None:
     """What the live rules were made for; None where nothing of a redirection is there."""
     found, ambient = view.inferred, view.ambient
     if ambient is not None:
-        notes, problems = () if ambient.exact else (NOT_EXACT,), () if ambient.exact else tuple(missing(view))
+        notes, problems = () if ambient.exact else (NOT_EXACT,), () if ambient.exact else tuple(map(str, missing(view)))
         return _ambient(ambient.config, "live", notes, problems)
     if found is None:
         return None

@@ -109,10 +109,7 @@ def _expressions(packed: bytes) -> list[tuple[str, dict[int, bytes]]]:
 def _interfaces(expressions: bytes) -> Iterator[str]:
     """What a rule compares the name of an interface with."""
     asks = False
-    for element in elements(expressions):
-        parts = parse_attributes(element, 0)
-        data = parse_attributes(parts.get(2, b""), 0)
-        name = text_of(parts.get(1, b""))
+    for name, data in _expressions(expressions):
         if name == "cmp" and asks:
             yield text_of(parse_attributes(data.get(3, b""), 0).get(1, b""))
         asks = name == "meta" and int.from_bytes(data.get(META_KEY, b""), "big") in (6, 7)

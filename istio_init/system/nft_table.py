@@ -48,7 +48,7 @@ def open_channel() -> socket.socket:
 class OwnedTable:
     """A table of family inet, for the time of a context. Chains are added while it lasts.
 
-    Where somebody else holds one of its name it gets a longer one.
+    Where another program owns one of its name, it gets a longer one.
     """
 
     def __init__(self, name: str) -> None:

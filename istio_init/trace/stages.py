@@ -177,7 +177,7 @@ class Stages:
         return mapped, asked
 
     def _translated_before(self, state: State, stage: CompiledNat) -> Iterator[State | Outcome]:
-        """What these rules would have made of the first packet, where it is another one; UNKNOWN where nobody can tell.
+        """What these rules would have made of the first packet, where it is another one; UNKNOWN where undecidable.
 
         What ends among them is no packet.
         """

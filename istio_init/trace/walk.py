@@ -96,8 +96,9 @@ class Walk:
         self.finishes.append(Finish(state, *first, outcome, decided_by, cause))
 
     def _leave(self, state: State) -> None:
-        if (why := self._refusal(state)) is not None:
-            is_sent = why == NO_SOURCE and self.packet.protocol == UDP  # By sendto(), which does not ask.
+        lacks_source = self._lacks_source(state)
+        if (why := NO_SOURCE if lacks_source else self._refusal(state)) is not None:
+            is_sent = lacks_source and self.packet.protocol == UDP  # By sendto(), which does not ask.
             options = (True, False) if is_sent else (False,)
             *going, refused = (each for each, _ in self.stages.either(state, options, (CONNECTED,), "refusal"))
             words = f"{why}: its sender gets an error, and no rule sees it"
@@ -120,6 +121,15 @@ class Walk:
         if returning:
             self._come_back(returning)
 
+    def _lacks_source(self, state: State) -> bool:
+        """Whether the source that a route of the type local gave it, its destination, is no address of this machine."""
+        packet, facts = self.packet, self.facts
+        to = packet.destination
+        if facts.tables is None or facts.family is not Family.IPV4 or packet.uid is None:
+            return False
+        is_chosen = packet.leaves_source and packet.source == to and not (to.is_multicast or to == BROADCAST)
+        return is_chosen and facts.type_of(state.values[SOURCE]) is not AddressType.LOCAL
+
     def _refusal(self, state: State) -> str | None:
         """Why it is not sent: no route leads anywhere for it, or not to one host; None where one does, or may.
 
@@ -131,10 +141,6 @@ class Walk:
         to, is_tcp = packet.destination, packet.protocol == TCP and packet.uid is not None and not packet.is_raw
         if to.is_multicast or to == BROADCAST:
             return TO_MANY if is_tcp else None
-        is_chosen = packet.leaves_source and packet.source == to  # By a route of the type local.
-        chooses = is_chosen and packet.uid is not None and self.facts.family is Family.IPV4
-        if chooses and self.facts.type_of(state.values[SOURCE]) is not AddressType.LOCAL:
-            return NO_SOURCE
         found, _ = leaving(self.facts, state, packet, is_first=True)
         if all(route.type in FAILURES for route in found):
             return found[0].words
@@ -251,7 +257,7 @@ class Walk:
                     self.finish(state, DROP, RoutingDecider(TTL_ENDS), None)
                     continue
                 values[TTL] = ttl - 1
-            elif ttl.cause.openness is not Openness.NOT_GIVEN:  # A rule has changed it, nobody can tell to what.
+            elif ttl.cause.openness is not Openness.NOT_GIVEN:  # A rule has changed it, undecidable to what.
                 state, ended = (each for each, _ in self.stages.either(state, (True, False), (ttl.cause,), "TTL"))
                 self.finish(ended, DROP, RoutingDecider(TTL_ENDS), None)
             if self._is_beyond_scope(state):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def tproxy_routing(view: View) -> Iterator[Finding]:
-    """Routing by mark is missing, a rule is there more than once, or somebody else's takes precedence."""
+    """Routing by mark is missing, a rule is there more than once, or another one takes precedence."""
     if view.inferred is None or not view.snapshot.is_live:
         return
     config, routing = view.inferred.config, view.snapshot.routing
@@ -82,7 +82,7 @@ def _no_route(view: View, family: Family, table: int) -> str:
 
 
 def has_other_default(view: View, family: Family, table: int) -> bool:
-    """Whether somebody else's default route has the place of ours."""
+    """Whether another default route has the place of ours."""
     routes = (view.snapshot.host.routes or {}).get(family, ())
     return any(
         each.table == table and not each.destination.prefixlen and each.type is not AddressType.LOCAL for each in routes

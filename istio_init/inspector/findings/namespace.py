@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from ipaddress import IPv4Network
 
 from istio_init.config.model import ALL
@@ -30,10 +31,15 @@ PROXY_ID = 1337
 RESERVED = range(15000, 15091)
 NEARLY_FULL = 0.9
 MANY_INVALID = 20
-NO_IPV6 = "lo has no address ::1"
-"""Of this `ipv6_not_ready` tells."""
-
 LOOPBACK_NETWORK = IPv4Network("127.0.0.0/8")
+
+
+class LoopbackFault(Enum):
+    """Why nothing arrives at the loopback address; of the last `ipv6_not_ready` tells."""
+
+    DOWN = "lo is down"
+    NO_IPV4 = "lo has no address 127.0.0.1"
+    NO_IPV6 = "lo has no address ::1"
 
 
 def mesh_bypassed(view: View) -> Iterator[Finding]:
@@ -64,21 +70,24 @@ def is_idle(view: View) -> bool:
 
 def loopback_down(view: View) -> Iterator[Finding]:
     """The interface over which whatever is redirected outbound goes."""
-    faults = [fault for family in view.families if (fault := loopback_fault(view, family)) not in (None, NO_IPV6)]
+    found = [loopback_fault(view, family) for family in view.families]
+    faults = [fault.value for fault in found if fault is not None and fault is not LoopbackFault.NO_IPV6]
     if view.captures and faults:
         yield Finding(catalogue.LOOPBACK_DOWN, limited(faults))
 
 
-def loopback_fault(view: View, family: Family) -> str | None:
+def loopback_fault(view: View, family: Family) -> LoopbackFault | None:
     """Why nothing that is redirected outbound arrives: it goes to the loopback address (nf_nat_redirect)."""
     loopback = next((each for each in view.snapshot.interfaces if each.name == "lo"), None)
     if loopback is None or not view.snapshot.is_live:
         return None
     if not loopback.is_up:
-        return "lo is down"
+        return LoopbackFault.DOWN
     if family is Family.IPV6:
-        return None if any(each.is_loopback for each in loopback.addresses if each.version == 6) else NO_IPV6
-    return None if any(each in LOOPBACK_NETWORK for each in loopback.addresses) else "lo has no address 127.0.0.1"
+        return (
+            None if any(each.is_loopback for each in loopback.addresses if each.version == 6) else LoopbackFault.NO_IPV6
+        )
+    return None if any(each in LOOPBACK_NETWORK for each in loopback.addresses) else LoopbackFault.NO_IPV4
 
 
 def exempt_process(view: View) -> Iterator[Finding]:
@@ -166,7 +175,8 @@ def ipv6_not_ready(view: View) -> Iterator[Finding]:
         return
     if not any(each.version == 6 and is_usable(each) for each in view.snapshot.addresses):
         return  # No connection comes in over IPv6.
-    evidence = [NO_IPV6] if loopback_fault(view, Family.IPV6) == NO_IPV6 else []
+    fault = loopback_fault(view, Family.IPV6)
+    evidence = [fault.value] if fault is LoopbackFault.NO_IPV6 else []
     if not view.snapshot.routing.passthrough_ipv6:
         evidence.append("lo has no address ::6/128")
     if view.snapshot.sysctls.get("net.ipv6.conf.lo.disable_ipv6"):

@@ -19,7 +19,7 @@ from istio_init.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from istio_init.dialects.iptables.matches import PortRange
     from istio_init.dialects.iptables.rules import Chain
@@ -40,10 +40,7 @@ def half_applied(view: View) -> Iterator[Finding]:
     """Rules that the configuration behind the others calls for are missing."""
     if view.ambient is not None:
         if not view.ambient.exact and not view.is_older and (lost := missing(view)):
-            empty = emptied(view)
-            found = [f"{each.where}: {each.name} has no rules" for each in empty]
-            found += [line for line in lost if not any(each.holds(line) for each in empty)]
-            yield Finding(catalogue.HALF_APPLIED, limited(found))
+            yield Finding(catalogue.HALF_APPLIED, limited(_without(view, lost)))
         return
     if view.inferred is None:
         chains = [
@@ -58,10 +55,7 @@ def half_applied(view: View) -> Iterator[Finding]:
         return
     found = [*_lost_family(view), *_chains_without_jump(view)]
     if not view.inferred.exact:
-        empty = emptied(view)
-        found += [f"{each.where}: {each.name} has no rules" for each in empty]
-        lost = [] if view.is_older else missing(view)
-        found += [line for line in lost if not any(each.holds(line) for each in empty)]
+        found += _without(view, [] if view.is_older else missing(view))
     if found and view.inferred.literal is not None and view.inferred.literal.outbound_ranges is not ALL:
         [only] = view.inferred.literal.outbound_ranges
         found[-1] += f" (unless only {only} was included, which does the same)"
@@ -73,11 +67,22 @@ def _state(chain: Chain) -> str:
     return "no rule that sends everything to the proxy, as it has to" if chain.entries else "no rules"
 
 
-def missing(view: View) -> list[str]:
+class Missing(Value):
+    """A rule that is not there."""
+
+    where: str
+    chain: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: missing: -A {self.chain} {self.text}"
+
+
+def missing(view: View) -> list[Missing]:
     """What the configuration behind the rules calls for and is not there; only of families that were read whole."""
     unknown = view.snapshot.partial | (frozenset() if view.snapshot.is_live else frozenset(Family) - set(view.rules))
     return [
-        f"{family.value} {change.table.value} ({view.backend.value}): missing: -A {change.chain} {change.text}"
+        Missing(f"{family.value} {change.table.value} ({view.backend.value})", change.chain, change.text)
         for family, built in view.meant.items()
         if family not in unknown
         for change in diff(view.rules.get(family, RuleSet(family)), built).changes
@@ -119,9 +124,8 @@ class Emptied(Value):
     where: str
     name: str
 
-    def holds(self, missing: str) -> bool:
-        """Whether a line of `missing` is about a rule of this chain."""
-        return missing.startswith(f"{self.where}: missing: -A {self.name} ")
+    def __str__(self) -> str:
+        return f"{self.where}: {self.name} has no rules"
 
 
 def emptied(view: View, *names: str) -> tuple[Emptied, ...]:
@@ -134,6 +138,13 @@ def emptied(view: View, *names: str) -> tuple[Emptied, ...]:
         if chain.name in names or not names
         if any(_calls(rule, chain.name) for each in view.rules[family].tables[table].values() for rule in each.rules)
     )
+
+
+def _without(view: View, lost: Iterable[Missing]) -> list[str]:
+    """The chains without rules, and the rules that are missing in others."""
+    empty = emptied(view)
+    told = {(each.where, each.name) for each in empty}
+    return [*map(str, empty), *(str(each) for each in lost if (each.where, each.chain) not in told)]
 
 
 def _calls(rule: Rule, name: str) -> bool:
